@@ -1,0 +1,40 @@
+# Each target sets up what it needs by itself, and again only when the lists of requirements change.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: setup demo test test-full lint coverage clean
+
+setup: $(READY)
+
+$(READY): requirements.txt requirements-dev.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -r requirements-dev.txt
+	touch $(READY)
+
+demo: $(READY)
+	$(BIN)/python MPL.py --name demo --overwrite --seed 0 --show_images
+	$(BIN)/python MPL.py --name demo-labels-only --overwrite --seed 0 --finetune_mode
+
+test: $(READY)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-full: $(READY)
+	$(BIN)/python -m pytest -m "slow"
+
+lint: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# Runs of MPL.py that the tests start are counted too (tests/conftest.py passes the setting on).
+coverage: $(READY)
+	$(BIN)/coverage erase
+	MPL_COVERAGE=1 $(BIN)/coverage run -m pytest -m "not slow"
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --sort=cover
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*

@@ -1,0 +1,230 @@
+"""What a learner sees at a step: which images, in which view, as pixels or as a frozen backbone's features.
+
+`Order` says which rows, and is a function of the seed and the step alone. A source turns rows into tensors on the
+device: `ImageSource` by decoding and augmenting, `FrozenSource` by a pass through the backbone after that; the feature
+bank (features.py) is the third. `Batches` joins both, so that `fit` asks for `batches(step)` and knows of neither.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from augment import Recipe, augment
+from data import Dataset, Transform, image_batches
+from models import Backbone
+from utils import generator
+
+EVALUATION_BATCH = 64
+
+
+class Ask(NamedTuple):
+    """Images wanted in one view: row numbers [n], the draw of the augmentation of each [n], and the view's name."""
+
+    rows: np.ndarray
+    draws: np.ndarray
+    view: str
+
+
+class Source(Protocol):
+    """Where a learner's inputs come from."""
+
+    def stream(self, asks: Callable[[int], Sequence[Ask]], start: int) -> Iterator[list[Tensor]]:
+        """For each step from `start` on, one tensor an ask, in its order, on the device."""
+        ...
+
+    def evaluation(self, rows: np.ndarray) -> Iterator[Tensor]:
+        """The unaugmented inputs of the rows, in batches, on the device."""
+        ...
+
+
+@dataclass
+class Batch:
+    """What one step sees. x are images [B, 3, S, S] in [0, 1], points [B, 2] or features [B, D], on the device.
+
+    hidden: classes [B] of the unlabeled images where the data set knows them, else -1; measured, never learned.
+    """
+
+    labeled: Tensor
+    labels: Tensor
+    weak: Tensor | None = None
+    strong: Tensor | None = None
+    hidden: Tensor | None = None
+
+    def parts(self, count: int) -> list[tuple[Batch, float, float]]:
+        """`count` micro-batches (fewer for small batches), each with its share of labeled and of unlabeled images."""
+        count = min(count, len(self.labeled), len(self.labeled if self.strong is None else self.strong))
+        if count == 1:
+            return [(self, 1.0, 1.0)]
+        columns = [
+            itertools.repeat(None, count) if x is None else torch.tensor_split(x, count)
+            for x in (self.labeled, self.labels, self.weak, self.strong, self.hidden)
+        ]
+        rows = [Batch(*row) for row in zip(*columns, strict=True)]
+        return [(row, _share(row.labeled, self.labeled), _share(row.strong, self.strong)) for row in rows]
+
+
+def _share(part: Tensor | None, whole: Tensor | None) -> float:
+    return 0.0 if part is None or whole is None else len(part) / len(whole)
+
+
+@dataclass(frozen=True)
+class Order:
+    """Which rows a step sees: a pure function of (seed, step), so that a resumed run sees what it would have seen.
+
+    labeled, unlabeled: row numbers (no unlabeled ones in supervised learning); draws: how many draws of each view
+    there are before they come round again (None: a fresh one every time, for a network that learns whole).
+    """
+
+    labeled: np.ndarray
+    unlabeled: np.ndarray | None
+    batch_size: int
+    unlabeled_batch_size: int
+    seed: int
+    draws: int | None = None
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Steps of one pass over the unlabeled pool; over the labeled images where there is no pool."""
+        rows, size = self.labeled, self.batch_size
+        if self.unlabeled is not None:
+            rows, size = self.unlabeled, self.unlabeled_batch_size
+        return -(-len(rows) // min(size, len(rows)))
+
+    def asks(self, step: int) -> list[Ask]:
+        """[labeled weak] or [labeled weak, unlabeled weak, unlabeled strong]; the last two name the same rows."""
+        labeled = self._labeled(step)
+        if self.unlabeled is None:
+            return [labeled]
+        epoch, index = divmod(step, self.steps_per_epoch)
+        size = min(self.unlabeled_batch_size, len(self.unlabeled))
+        # The last batch of an epoch is filled up from its beginning: each image at least once, one shape for all.
+        places = np.arange(index * size, (index + 1) * size) % len(self.unlabeled)
+        rows = self.unlabeled[_permutation(len(self.unlabeled), self.seed, "unlabeled", epoch)[places]]
+        draws = np.full(size, epoch if self.draws is None else epoch % self.draws)
+        return [labeled, Ask(rows, draws, "weak"), Ask(rows, draws, "strong")]
+
+    def _labeled(self, step: int) -> Ask:
+        """The labeled images go round and round, in a new order each time."""
+        count = len(self.labeled)
+        size = min(self.batch_size, count)
+        rounds, places = np.divmod(np.arange(step * size, (step + 1) * size), count)
+        orders = {r: _permutation(count, self.seed, "labeled", r) for r in np.unique(rounds).tolist()}
+        rows = self.labeled[[orders[r][place] for r, place in zip(rounds.tolist(), places.tolist(), strict=True)]]
+        return Ask(rows, rounds if self.draws is None else rounds % self.draws, "weak")
+
+    def wanted(self, steps: int) -> dict[tuple[str, int], np.ndarray]:
+        """Which rows of which (view, draw) the first `steps` steps ask for; only where draws come round again."""
+        assert self.draws is not None
+        rounds = -(-steps * min(self.batch_size, len(self.labeled)) // len(self.labeled))
+        wanted = {("weak", draw): self.labeled for draw in range(min(self.draws, rounds))}
+        if self.unlabeled is None:
+            return wanted
+        for draw in range(min(self.draws, -(-steps // self.steps_per_epoch))):
+            weak = wanted.get(("weak", draw), self.unlabeled)
+            wanted |= {("weak", draw): np.union1d(weak, self.unlabeled), ("strong", draw): self.unlabeled}
+        return wanted
+
+
+_permutations: dict[tuple[object, ...], np.ndarray] = {}
+
+
+def _permutation(count: int, *parts: object) -> np.ndarray:
+    """The order of one round; the few last ones are kept, since every step of a round asks for it."""
+    name = (count, *parts)
+    if name not in _permutations:
+        if len(_permutations) > 8:
+            _permutations.pop(next(iter(_permutations)))
+        _permutations[name] = generator(*parts).permutation(count)
+    return _permutations[name]
+
+
+class ImageSource:
+    """Images, decoded by workers and augmented on the device."""
+
+    def __init__(
+        self, dataset: Dataset, transform: Transform, recipe: Recipe, device: torch.device, *, workers: int
+    ) -> None:
+        self.dataset, self.transform, self.recipe = dataset, transform, recipe
+        self.device, self.workers = device, workers
+
+    def decoded(self, row_batches: Iterator[np.ndarray]) -> Iterator[Tensor]:
+        """uint8 [n, 3, S, S] (points: float [n, 2]) on the device, a batch for each batch of rows."""
+        pin = self.device.type == "cuda"
+        for images in image_batches(self.dataset, self.transform, row_batches, workers=self.workers, pin=pin):
+            yield images.to(self.device, non_blocking=pin)
+
+    def view(self, images: Tensor, ask: Ask) -> Tensor:
+        """One view of decoded images: float32 in [0, 1], channels last."""
+        pixels = augment(images, self.dataset.hashes[ask.rows], ask.draws, ask.view, self.recipe)
+        return pixels if pixels.ndim == 2 else pixels.contiguous(memory_format=torch.channels_last)
+
+    def stream(self, asks: Callable[[int], Sequence[Ask]], start: int) -> Iterator[list[Tensor]]:
+        """See `Source`; an image that several asks of a step name is decoded once."""
+        wanted = (_unique_rows(asks(step)) for step in itertools.count(start))
+        for step, images in zip(itertools.count(start), self.decoded(wanted), strict=False):
+            now = asks(step)
+            rows = _unique_rows(now)
+            places = [torch.from_numpy(np.searchsorted(rows, ask.rows)).to(self.device) for ask in now]
+            yield [self.view(images[place], ask) for place, ask in zip(places, now, strict=True)]
+
+    def evaluation(self, rows: np.ndarray) -> Iterator[Tensor]:
+        """See `Source`."""
+        batches = [rows[i : i + EVALUATION_BATCH] for i in range(0, len(rows), EVALUATION_BATCH)]
+        for batch, images in zip(batches, self.decoded(iter(batches)), strict=True):
+            yield self.view(images, Ask(batch, np.zeros(len(batch), dtype=np.int64), "eval"))
+
+
+def _unique_rows(asks: Sequence[Ask]) -> np.ndarray:
+    return np.unique(np.concatenate([ask.rows for ask in asks]))
+
+
+class FrozenSource:
+    """A frozen backbone's features, computed afresh: all views of a step in ONE pass, shared by all learners."""
+
+    def __init__(self, images: ImageSource, backbone: Backbone, precision: torch.dtype = torch.float32) -> None:
+        self.images, self.backbone, self.precision = images, backbone, precision
+
+    @torch.no_grad()
+    def features(self, pixels: Tensor) -> Tensor:
+        """float32 [N, D] of images [N, 3, S, S]; the backbone in eval mode, without a graph."""
+        self.backbone.eval()
+        with torch.autocast(pixels.device.type, self.precision, enabled=self.precision != torch.float32):
+            return self.backbone(pixels).float()
+
+    def stream(self, asks: Callable[[int], Sequence[Ask]], start: int) -> Iterator[list[Tensor]]:
+        """See `Source`."""
+        for views in self.images.stream(asks, start):
+            yield list(self.features(torch.cat(views)).split([len(view) for view in views]))
+
+    def evaluation(self, rows: np.ndarray) -> Iterator[Tensor]:
+        """See `Source`."""
+        for pixels in self.images.evaluation(rows):
+            yield self.features(pixels)
+
+
+class Batches:
+    """`batches(step)`: any step may be asked for; steps in sequence are read ahead."""
+
+    def __init__(self, order: Order, source: Source, labels: np.ndarray, device: torch.device) -> None:
+        self.order, self.source = order, source
+        self.labels = torch.from_numpy(labels).to(device)
+        self.knows_hidden = order.unlabeled is not None and bool((labels[order.unlabeled] >= 0).any())
+        self._next, self._stream = -1, iter(())  # type: tuple[int, Iterator[list[Tensor]]]
+
+    def __call__(self, step: int) -> Batch:
+        if step != self._next:
+            self._stream = self.source.stream(self.order.asks, step)
+        self._next = step + 1
+        tensors, asks = next(self._stream), self.order.asks(step)
+        labels = self.labels[torch.from_numpy(asks[0].rows).to(self.labels.device)]
+        if self.order.unlabeled is None:
+            return Batch(tensors[0], labels)
+        hidden = self.labels[torch.from_numpy(asks[1].rows).to(self.labels.device)] if self.knows_hidden else None
+        return Batch(tensors[0], labels, tensors[1], tensors[2], hidden)

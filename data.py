@@ -1,0 +1,675 @@
+"""Finding a data set, scanning it for bad files, splitting it, decoding, loading. Knows nothing of networks.
+
+A data set is found (`find_dataset`), cut into four lists of row numbers (`split_dataset`), and read in batches of rows
+(`image_batches`). Every choice is a function of the seed and the files' paths, so any machine makes the same one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import difflib
+import hashlib
+import io
+import os
+import stat
+import sys
+import warnings
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import args
+import builtin
+from builtin import Found, Item
+from utils import UserError, generator, warn, write_text
+
+if TYPE_CHECKING:
+    import torch
+    from PIL import Image
+
+SUFFIXES = tuple(
+    f".{kind}"
+    for kind in "jpg jpeg jpe jfif png apng bmp dib gif webp tif tiff ppm pgm pbm pnm tga jp2 avif".split()  # noqa: SIM905
+)
+LAYOUTS = "DIR/<class>/*, DIR/train|val|test/<class>/*, DIR/labeled/<class>/* with DIR/unlabeled/*, or --labels_csv"
+_PLACES = {
+    "train": "train",
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    "test": "test",
+    **dict.fromkeys(("labeled", "labelled"), "labeled"),
+    **dict.fromkeys(("unlabeled", "unlabelled"), "unlabeled"),
+}
+_KEPT_APART = ("test", "val")
+# Arrays that are larger than this after resizing are resized batch by batch instead of once.
+_CACHE_BYTES = 1 << 30
+
+
+@dataclass(frozen=True)
+class Transform:
+    """How a backbone wants its images: the short side to `resize`, the middle `size` x `size`, then mean and std."""
+
+    size: int
+    resize: int
+    interpolation: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Images or points, one row per content, rows sorted by path.
+
+    labels: int64 [N], the position in `classes`, -1 unknown; hashes: uint64 [N], of the content; places: what the data
+    set itself says of a row: "", train, labeled, unlabeled, val or test; kind: photos, digits or points; native_size:
+    the side of images that come as an array, else 0. `left_out`: path, hash (hex), class name, reason.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    paths: tuple[str, ...]
+    labels: np.ndarray
+    hashes: np.ndarray
+    places: tuple[str, ...]
+    kind: str
+    native_size: int
+    bad_files: tuple[tuple[str, str], ...] = ()
+    duplicates: tuple[tuple[str, str], ...] = ()
+    conflicts: tuple[tuple[str, ...], ...] = ()
+    left_out: tuple[tuple[str, str, str, str], ...] = ()
+    sources: tuple[str | int, ...] = ()
+    array: np.ndarray | None = None
+    _resized: dict[Transform, torch.Tensor] = field(default_factory=dict, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, row: int, transform: Transform) -> torch.Tensor:
+        """One image as uint8 [3, size, size] (RGB), or one point as float32 [2].
+
+        Raises UserError, naming the file, if it can't be decoded any more.
+        """
+        import torch
+
+        source = self.sources[row]
+        if self.kind == "points":
+            assert self.array is not None
+            return torch.from_numpy(self.array[source].copy())
+        with _quiet_pil():
+            image = _fit(self._image(row, 2 * transform.resize), transform)
+        return torch.from_numpy(np.array(image).transpose(2, 0, 1).copy())
+
+    def _image(self, row: int, shortest: int) -> Image.Image:
+        source = self.sources[row]
+        if self.array is not None:
+            from PIL import Image
+
+            return Image.fromarray(np.ascontiguousarray(self.array[source]))
+        try:
+            return _open_rgb(str(source), shortest)
+        except Exception as error:
+            hint = "it was whole at the start of the run; mend or remove it and start again"
+            raise UserError(f"{source} can't be decoded ({_reason(error)}); {hint}") from error
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Sorted int64 row numbers. Labeled rows are also unlabeled ones when the options say so; else nothing overlaps."""
+
+    labeled: np.ndarray
+    unlabeled: np.ndarray
+    val: np.ndarray
+    test: np.ndarray
+
+
+# --- finding ----------------------------------------------------------------------------------------------------------
+
+
+def find_dataset(data: args.Data) -> Dataset:
+    """Find, scan and clean the data set of the options; what is odd is said in one warning line a kind.
+
+    A built-in name wins over a folder of that name in the working directory: `./digits` is the folder, `digits` is not.
+    Raises UserError when there is nothing usable.
+    """
+    if data.data_dir in builtin.NAMES:
+        if data.labels_csv:
+            raise UserError(f"--labels_csv needs a folder as --data_dir, and {data.data_dir} is a built-in data set")
+        found = builtin.load(data.data_dir, data.data_root, download=data.download)
+    else:
+        folder = _folder(data.data_dir)
+        try:
+            found = Found(_from_csv(folder, data.labels_csv) if data.labels_csv else _from_folder(folder))
+        except OSError as error:
+            raise UserError(f"{error.filename} can't be read ({error.strerror}); give another --data_dir") from error
+    if not found.items:
+        raise UserError(f"no images in {data.data_dir}; the layouts are {LAYOUTS}")
+    dataset = _clean(data.data_dir, found, _scan(found))
+    _report(dataset, found)
+    _check_classes(dataset)
+    return dataset
+
+
+def _folder(name: str) -> Path:
+    folder = Path(os.path.expanduser(name))
+    if os.path.isdir(folder):
+        return folder
+    if os.path.exists(folder):
+        raise UserError(f"--data_dir {name} is a file; give a folder: {LAYOUTS}")
+    near = difflib.get_close_matches(name.lower(), builtin.NAMES, n=1)
+    with contextlib.suppress(OSError):
+        siblings = [entry.name for entry in folder.parent.iterdir() if entry.is_dir()]
+        near = [str(folder.parent / s) for s in difflib.get_close_matches(folder.name, siblings, n=2)] + near
+    hint = f"did you mean {' or '.join(near)}?" if near else f"give a folder, or one of {', '.join(builtin.NAMES)}"
+    raise UserError(f"there is no folder {name}; {hint}")
+
+
+def _from_folder(folder: Path) -> list[Item]:
+    images = _images_by_folder(folder)
+    placed = {sub: _PLACES[sub.name.lower()] for sub, files in images.items() if files and sub.name.lower() in _PLACES}
+    others = [sub.name for sub, files in images.items() if files and sub not in placed]
+    # A class of trains beside other classes is the one reading of such a name that is not a mistake.
+    if not placed or (others and set(placed.values()) == {"train"}):
+        return _class_items(folder, folder, images, "")
+    names = _list(sub.name for sub in placed)
+    if others:
+        raise UserError(f"{folder} has {names} beside {_list(others)}; move one kind elsewhere")
+    if not {"train", "labeled"} & set(placed.values()):
+        raise UserError(f"{folder} has {names} but no train; the layouts are {LAYOUTS}")
+    items = []
+    for sub, place in placed.items():
+        if place == "unlabeled":
+            items += [_item(folder, file, "", place) for file in images[sub]]
+        else:
+            items += _class_items(folder, sub, _images_by_folder(sub), place)
+    return items
+
+
+def _class_items(root: Path, folder: Path, images: dict[Path, list[str]], place: str) -> list[Item]:
+    empty = [sub.name for sub, files in images.items() if not files]
+    if empty:
+        warn(f"no images in {_list(empty)} under {folder}, so no class of that name")
+    loose = sum(_is_image(entry.name) and not entry.is_dir() for entry in folder.iterdir())
+    if loose:
+        warn(f"{loose} images lie directly in {folder}, in no class folder, and are left out")
+    return [_item(root, file, sub.name, place) for sub, files in images.items() for file in files]
+
+
+def _item(root: Path, file: str, label: str, place: str) -> Item:
+    return Item(_printable(Path(file).relative_to(root).as_posix()), file, label, place)
+
+
+def _printable(path: str) -> str:
+    # A file name need not be text; what is written into tables must be.
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def _images_by_folder(folder: Path) -> dict[Path, list[str]]:
+    subs = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not _is_hidden(entry.name))
+    return {sub: _images_under(sub) for sub in subs}
+
+
+def _images_under(folder: Path) -> list[str]:
+    files, seen = [], {os.path.realpath(folder)}
+    for parent, subs, names in os.walk(folder, followlinks=True):
+        real = {sub: os.path.realpath(os.path.join(parent, sub)) for sub in sorted(subs) if not _is_hidden(sub)}
+        # A link that leads back up would be walked for ever.
+        subs[:] = [sub for sub, target in real.items() if target not in seen]
+        seen.update(real.values())
+        files += [os.path.join(parent, name) for name in names if _is_image(name)]
+    return sorted(files)
+
+
+def _is_hidden(name: str) -> bool:
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _is_image(name: str) -> bool:
+    return not _is_hidden(name) and name.lower().endswith(SUFFIXES)
+
+
+def _list(names: Iterable[str], most: int = 5) -> str:
+    names = list(names)
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _from_csv(folder: Path, given: str) -> list[Item]:
+    """Items of a table with the columns path, label and, if the user likes, split."""
+    table = next((f for f in (folder / given, Path(os.path.expanduser(given))) if os.path.isfile(f)), None)
+    if table is None:
+        raise UserError(f"there is no table {given}, neither under {folder} nor here; give --labels_csv a file")
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as file:
+            lines = list(csv.reader(file, strict=True))
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"{table} can't be read as a CSV table in UTF-8 ({error}); write it anew") from error
+    header = [name.strip().lower() for name in lines[0]] if lines else []
+    if not {"path", "label"} <= set(header):
+        raise UserError(f"{table} must start with the line path,label (or path,label,split), not {','.join(header)!r}")
+    items: dict[str, Item] = {}
+    for number, cells in enumerate(lines[1:], 2):
+        cells = [cell.strip() for cell in cells]
+        if not any(cells):
+            continue
+        where = f"{table}, row {number}"
+        if len(cells) > len(header):
+            raise UserError(f"{where} has {len(cells)} cells under {len(header)} names; put quotes around a comma")
+        item = _csv_item(folder, dict(zip(header, cells, strict=False)), where)
+        if items.setdefault(item.path, item) != item:
+            raise UserError(f"{where}: {item.path} stands there twice, and not alike; remove one")
+    return list(items.values())
+
+
+def _csv_item(folder: Path, row: dict[str, str], where: str) -> Item:
+    path, label, split = row.get("path", ""), row.get("label", ""), row.get("split", "").lower()
+    place = _PLACES.get(split, "" if not split else None)
+    if place is None:
+        raise UserError(f"{where}: the split {split!r} is unknown; use train, val or test")
+    if place in _KEPT_APART and not label:
+        raise UserError(f"{where}: an image of the {place} split needs a label")
+    file = folder / path
+    if not path or not os.path.exists(file):
+        raise UserError(f"{where}: there is no file {path!r}; paths are absolute or relative to {folder}")
+    relative = file.relative_to(folder) if file.is_relative_to(folder) else file
+    label = "" if place == "unlabeled" else label
+    return Item(_printable(relative.as_posix()), str(file), label, place)
+
+
+# --- scanning ---------------------------------------------------------------------------------------------------------
+
+
+def _scan(found: Found) -> list[tuple[int | None, str]]:
+    """Of every item the hash of its content (None: could not be read) and what is wrong with it (empty: nothing)."""
+    if found.array is not None:
+        array = found.array
+        return [(_hash_array(array[item.source]), "") for item in found.items]
+    from tqdm import tqdm
+
+    files = [str(item.source) for item in found.items]
+    quiet = len(files) <= 1000 or not sys.stderr.isatty()
+    with _quiet_pil(), ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        return list(tqdm(pool.map(_scan_file, files), "scanning", len(files), leave=False, disable=quiet))
+
+
+def _scan_file(file: str) -> tuple[int | None, str]:
+    content = None
+    try:
+        if not stat.S_ISREG(os.stat(file).st_mode):
+            return None, "not a file"
+        content = Path(file).read_bytes()
+        if not content:
+            return _hash(content), "empty file"
+        # As small as JPEG can be decoded; the whole stream is read all the same, so a cut-off file is noticed.
+        _open_rgb(io.BytesIO(content), 1)
+    # Decoders meet damaged data with whatever exception comes up.
+    except Exception as error:
+        return None if content is None else _hash(content), _reason(error)
+    return _hash(content), ""
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    if type(error).__name__ == "UnidentifiedImageError":
+        return "not an image"
+    return " ".join(str(error).split())[:80] or type(error).__name__
+
+
+def _hash(content: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(content).digest()[:8], "big")
+
+
+def _hash_array(array: np.ndarray) -> int:
+    return _hash(array.tobytes() + str(array.shape).encode())
+
+
+def _clean(name: str, found: Found, scan: list[tuple[int | None, str]]) -> Dataset:
+    """One row per content, sorted by path; what is left out is kept in lists."""
+    bad, left_out, same = [], [], defaultdict(list)
+    for item, (code, reason) in sorted(zip(found.items, scan, strict=True), key=lambda pair: pair[0].path):
+        if reason or code is None:
+            bad.append((item.path, reason))
+            left_out.append((item.path, "" if code is None else f"{code:016x}", item.label, "bad"))
+        else:
+            same[code].append(item)
+    rows, duplicates, conflicts = [], [], []
+    for code, items in same.items():
+        kept, dropped, reason = _merge(items)
+        if kept is not None:
+            rows.append((kept, code))
+        if reason == "conflict":
+            conflicts.append(tuple(item.path for item in items))
+        elif kept is not None:
+            duplicates += [(item.path, kept.path) for item in dropped]
+        left_out += [(item.path, f"{code:016x}", item.label, reason) for item in dropped]
+    rows.sort(key=lambda row: row[0].path)
+    kept_items = [item for item, _ in rows]
+    classes = tuple(sorted({item.label for item in kept_items} - {""}))
+    index = {label: i for i, label in enumerate(classes)} | {"": -1}
+    return Dataset(
+        name=name,
+        classes=classes,
+        paths=tuple(item.path for item in kept_items),
+        labels=np.array([index[item.label] for item in kept_items], dtype=np.int64),
+        hashes=np.array([code for _, code in rows], dtype=np.uint64),
+        places=tuple(item.place for item in kept_items),
+        kind=found.kind,
+        native_size=0 if found.array is None or found.kind == "points" else found.array.shape[1],
+        bad_files=tuple(bad),
+        duplicates=tuple(duplicates),
+        conflicts=tuple(conflicts),
+        left_out=tuple(sorted(left_out)),
+        sources=tuple(item.source for item in kept_items),
+        array=found.array,
+    )
+
+
+def _merge(items: list[Item]) -> tuple[Item | None, list[Item], str]:
+    """The one of several items with the same content that stays (or None), the others, and why they go.
+
+    test goes before val before training, a known label before none, then the path decides.
+    """
+    kept = min(items, key=lambda item: (_rank(item.place), not item.label, item.path))
+    rest = [item for item in items if item is not kept]
+    if len({item.label for item in items} - {""}) < 2:
+        return kept, rest, "duplicate"
+    if kept.place in _KEPT_APART:
+        return None, items, "conflict"
+    return replace(kept, label=""), rest, "conflict"
+
+
+def _rank(place: str) -> int:
+    return _KEPT_APART.index(place) if place in _KEPT_APART else len(_KEPT_APART)
+
+
+def _report(dataset: Dataset, found: Found) -> None:
+    total = len(found.items)
+    if dataset.bad_files:
+        warn(f"{len(dataset.bad_files)} of {total} files can't be decoded and are left out; see bad_files.txt")
+    if dataset.duplicates:
+        warn(f"{len(dataset.duplicates)} of {total} images are copies of another one and are left out; see split.csv")
+    if dataset.conflicts:
+        count = len(dataset.conflicts)
+        warn(f"{count} images are filed under more than one class, so their labels are not used; see split.csv")
+    gone = {item.label for item in found.items} - {""} - set(dataset.classes)
+    if gone:
+        warn(f"no usable image is left of {_list(sorted(gone))}, so no class of that name")
+
+
+def _check_classes(dataset: Dataset) -> None:
+    if not len(dataset):
+        raise UserError(f"none of the image files in {dataset.name} can be used; see the warnings")
+    apart = np.isin(dataset.places, _KEPT_APART)
+    trained = set(dataset.labels[~apart])
+    unseen = sorted({int(c) for c in dataset.labels[apart]} - trained)
+    if unseen:
+        names = _list(dataset.classes[c] for c in unseen)
+        raise UserError(f"{dataset.name}: test or val has classes that are not in train: {names}; add or remove them")
+    if len(dataset.classes) < 2:
+        only = _list(dataset.classes) or "none"
+        raise UserError(f"{dataset.name} needs at least two classes, but has {only}; the layouts are {LAYOUTS}")
+
+
+# --- splitting --------------------------------------------------------------------------------------------------------
+
+
+def split_dataset(dataset: Dataset, data: args.Data, seed: int) -> Split:
+    """Cut the rows by the options; a larger number of labels contains a smaller one, and test does not depend on it.
+
+    Each class is shuffled once: its first images are the test, the next validation, the next labels. Raises UserError
+    when the numbers don't fit.
+    """
+    places = np.array(dataset.places)
+    test, val = list(np.flatnonzero(places == "test")), list(np.flatnonzero(places == "val"))
+    own_test, own_val = bool(test), bool(val)
+    free: dict[int, np.ndarray] = {}
+    for label, name in enumerate(dataset.classes):
+        rows = np.flatnonzero((dataset.labels == label) & ~np.isin(places, _KEPT_APART))
+        rows = generator(seed, "split", name).permutation(rows)
+        if not own_test:
+            count = _part(data.test_percent, len(rows))
+            test, rows = [*test, *rows[:count]], rows[count:]
+        if not own_val:
+            count = _part(data.val_percent, len(rows))
+            val, rows = [*val, *rows[:count]], rows[count:]
+        free[label] = rows
+    labeled = _draw_labels(free, _count_labels(dataset, data, sum(map(len, free.values()))), data.label_split, seed)
+    training = np.setdiff1d(np.arange(len(dataset)), [*test, *val])
+    unlabeled = training if data.include_labeled else np.setdiff1d(training, labeled)
+    if not len(unlabeled):
+        raise UserError("every training image is a labeled one; leave out --no_include_labeled or take fewer labels")
+    return Split(*(np.sort(np.asarray(rows, dtype=np.int64)) for rows in (labeled, unlabeled, val, test)))
+
+
+def _part(part: float, count: int) -> int:
+    """A share of a class: at least one image where there is a share, and at least one is left."""
+    return min(max(int(part * count + 0.5), 1), count - 1) if part > 0 and count else 0
+
+
+def _count_labels(dataset: Dataset, data: args.Data, available: int) -> int:
+    classes = len(dataset.classes)
+    needed = f"there are {classes} classes: give --num_labels {classes} or more"
+    if data.num_labels is not None:
+        if data.num_labels > available:
+            raise UserError(f"--num_labels {data.num_labels} is too many: {available} are there for training")
+        if data.num_labels < classes:
+            raise UserError(f"--num_labels {data.num_labels} is too few, {needed}")
+        return data.num_labels
+    share = data.num_labels_percent
+    if share is None:
+        in_conflict = {path for group in dataset.conflicts for path in group}
+        unknown = (dataset.paths[row] for row in np.flatnonzero(dataset.labels < 0))
+        share = 1.0 if any(path not in in_conflict for path in unknown) else 0.03
+    count = int(share * available + 0.5)
+    if count < classes:
+        raise UserError(f"{100 * share:g}% of {available} images are {count} labels, but {needed}")
+    return count
+
+
+def _draw_labels(free: dict[int, np.ndarray], count: int, how: str, seed: int) -> np.ndarray:
+    """Rows, one after another: the next is of the class whose turn it is, so that fewer labels are a part of more.
+
+    balanced: the class with the fewest; stratified: after one of each, by Webster's (Sainte-Lague's) quotients, which
+    never take an image back when the number grows, as largest remainders can.
+    """
+    order = generator(seed, "split", "order of classes").permutation(len(free))
+    turns = []
+    for label, rows in free.items():
+        for k, row in enumerate(rows):
+            turn = k if how == "balanced" or k == 0 else (k + 0.5) / len(rows)
+            turns.append((k > 0, turn, order[label], row))
+    return np.array([turn[-1] for turn in sorted(turns)[:count]], dtype=np.int64)
+
+
+def write_split(path: Path, dataset: Dataset, split: Split) -> None:
+    """Write split.csv: path, hash (16 hex digits), label (class name or empty), split.
+
+    The split is labeled, unlabeled, val, test, duplicate, conflict or bad. A labeled image that is also in the
+    unlabeled pool is written as labeled only; the label of an unlabeled one is what the data set knows of it.
+    """
+    names = np.full(len(dataset), "", dtype=object)
+    for name in ("unlabeled", "labeled", "val", "test"):
+        names[getattr(split, name)] = name
+    labels = [dataset.classes[c] if c >= 0 else "" for c in dataset.labels]
+    rows = [(p, f"{h:016x}", c, n) for p, h, c, n in zip(dataset.paths, dataset.hashes, labels, names, strict=True)]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("path", "hash", "label", "split"))
+    writer.writerows(sorted([*rows, *dataset.left_out]))
+    write_text(path, text.getvalue())
+
+
+def read_split(path: Path) -> dict[str, set[int]]:
+    """The hashes of a split.csv by split, to tell whether an image was learned from. Raises UserError."""
+    hashes: dict[str, set[int]] = defaultdict(set)
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            for row in csv.DictReader(file):
+                if row["hash"]:
+                    hashes[row["split"]].add(int(row["hash"], 16))
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        raise UserError(f"{path} can't be read as a split.csv ({error}); take the one of the run again") from error
+    return dict(hashes)
+
+
+# --- decoding ---------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _quiet_pil() -> Iterator[None]:
+    """Not thread-safe, as all of `warnings`: enter it before threads start."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
+
+
+def _open_rgb(file: str | io.BytesIO, shortest: int) -> Image.Image:
+    """A file's (first) picture, upright, in RGB; large JPEGs come smaller, with no side under `shortest`.
+
+    Raises what the decoder raises.
+    """
+    from PIL import Image, ImageOps
+
+    with Image.open(file) as image:
+        if image.width * image.height > (Image.MAX_IMAGE_PIXELS or sys.maxsize):
+            raise ValueError(f"too large ({image.width} x {image.height} pixels)")
+        image.draft(None, (shortest, shortest))
+        image.load()
+        # A broken EXIF block does not spoil the picture.
+        with contextlib.suppress(Exception):
+            ImageOps.exif_transpose(image, in_place=True)
+        return _to_rgb(image)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB of any mode; what is transparent shows white, as on a page."""
+    from PIL import Image
+
+    if image.mode == "F" or image.mode.startswith("I"):
+        return Image.fromarray(_to_8bit(np.asarray(image), image.mode)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _to_8bit(values: np.ndarray, mode: str) -> np.ndarray:
+    """16-bit grey by its range; wider modes don't say theirs, so the smallest usual one that holds the values."""
+    if mode.startswith("I;16"):
+        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    values = np.nan_to_num(values.astype(np.float64), posinf=0, neginf=0)
+    low, high = min(values.min(), 0.0), values.max()
+    usual = (1.0, 255.0, 65535.0) if mode == "F" else (255.0, 65535.0)
+    top = next((top for top in usual if high <= top and low == 0), max(high, low + 1.0))
+    return np.rint((values - low) * (255.0 / (top - low))).astype(np.uint8)
+
+
+def _fit(image: Image.Image, transform: Transform) -> Image.Image:
+    """The short side to `resize`, then the middle, rounded as torchvision does."""
+    from PIL import Image
+
+    short = min(image.size)
+    if max(image.size) > 8 * short:
+        # A long strip would grow to gigabytes only to be cut.
+        image = _middle(image, min(image.width, 8 * short), min(image.height, 8 * short))
+    width, height = (transform.resize * side // short for side in image.size)
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling[transform.interpolation.upper()])
+    return _middle(image, transform.size, transform.size)
+
+
+def _middle(image: Image.Image, width: int, height: int) -> Image.Image:
+    if image.size == (width, height):
+        return image
+    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+    return image.crop((left, top, left + width, top + height))
+
+
+# --- loading ----------------------------------------------------------------------------------------------------------
+
+
+class _Reader:
+    """A whole batch by its rows. What fails comes back as text: an exception would arrive as a worker's traceback."""
+
+    def __init__(self, dataset: Dataset, transform: Transform) -> None:
+        self.dataset, self.transform = dataset, transform
+
+    def __getitem__(self, rows: np.ndarray) -> torch.Tensor | str:
+        import torch
+
+        try:
+            return torch.stack([self.dataset.read(row, self.transform) for row in rows])
+        except UserError as error:
+            return str(error)
+
+
+def image_batches(
+    dataset: Dataset, transform: Transform, row_batches: Iterable[np.ndarray], *, workers: int, pin: bool
+) -> Iterator[torch.Tensor]:
+    """Yield uint8 [n, 3, size, size] (points: float32 [n, 2]) for each batch of rows, in the order asked.
+
+    `row_batches` may be endless. Workers change the speed, never the result. Raises UserError, naming the file, when
+    one breaks meanwhile.
+    """
+    import torch
+
+    if dataset.array is not None:
+        yield from _array_batches(dataset, transform, row_batches, pin)
+        return
+    reader: Any = _Reader(dataset, transform)
+    # With a generator of its own the loader leaves the global random state alone.
+    loader = torch.utils.data.DataLoader(
+        reader, None, sampler=row_batches, num_workers=workers, pin_memory=pin, generator=torch.Generator()
+    )
+    try:
+        for batch in loader:
+            if isinstance(batch, str):
+                raise UserError(batch)
+            yield batch
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        hint = "the memory may be too small: use --num_workers 0"
+        raise UserError(f"a process that loads images was ended by the system; {hint}") from error
+
+
+def _array_batches(
+    dataset: Dataset, transform: Transform, row_batches: Iterable[np.ndarray], pin: bool
+) -> Iterator[torch.Tensor]:
+    import torch
+
+    if transform not in dataset._resized and len(dataset) * 3 * transform.size**2 <= _CACHE_BYTES:
+        dataset._resized[transform] = torch.stack([dataset.read(row, transform) for row in range(len(dataset))])
+    whole = dataset._resized.get(transform)
+    for rows in row_batches:
+        if whole is None:
+            batch = torch.stack([dataset.read(row, transform) for row in rows])
+        else:
+            batch = whole[torch.from_numpy(np.asarray(rows, dtype=np.int64))]
+        yield batch.pin_memory() if pin and torch.accelerator.is_available() else batch
+
+
+# --- the table on the screen ------------------------------------------------------------------------------------------
+
+
+def summary_table(dataset: Dataset, split: Split) -> str:
+    """What was found, as lines of text: a row a class, or with many classes the least and the most of any."""
+    columns = {"images": np.arange(len(dataset)), **vars(split)}
+    counts = {name: Counter(dataset.labels[rows].tolist()) for name, rows in columns.items()}
+    lines = [("class", *columns)]
+    if len(dataset.classes) <= 20:
+        for label, name in enumerate(dataset.classes):
+            lines.append((name[:40], *(str(count[label]) for count in counts.values())))
+    else:
+        each = [[count[label] for label in range(len(dataset.classes))] for count in counts.values()]
+        lines.append(("each", *(f"{min(n)}..{max(n)}" for n in each)))
+    if counts["images"][-1]:
+        lines.append(("(unknown)", *(str(count[-1]) for count in counts.values())))
+    lines.append((f"{len(dataset.classes)} classes", *(str(len(rows)) for rows in columns.values())))
+    first = max(len(line[0]) for line in lines)
+    table = ["  ".join((line[0].ljust(first), *(cell.rjust(9) for cell in line[1:]))) for line in lines]
+    return "\n".join([f"data set {dataset.name}", *table])

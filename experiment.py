@@ -1,0 +1,593 @@
+"""`run(options) -> summary`: data, networks, features, training, test, and all that a run leaves behind.
+
+Everything that can be wrong with the input is found before the run's folder is made or replaced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import math
+import shlex
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+import visualization
+from args import Options, recorded
+from args import make as make_options
+from augment import recipe_for
+from batches import Ask, Batches, FrozenSource, ImageSource, Order, Source
+from data import Dataset, Split, find_dataset, read_split, split_dataset, summary_table, write_split
+from evaluate import confusion_matrix, metrics, probabilities, with_ensemble
+from features import FeatureBank, evict
+from models import (
+    Backbone,
+    Network,
+    build_backbone,
+    build_head,
+    describe,
+    resolve_unfreeze,
+    set_trainable,
+)
+from reporting import Board, MetricsLog, Screen, commit, require_tensorboard, results_table, versions
+from train import (
+    Learner,
+    Progress,
+    Row,
+    Rules,
+    Schedule,
+    fit,
+    keep_best,
+    load_checkpoint,
+    mpl_step,
+    progress_state,
+    restore_progress,
+    save_checkpoint,
+    supervised_step,
+    warmup_step,
+)
+from utils import (
+    RESULTS,
+    UserError,
+    choose_device,
+    choose_precision,
+    find_checkpoint,
+    generator,
+    key,
+    peak_memory_bytes,
+    read_json,
+    run_folder,
+    say,
+    warn,
+    write_json,
+    write_text,
+)
+
+DEFAULT_MODEL = {"digits": "cnn", "fake": "cnn", "moons": "mlp"} | dict.fromkeys(
+    ("cifar10", "cifar100", "svhn"), "wrn28_2"
+)
+DEFAULT_STEPS, DEFAULT_EPOCHS = 1000, 10
+# With fewer validation images a class, choosing the best of many epochs was measured to cost up to 9 points.
+ENOUGH_VALIDATION = 10
+MEASURED = (
+    "supervised_loss", "uda_loss", "student_loss", "feedback_loss", "mask_rate", "student_mask_rate", "agreement",
+    "pseudo_label_accuracy", "feedback_h", "feedback_ratio",
+)  # fmt: skip
+
+
+def run(options: Options) -> dict[str, Any]:
+    """Do what the options say and return the summary, which is also written. Raises UserError and TrainingFault."""
+    if options.mode.test_mode:
+        return test(options)
+    began = time.monotonic()
+    if options.run.resume:
+        options = resumed_options(options)
+    loaded = load_run(options) if options.mode.load_path else None
+    if loaded is not None:
+        options = inherit(options, loaded)
+    dataset = find_dataset(options.data)
+    split = split_dataset(dataset, options.data, options.run.seed)
+    if loaded is not None:
+        check_loaded(loaded, dataset, split)
+    if options.run.resume:
+        check_same_images(RESULTS / (options.run.name or ""), dataset, split)
+    training = Training(options, dataset, split, loaded)
+    folder = run_folder(options.run.name or "", resume=options.run.resume, overwrite=options.run.overwrite)
+    training.options = options.changed(name=folder.name)
+    write_records(folder, training)
+    say(summary_table(dataset, split))
+    if options.model.print_model:
+        backbone = {"backbone": training.backbone} if training.frozen else {}
+        say(describe(backbone | {learner.name: learner.network for learner in training.learners}))
+    if options.data.show_images:
+        say(f"samples: {training.draw_samples(folder / 'samples.png')}")
+    progress = training.restore(folder) if options.run.resume else Progress()
+    seconds = training.train(folder, progress)
+    summary = training.finish(folder, progress, began, seconds)
+    say(results_table(summary))
+    say(f"results: {folder}")
+    return summary
+
+
+# --- what the options come to -----------------------------------------------------------------------------------------
+
+
+def resumed_options(options: Options) -> Options:
+    """The options of the run that is to go on; the command line may repeat them, but not change them."""
+    folder = run_folder(options.run.name or "", resume=True)
+    stored = make_options(read_json(folder / "commandline_args.txt"))
+    free = {"name", "device", "num_workers", "cache_dir", "cache_limit", "tensorboard", "keep_pages"}
+    now, then = options.flat(), stored.flat()
+    for name in sorted(options.given - free):
+        if now[name] != then[name]:
+            raise UserError(f"--resume: the run was started with --{name} {then[name]}, not {now[name]}; leave it out")
+    kept = {name: now[name] for name in options.given & free}
+    return stored.changed(**kept, name=folder.name, resume=True)
+
+
+def load_run(options: Options) -> dict[str, Any]:
+    """The checkpoint of `--load_path`, with the place that it came from."""
+    path = find_checkpoint(options.mode.load_path or "", best=options.mode.load_best)
+    content = load_checkpoint(path)
+    return {**content, "path": path, "stored": make_options(content["options"])}
+
+
+def inherit(options: Options, loaded: Mapping[str, Any]) -> Options:
+    """A loaded run brings its network, and its split unless the user gives another (whose leaks are then an error)."""
+    stored = loaded["stored"]
+    values = {name: getattr(stored.model, name) for name in ("model_name", "head", "image_size", "unfreeze")}
+    for name, value in values.items():
+        if name in options.given and name != "unfreeze" and getattr(options.model, name) != value:
+            raise UserError(f"the loaded run has --{name} {value}; leave out --{name}, which can't be changed any more")
+    values["model_name"] = loaded["model"]["name"]
+    split = ("num_labels", "num_labels_percent", "val_percent", "test_percent", "label_split", "data_dir", "labels_csv")
+    values |= {name: stored.flat()[name] for name in (*split, "data_root", "flip", "seed")}
+    given = set(options.given) - {"model_name"}
+    if given & {"num_labels", "num_labels_percent"}:
+        given |= {"num_labels", "num_labels_percent"}
+    return options.changed(**{name: value for name, value in values.items() if name not in given})
+
+
+def check_loaded(loaded: Mapping[str, Any], dataset: Dataset, split: Split) -> None:
+    """The same classes, and no image in the test that the loaded run has learned from."""
+    if tuple(loaded["classes"]) != dataset.classes:
+        theirs, ours = set(loaded["classes"]), set(dataset.classes)
+        differ = ", ".join(sorted(theirs ^ ours)[:3])
+        raise UserError(
+            f"the checkpoint {loaded['path']} knows {len(theirs)} classes and {dataset.name} has {len(ours)}: "
+            f"they differ in {differ}; give the data that it was trained on"
+        )
+    leaks = int(np.isin(dataset.hashes[split.test], seen_hashes(loaded)).sum())
+    if leaks:
+        raise UserError(
+            f"{leaks} images of this test were training images of the loaded run; "
+            "leave out --seed and the options of the split to take over its own"
+        )
+
+
+def seen_hashes(loaded: Mapping[str, Any]) -> np.ndarray:
+    """The contents uint64 that the loaded run, and the runs that it came from, had in training or validation."""
+    return loaded["seen"].numpy().view(np.uint64)
+
+
+def check_same_images(folder: Path, dataset: Dataset, split: Split) -> None:
+    """A run goes on with the very images that it began with."""
+    if not (folder / "split.csv").is_file():
+        return
+    before = read_split(folder / "split.csv")
+    now = {"labeled": split.labeled, "test": split.test, "val": split.val}
+    if any(before.get(name, set()) != set(dataset.hashes[rows].tolist()) for name, rows in now.items()):
+        raise UserError(f"the images under {dataset.name} have changed since the run began; start a new run")
+
+
+# --- the experiment ---------------------------------------------------------------------------------------------------
+
+
+class Setup:
+    """Data, device, backbone and the source of its inputs: what training and testing share. Writes nothing."""
+
+    def __init__(
+        self, options: Options, dataset: Dataset, split: Split, loaded: Mapping[str, Any] | None = None
+    ) -> None:
+        self.options, self.dataset, self.split, self.loaded = options, dataset, split, loaded
+        self.device = choose_device(options.run.device)
+        self.precision = choose_precision(options.run.precision, self.device)
+        self.backbone = make_backbone(options, dataset, loaded).to(self.device)
+        set_trainable(self.backbone, resolve_unfreeze(options.model, self.backbone))
+        self.frozen = not any(p.requires_grad for p in self.backbone.parameters())
+        if self.frozen and loaded is not None and not loaded["model"]["frozen"]:
+            raise UserError("--unfreeze head: the loaded models have a backbone each; leave out --unfreeze")
+        self.source = self._source()
+
+    def _source(self) -> Source:
+        run, recipe = self.options.run, recipe_for(self.dataset.kind, self.options.data.flip)
+        transform = self.backbone.transform
+        images = ImageSource(self.dataset, transform, recipe, self.device, workers=run.num_workers)
+        if not self.frozen:
+            return images
+        self.backbone.to(memory_format=torch.channels_last)
+        frozen = FrozenSource(images, self.backbone, self.precision)
+        if not run.cache:
+            return frozen
+        cache = Path(run.cache_dir).expanduser()
+        bank = FeatureBank(cache, frozen, run.cache_dtype)
+        for folder in evict(cache, int(run.cache_limit * 1e9), bank.folder):
+            warn(f"--cache_limit {run.cache_limit:g}: removed the old feature bank {folder}")
+        return bank
+
+    @property
+    def images(self) -> ImageSource:
+        """The decoded and augmented images under whatever the source is."""
+        source = self.source.frozen if isinstance(self.source, FeatureBank) else self.source
+        return source.images if isinstance(source, FrozenSource) else source  # type: ignore[return-value]
+
+    def network(self, name: str, state: Mapping[str, Any] | None = None) -> nn.Module:
+        """A model to learn or to test: the head alone on a shared frozen backbone; else a whole network of its own."""
+        kind, classes = self.options.model.head, len(self.dataset.classes)
+        head = build_head(kind, self.backbone.num_features, classes, seed_key=(self.options.run.seed, name, "head"))
+        network: nn.Module = head if self.frozen else Network(self._own_backbone(name), head)
+        if state is not None:
+            # A head that was learned on a frozen backbone may now stand on the same backbone, learning too.
+            onto_head = isinstance(network, Network) and self.loaded is not None and self.loaded["model"]["frozen"]
+            (network.head if onto_head else network).load_state_dict(state)  # type: ignore[union-attr]
+        return network.to(self.device).to(memory_format=torch.channels_last)
+
+    def _own_backbone(self, name: str) -> Backbone:
+        """A copy of pretrained weights; from scratch two models begin apart."""
+        if self.backbone.pretrained or self.loaded is not None:
+            return copy.deepcopy(self.backbone)
+        own = make_backbone(self.options.changed(seed=key(self.options.run.seed, name)), self.dataset, None)
+        set_trainable(own, resolve_unfreeze(self.options.model, own))
+        return own
+
+    def results(self, models: Mapping[str, nn.Module], rows: np.ndarray, folder: Path | None = None) -> dict[str, Any]:
+        """Metrics of each model and the ensemble on the rows; with a folder also their confusion matrices."""
+        if not len(rows):
+            return {}
+        results = {}
+        classes, labels = self.dataset.classes, self.dataset.labels[rows]
+        for name, predicted in with_ensemble(probabilities(models, self.source.evaluation(rows))).items():
+            confusion = confusion_matrix(labels, predicted.argmax(axis=1), len(classes))
+            results[name] = metrics(confusion, classes)
+            if folder is not None:
+                title = f"{name}: {100 * results[name]['accuracy']:.1f}% of {len(rows)} test images"
+                visualization.draw_confusion(folder / f"{name}_CM.png", confusion, classes, title=title)
+        return results
+
+    def summary(
+        self, folder: Path, results: Mapping[str, Any], best_epoch: Mapping[str, int], seconds: Mapping[str, float]
+    ) -> dict[str, Any]:
+        """What `summary.json` holds."""
+        split, peak = self.split, peak_memory_bytes(self.device)
+        counts = {"labeled": split.labeled, "unlabeled": split.unlabeled, "val": split.val, "test": split.test}
+        filled = self.source.seconds if isinstance(self.source, FeatureBank) else 0.0
+        return {
+            "name": folder.name,
+            "mode": self.options.mode_name,
+            "seed": self.options.run.seed,
+            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            "dataset": {
+                "path": self.dataset.name,
+                "classes": list(self.dataset.classes),
+                "images": {name: len(rows) for name, rows in counts.items()},
+            },
+            "labels_used": len(split.labeled) + len(split.val),
+            **results,
+            "best_epoch": dict(best_epoch),
+            "seconds": {name: round(value, 3) for name, value in {**seconds, "features": filled}.items()},
+            "peak_memory_bytes": peak.get("device", peak["process"]),
+            "versions": versions(),
+            "commit": commit(),
+        }
+
+
+class Training(Setup):
+    """A setup with learners, their order of batches and their schedule."""
+
+    def __init__(
+        self, options: Options, dataset: Dataset, split: Split, loaded: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__(options, dataset, split, loaded)
+        self.supervised = options.mode.finetune_mode
+        self.order = self._order()
+        self.schedule = self._schedule()
+        self.learners = self._learners()
+        self.companions = self._companions()
+        self.enough_validation = self._enough_validation()
+        if options.run.tensorboard:
+            require_tensorboard()
+
+    def _order(self) -> Order:
+        learning = self.options.learning
+        return Order(
+            labeled=self.split.labeled,
+            unlabeled=None if self.supervised else self.split.unlabeled,
+            batch_size=learning.batch_size,
+            unlabeled_batch_size=learning.unlabeled_batch_size,
+            seed=self.options.run.seed,
+            draws=self.options.data.augmentation_draws if self.frozen else None,
+        )
+
+    def _schedule(self) -> Schedule:
+        learning, epoch = self.options.learning, self.order.steps_per_epoch
+        total = learning.max_steps or epoch * (learning.num_epochs or 0)
+        total = total or max(DEFAULT_STEPS, DEFAULT_EPOCHS * epoch)
+        if self.supervised:
+            return Schedule(epoch, total)
+        given = learning.warmup_epoch_num
+        warmup = epoch * given if given is not None else min(epoch * math.ceil(total / 10 / epoch), total // 2)
+        if warmup >= total:
+            raise UserError(
+                f"the warm-up of {given} epochs ({warmup} steps) leaves none of the {total} steps for the student; "
+                "lower --warmup_epoch_num or train longer"
+            )
+        return Schedule(epoch, total, warmup_steps=warmup, switch=self.options.mode.switch_mode)
+
+    def _learners(self) -> list[Learner]:
+        names = ["model_1", "model_2"] if self.options.mode.switch_mode else ["teacher", "student"]
+        if self.supervised:
+            names = ["student"]
+        learners = []
+        for index, name in enumerate(names):
+            network = self.network(name, self._loaded_state("student", "model_2"))
+            if self.options.run.compile:
+                network.compile()
+            start = 0 if index == 0 else self.schedule.warmup_steps
+            total, classes = self.schedule.total_steps, len(self.dataset.classes)
+            learners.append(Learner(name, network, self.options.learning, classes=classes, start=start, total=total))
+        return learners
+
+    def _loaded_state(self, *names: str) -> Mapping[str, Any] | None:
+        models = self.loaded["models"] if self.loaded is not None else {}
+        return next((models[name] for name in names if name in models), None)
+
+    def _companions(self) -> dict[str, nn.Module]:
+        """The teacher that was loaded beside a student to be fine-tuned, as it was."""
+        state = self._loaded_state("teacher", "model_1")
+        return {} if state is None else {"teacher": self.network("teacher", state)}
+
+    def _enough_validation(self) -> bool:
+        counts = np.bincount(self.dataset.labels[self.split.val], minlength=len(self.dataset.classes))
+        enough = int(counts.min()) >= ENOUGH_VALIDATION
+        if self.options.learning.patience and not enough:
+            raise UserError(
+                f"--patience needs at least {ENOUGH_VALIDATION} validation images a class, the rarest has "
+                f"{int(counts.min())}; raise --val_percent or leave it out"
+            )
+        return enough
+
+    # What is done.
+
+    def train(self, folder: Path, progress: Progress) -> float:
+        """Train from `progress` to the end; returns the seconds it took, the filling of the bank apart."""
+        self.fill_bank()
+        rules = Rules(self.options.learning, self.options.run.seed, self.precision)
+        main = supervised_step if self.supervised else mpl_step
+        steps = (functools.partial(warmup_step, rules=rules), functools.partial(main, rules=rules))
+        batches = Batches(self.order, self.source, self.dataset.labels, self.device)
+        log = MetricsLog(folder / "metrics.csv", self.columns(), progress.rows)
+        board = Board(folder, self.options.run.tensorboard)
+        began = time.monotonic()
+
+        def after_epoch(row: Row) -> bool:
+            stop = self.validate(row, progress)
+            log.add(row)
+            board.add(row)
+            return stop
+
+        with Screen(self.schedule.total_steps, progress.step) as screen, contextlib.closing(board):
+            fit(
+                self.learners, batches, steps, self.schedule, progress,
+                after_epoch=after_epoch, show=screen.show,
+                save=lambda: self.save(folder / "checkpoints" / "last.pt", progress),
+            )  # fmt: skip
+        return time.monotonic() - began
+
+    def fill_bank(self) -> None:
+        """Compute the features that training and test will ask for, all at once."""
+        if not isinstance(self.source, FeatureBank):
+            return
+        wanted = self.order.wanted(self.schedule.total_steps)
+        held_out = np.concatenate([self.split.val, self.split.test])
+        wanted["eval", 0] = np.union1d(held_out, self.split.labeled)
+        missing = self.source.missing(wanted)
+        if missing:
+            with Screen(missing, what="features", unit="image") as screen:
+                self.source.fill(wanted, show=screen.show)
+
+    def validate(self, row: Row, progress: Progress) -> bool:
+        """Measure each model on the validation images, if there are some; says whether to stop early."""
+        if not len(self.split.val):
+            return False
+        labels = self.dataset.labels[self.split.val]
+        with self.evaluated() as models:
+            predictions = with_ensemble(probabilities(models, self.source.evaluation(self.split.val)))
+        for name, predicted in predictions.items():
+            row[f"val_accuracy_{name}"] = float((predicted.argmax(axis=1) == labels).mean())
+        if not self.enough_validation:
+            return False
+        for learner in self.learners:
+            if learner.step:
+                keep_best(progress, learner, row["epoch"], row[f"val_accuracy_{learner.name}"])
+        newest = max(best["epoch"] for best in progress.best.values())
+        patience, all_learn = self.options.learning.patience, all(learner.step for learner in self.learners)
+        return patience is not None and all_learn and row["epoch"] - newest >= patience
+
+    @contextlib.contextmanager
+    def evaluated(self) -> Iterator[dict[str, nn.Module]]:
+        """Each learner's network with its evaluation weights, and what was loaded beside them."""
+        with contextlib.ExitStack() as stack:
+            yield {x.name: stack.enter_context(x.evaluated()) for x in self.learners} | self.companions
+
+    def columns(self) -> list[str]:
+        """The columns of metrics.csv."""
+        names = [learner.name for learner in self.learners]
+        measured = ["supervised_loss"] if self.supervised else list(MEASURED)
+        if len(self.split.val):
+            models = [*names, *self.companions]
+            measured += [f"val_accuracy_{name}" for name in (*models, *(["ensemble"] if len(models) > 1 else []))]
+        return ["epoch", "step", "teacher", *measured, *(f"learning_rate_{name}" for name in names)]
+
+    # What is kept.
+
+    def description(self) -> dict[str, Any]:
+        """What a checkpoint says of the network and the data; `seen` are the images that were not held out for test."""
+        used = [self.split.labeled, self.split.unlabeled, self.split.val]
+        seen = set(self.dataset.hashes[np.concatenate(used)].tolist())
+        seen |= set(self.loaded["seen"].tolist()) if self.loaded is not None else set()
+        model = {
+            "name": self.options.model.model_name or default_model(self.dataset),
+            "pretrained": self.backbone.pretrained,
+            "native_size": self.dataset.native_size,
+            "kind": self.dataset.kind,
+            "frozen": self.frozen,
+        }
+        return {
+            "format": 1,
+            "classes": list(self.dataset.classes),
+            "model": model,
+            "options": recorded(self.options),
+            "seen": torch.tensor(np.array(sorted(seen), dtype=np.uint64).view(np.int64)),
+            "backbone": self.backbone.state_dict() if self.frozen else None,
+        }
+
+    def save(self, path: Path, progress: Progress) -> None:
+        """Write `last.pt`: all that the run needs to go on."""
+        models = {x.name: x.evaluation_state() for x in self.learners}
+        content = {**self.description(), "models": models, **progress_state(progress, self.learners)}
+        save_checkpoint(path, content)
+
+    def restore(self, folder: Path) -> Progress:
+        """Go on from `last.pt`, or from the beginning where there is none yet."""
+        path = folder / "checkpoints" / "last.pt"
+        if not path.is_file():
+            return Progress()
+        progress = restore_progress(load_checkpoint(path), self.learners)
+        say(f"going on after epoch {len(progress.rows)}, step {progress.step} of {self.schedule.total_steps}")
+        return progress
+
+    def finish(self, folder: Path, progress: Progress, began: float, training: float) -> dict[str, Any]:
+        """Choose each model's epoch, test once, and write everything that the run leaves."""
+        best_epoch = {learner.name: len(progress.rows) for learner in self.learners}
+        for learner in self.learners if self.enough_validation else []:
+            if learner.name in progress.best:
+                best_epoch[learner.name] = progress.best[learner.name]["epoch"]
+                learner.take_over(progress.best[learner.name]["state"])
+        with self.evaluated() as models:
+            states = {name: model.state_dict() for name, model in models.items()}
+            content = {**self.description(), "models": states, "best_epoch": best_epoch}
+            save_checkpoint(folder / "checkpoints" / "best.pt", content)
+            held_out = {"val": (self.split.val, None), "test": (self.split.test, folder)}
+            results = {name: self.results(models, *part) for name, part in held_out.items()}
+        visualization.draw_curves(folder / "graphs.png", progress.rows, title=folder.name)
+        seconds = {"total": time.monotonic() - began, "training": training}
+        summary = self.summary(folder, results, best_epoch, seconds)
+        write_json(folder / "summary.json", summary)
+        return summary
+
+    def draw_samples(self, path: Path, count: int = 8, draws: int = 3) -> Path:
+        """A picture of some labeled images: raw, and a few draws of each view."""
+        chosen = generator(self.options.run.seed, "samples").permutation(self.split.labeled)[:count]
+        decoded = next(self.images.decoded(iter([chosen])))
+
+        def view(name: str, draw: int) -> np.ndarray:
+            return self.images.view(decoded, Ask(chosen, np.full(len(chosen), draw), name)).cpu().numpy()
+
+        names = [self.dataset.classes[label] for label in self.dataset.labels[chosen]]
+        if decoded.ndim == 2:
+            weak, strong = view("weak", 0), view("strong", 0)
+        else:
+            weak, strong = (np.stack([view(name, k) for k in range(draws)], axis=1) for name in ("weak", "strong"))
+        return visualization.draw_samples(path, view("eval", 0), weak, strong, names, title=self.dataset.name)
+
+
+def write_records(folder: Path, training: Training) -> None:
+    """What says what the run is: its options, its split, and the files that were left out."""
+    write_json(folder / "commandline_args.txt", recorded(training.options))
+    write_split(folder / "split.csv", training.dataset, training.split)
+    lines = [f"{path}\t{reason}\n" for path, reason in training.dataset.bad_files]
+    write_text(folder / "bad_files.txt", "".join(lines))
+
+
+def default_model(dataset: Dataset) -> str:
+    """The network that suits a data set where the user names none."""
+    return DEFAULT_MODEL.get(dataset.name, "resnet")
+
+
+def make_backbone(options: Options, dataset: Dataset, loaded: Mapping[str, Any] | None) -> Backbone:
+    """The backbone that the options name; with a loaded run, the one that it was trained with."""
+    model = options.model if loaded is None else replace(options.model, weights="none")
+    backbone = build_backbone(
+        model,
+        native_size=dataset.native_size if loaded is None else loaded["model"]["native_size"],
+        points=dataset.kind == "points",
+        seed=options.run.seed,
+        default_name=default_model(dataset),
+    )
+    if loaded is not None:
+        backbone.pretrained = loaded["model"]["pretrained"]
+        if loaded["backbone"] is not None:
+            backbone.load_state_dict(loaded["backbone"])
+    return backbone
+
+
+# --- test only --------------------------------------------------------------------------------------------------------
+
+
+def test(options: Options) -> dict[str, Any]:
+    """Test a loaded run, and write into its folder: `test_summary.json` and the confusion matrices.
+
+    Every labeled image under `--data_dir` that the run has not learned from is tested: with the run's own data that is
+    its test split, with new images it is all of them. No choice here can let a training image in.
+    """
+    began = time.monotonic()
+    loaded = load_run(options)
+    mine = {"device", "num_workers", "precision", "cache", "cache_dir", "cache_limit"}
+    mine |= {"data_dir", "labels_csv", "data_root"}
+    given = {name: value for name, value in options.flat().items() if name in options.given & mine}
+    stored = loaded["stored"].changed(model_name=loaded["model"]["name"], **given)
+    stored = replace(stored, mode=options.mode)
+    dataset = with_classes(find_dataset(stored.data), loaded)
+    rows = np.flatnonzero((dataset.labels >= 0) & ~np.isin(dataset.hashes, seen_hashes(loaded)))
+    if not len(rows):
+        raise UserError(f"every labeled image under {dataset.name} was used in training; give new images to test on")
+    nothing = np.zeros(0, dtype=np.int64)
+    setup = Setup(stored, dataset, Split(nothing, nothing, nothing, rows), loaded)
+    models = {name: setup.network(name, state) for name, state in loaded["models"].items()}
+    folder = run_of(loaded["path"])
+    say(f"testing {', '.join(models)} of {folder} on {len(rows)} images of {len(dataset.classes)} classes")
+    results = {"val": {}, "test": setup.results(models, rows, folder)}
+    seconds = {"total": time.monotonic() - began, "training": 0.0}
+    summary = setup.summary(folder, results, loaded.get("best_epoch", {}), seconds)
+    write_json(folder / "test_summary.json", summary)
+    say(results_table(summary))
+    say(f"results: {folder / 'test_summary.json'}")
+    return summary
+
+
+def run_of(checkpoint: Path) -> Path:
+    """The run's folder that a checkpoint lies in; a checkpoint that lies alone is its own folder's."""
+    folder = checkpoint.resolve().parent
+    return checkpoint.parent.parent if folder.name == "checkpoints" else checkpoint.parent
+
+
+def with_classes(dataset: Dataset, loaded: Mapping[str, Any]) -> Dataset:
+    """The data set with its labels as the loaded run counts them; it may have fewer classes, but no others."""
+    known = {name: index for index, name in enumerate(loaded["classes"])}
+    others = [name for name in dataset.classes if name not in known]
+    if others:
+        raise UserError(
+            f"{dataset.name} has classes that {loaded['path']} does not know: {', '.join(others[:3])}; "
+            f"it was trained on {', '.join(list(known)[:5])}{', ...' if len(known) > 5 else ''}"
+        )
+    index = np.array([known[name] for name in dataset.classes] + [-1])
+    return replace(dataset, classes=tuple(known), labels=index[dataset.labels])

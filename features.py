@@ -1,0 +1,397 @@
+"""The feature bank: a frozen backbone's outputs, computed once, kept on disk, used by every later run.
+
+A bank belongs to a backbone's weights, its transform, the augmentation recipe and the number format; a row belongs to
+an image's content and a draw. Neither hangs on a run's seed, a split or a file's name. Rows lie in blocks, a file each:
+`BANK/<view>-<draw>/<digest of its rows>.block`, written beside and renamed, so a reader sees whole blocks or none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import struct
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from batches import EVALUATION_BATCH, Ask, FrozenSource
+from models import state_digest
+from utils import UserError, atomic_file, warn, write_json
+
+# A backbone's last bits depend on the shape of the batch: all rows are computed in batches of this one shape.
+BATCH_ROWS = 32
+BLOCK_ROWS = 256
+MAGIC = b"MPLBANK1"
+HEADER = struct.Struct("<8sII32s16x")  # magic, rows, numbers a row, digest of all that follows
+IN_MEMORY_SHARE = 0.4  # of the free memory of the device that a table may take
+
+Kind = tuple[str, int]  # view and draw
+Job = dict[Kind, np.ndarray]  # the rows of one block of each kind
+
+
+class FeatureBank:
+    """Features of a data set's images in views and draws. A `Source` (batches.py) for heads on a frozen backbone.
+
+    folder: the bank's place on disk; frozen: what computes a missing row; dtype: of the numbers on disk.
+    """
+
+    def __init__(self, cache_dir: Path, frozen: FrozenSource, dtype: str = "float16") -> None:
+        self.frozen = frozen
+        self.dtype = np.dtype(dtype)
+        self.hashes = frozen.images.dataset.hashes
+        self.device = frozen.images.device
+        self.width = frozen.backbone.num_features
+        identity = bank_identity(frozen, dtype)
+        self.folder = cache_dir / hashlib.blake2b(json.dumps(identity).encode(), digest_size=10).hexdigest()
+        self.tables: dict[Kind, Table] = {}
+        self.computed = 0
+        self.seconds = 0.0
+        with _disk_errors(self.folder):
+            if not (self.folder / "bank.json").exists():
+                write_json(self.folder / "bank.json", identity)
+            os.utime(self.folder / "bank.json")  # the time of its last use, by which old banks are evicted
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def rows(self, ask: Ask) -> Tensor:
+        """float32 [n, D] on the device, in the order asked. All of them must have been filled."""
+        result: Tensor | None = None
+        for draw in np.unique(ask.draws).tolist():
+            chosen = np.flatnonzero(ask.draws == draw)
+            part = self.table((ask.view, draw)).rows(ask.rows[chosen])
+            if len(chosen) == len(ask.rows):
+                return part
+            if result is None:
+                result = part.new_empty((len(ask.rows), self.width))
+            result[torch.from_numpy(chosen).to(part.device)] = part
+        assert result is not None
+        return result
+
+    def table(self, kind: Kind) -> Table:
+        """One view and draw of all images; read from disk when it is first asked for."""
+        if kind not in self.tables:
+            self.tables[kind] = Table(self, kind)
+        return self.tables[kind]
+
+    def stream(self, asks: Callable[[int], Sequence[Ask]], start: int) -> Iterator[list[Tensor]]:
+        """See `batches.Source`."""
+        step = start
+        while True:
+            yield [self.rows(ask) for ask in asks(step)]
+            step += 1
+
+    def evaluation(self, rows: np.ndarray) -> Iterator[Tensor]:
+        """See `batches.Source`."""
+        self.fill({("eval", 0): rows})
+        for i in range(0, len(rows), EVALUATION_BATCH):
+            part = rows[i : i + EVALUATION_BATCH]
+            yield self.rows(Ask(part, np.zeros(len(part), dtype=np.int64), "eval"))
+
+    # --- filling -----------------------------------------------------------------------------------------------------
+
+    def fill(self, wanted: dict[Kind, np.ndarray], *, show: Callable[[int], None] | None = None) -> int:
+        """Compute what is missing of the wanted rows of each kind; returns how many rows were computed here.
+
+        Several processes may fill one bank: each takes the blocks that no other is at work on, then waits for theirs.
+        show: called with the number of rows done as it goes. Raises UserError when the disk is full.
+        """
+        began, done = time.monotonic(), 0
+        for attempt in range(3):
+            # First what nobody is at work on; then wait for the others, and take over what they gave up.
+            jobs = self._jobs(wanted)
+            if not jobs:
+                break
+            for count in self._work_off(jobs, wait=attempt > 0):
+                done += count
+                if show is not None:
+                    show(done)
+            for kind in wanted:
+                self.table(kind).reload()
+        else:
+            raise UserError(f"the feature bank in {self.folder} can't be filled; use --no_cache")
+        self.computed += done
+        self.seconds += time.monotonic() - began
+        return done
+
+    def missing(self, wanted: dict[Kind, np.ndarray]) -> int:
+        """How many rows of these are still to be computed."""
+        return sum(int((~self.table(kind).has(rows)).sum()) for kind, rows in wanted.items())
+
+    def _jobs(self, wanted: dict[Kind, np.ndarray]) -> list[dict[Kind, np.ndarray]]:
+        """The missing rows, grouped so that an image is decoded once for all its missing views."""
+        missing = {kind: rows[~self.table(kind).has(rows)] for kind, rows in wanted.items()}
+        missing = {kind: rows for kind, rows in missing.items() if len(rows)}
+        if not missing:
+            return []
+        jobs = []
+        for group in _cut(self._by_hash(*missing.values()), BLOCK_ROWS):
+            job = {kind: group[np.isin(group, rows)] for kind, rows in missing.items()}
+            jobs.append({kind: rows for kind, rows in job.items() if len(rows)})
+        return jobs
+
+    def _work_off(self, jobs: list[Job], *, wait: bool) -> Iterator[int]:
+        """Compute and write the jobs that can be claimed; yields the number of rows of each.
+
+        One stream decodes for all jobs, and a job is copied back and written while the next one is computed.
+        """
+        claims: deque[tuple[Job, contextlib.ExitStack]] = deque()
+
+        def batches() -> Iterator[np.ndarray]:
+            for job in jobs:
+                claim = contextlib.ExitStack()
+                if not claim.enter_context(claimed(self._lock_path(job), wait=wait)) or self._written(job):
+                    claim.close()
+                    continue
+                claims.append((job, claim))
+                yield from _cut(self._by_hash(*job.values()), BATCH_ROWS)
+
+        with _disk_errors(self.folder, self._bytes(jobs)):
+            decoded, pending = self.frozen.images.decoded(batches()), None
+            try:
+                for first in decoded:
+                    job = claims[0][0]
+                    rows = self._by_hash(*job.values())
+                    images = torch.cat([first, *itertools.islice(decoded, -(-len(rows) // BATCH_ROWS) - 1)])
+                    computed = {kind: self._compute(kind, wanted, rows, images) for kind, wanted in job.items()}
+                    if pending is not None:
+                        yield self._write(*pending)
+                    pending = (*claims.popleft(), computed)
+                if pending is not None:
+                    yield self._write(*pending)
+            finally:
+                for _, claim in claims if pending is None else [*claims, pending[:2]]:
+                    claim.close()
+
+    def _compute(self, kind: Kind, wanted: np.ndarray, rows: np.ndarray, images: Tensor) -> Tensor:
+        """Features [n, D] on the device of the wanted rows, whose decoded images lie at the places of `rows`."""
+        view, draw = kind
+        parts = []
+        for part in _cut(wanted, BATCH_ROWS):
+            full = np.resize(part, BATCH_ROWS)  # a short last batch is filled with repetitions
+            places = np.searchsorted(self.hashes[rows], self.hashes[full])
+            pixels = images[torch.from_numpy(places).to(images.device)]
+            ask = Ask(full, np.full(BATCH_ROWS, draw), view)
+            parts.append(self.frozen.features(self.frozen.images.view(pixels, ask)))
+        return torch.cat(parts)[: len(wanted)]
+
+    def _write(self, job: Job, claim: contextlib.ExitStack, computed: dict[Kind, Tensor]) -> int:
+        limits = np.finfo(self.dtype)
+        with claim:
+            for kind, rows in job.items():
+                features = computed[kind].cpu().numpy().clip(limits.min, limits.max).astype(self.dtype)
+                write_block(self._block_path(kind, rows), self.hashes[rows], features)
+        return sum(len(rows) for rows in job.values())
+
+    def _by_hash(self, *rows: np.ndarray) -> np.ndarray:
+        """All these rows, each once, by their content: blocks must not hang on an image's place in a data set."""
+        union = np.unique(np.concatenate(rows))
+        return union[np.argsort(self.hashes[union], kind="stable")]
+
+    def _written(self, job: Job) -> bool:
+        return all(self._block_path(kind, rows).exists() for kind, rows in job.items())
+
+    def _block_path(self, kind: Kind, rows: np.ndarray) -> Path:
+        return self.folder / f"{kind[0]}-{kind[1]:03d}" / f"{_name(self.hashes[rows])}.block"
+
+    def _lock_path(self, job: Job) -> Path:
+        return self.folder / f"{_name(self.hashes[self._by_hash(*job.values())])}.lock"
+
+    def _bytes(self, jobs: list[Job]) -> int:
+        rows = sum(len(rows) for job in jobs for rows in job.values())
+        return rows * (self.width * self.dtype.itemsize + 8)
+
+
+def _cut(rows: np.ndarray, size: int) -> list[np.ndarray]:
+    return [rows[i : i + size] for i in range(0, len(rows), size)]
+
+
+def _name(hashes: np.ndarray) -> str:
+    return hashlib.blake2b(hashes.tobytes(), digest_size=10).hexdigest()
+
+
+class Table:
+    """One view and draw: where each image's row lies, and the rows themselves, in memory when they fit."""
+
+    def __init__(self, bank: FeatureBank, kind: Kind) -> None:
+        self.bank = bank
+        self.folder = bank.folder / f"{kind[0]}-{kind[1]:03d}"
+        self.order = np.argsort(bank.hashes, kind="stable")
+        self.known: dict[str, int] = {}
+        self.blocks: list[np.ndarray] = []
+        self.block = np.full(len(bank.hashes), -1, dtype=np.int32)
+        self.place = np.zeros(len(bank.hashes), dtype=np.int32)
+        self.resident: Tensor | None = None
+        self.reload()
+
+    def has(self, rows: np.ndarray) -> np.ndarray:
+        """Which of the rows are there: bool [n]."""
+        return self.block[rows] >= 0
+
+    def reload(self) -> None:
+        """Take in the blocks that have come since; a damaged one is removed, to be computed again."""
+        if not self.folder.is_dir():
+            return
+        for path in sorted(self.folder.glob("*.block")):
+            if path.name in self.known:
+                continue
+            opened = read_block(path, self.bank.width, self.bank.dtype)
+            if opened is None:
+                warn(f"a block of the feature bank is damaged and is computed again: {path}")
+                path.unlink(missing_ok=True)
+                continue
+            hashes, features = opened
+            self._take_in(hashes, len(self.blocks))
+            self.known[path.name] = len(self.blocks)
+            self.blocks.append(features)
+            self.resident = None
+
+    def _take_in(self, hashes: np.ndarray, number: int) -> None:
+        """Note where the block's images lie among the data set's; images of other data sets are passed over."""
+        mine = self.bank.hashes[self.order]
+        at = np.searchsorted(mine, hashes).clip(max=len(mine) - 1)
+        found = np.flatnonzero(mine[at] == hashes)
+        rows = self.order[at[found]]
+        self.block[rows], self.place[rows] = number, found
+
+    def rows(self, rows: np.ndarray) -> Tensor:
+        """float32 [n, D] on the device."""
+        if self.resident is None and self._fits():
+            self.resident = self._gather(np.arange(len(self.bank.hashes))).to(self.bank.device)
+        if self.resident is not None:
+            index = torch.from_numpy(rows)
+            if self.resident.device.type == "cuda":
+                index = index.pin_memory().to(self.resident.device, non_blocking=True)
+            return self.resident[index].float()
+        return self._gather(rows).to(self.bank.device, non_blocking=True).float()
+
+    def _fits(self) -> bool:
+        size = len(self.bank.hashes) * self.bank.width * self.bank.dtype.itemsize
+        return size < IN_MEMORY_SHARE * free_memory(self.bank.device)
+
+    def _gather(self, rows: np.ndarray) -> Tensor:
+        """Rows from the memory-mapped blocks, block by block; a row that is not there is zero."""
+        result = np.zeros((len(rows), self.bank.width), dtype=self.bank.dtype)
+        blocks = self.block[rows]
+        for number in np.unique(blocks[blocks >= 0]).tolist():
+            chosen = np.flatnonzero(blocks == number)
+            result[chosen] = self.blocks[number][self.place[rows[chosen]]]
+        return torch.from_numpy(result)
+
+
+def bank_identity(frozen: FrozenSource, dtype: str) -> dict[str, Any]:
+    """All that a row depends on beside the image's content, the view and the draw."""
+    backbone = frozen.backbone
+    return {
+        "backbone": backbone.name,
+        "weights": state_digest(backbone),
+        "transform": repr(backbone.transform),
+        "recipe": repr(frozen.images.recipe),
+        "precision": str(frozen.precision),
+        "device": frozen.images.device.type,
+        "dtype": dtype,
+        "version": 1,
+    }
+
+
+# --- blocks on disk ---------------------------------------------------------------------------------------------------
+
+
+def write_block(path: Path, hashes: np.ndarray, features: np.ndarray) -> None:
+    """Write one block, whole or not at all: header, hashes uint64 [n], features [n, D]."""
+    hashes, features = hashes.astype("<u8"), np.ascontiguousarray(features)
+    digest = hashlib.blake2b(hashes.tobytes(), digest_size=32)
+    digest.update(features.data)
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        file.write(HEADER.pack(MAGIC, len(hashes), features.shape[1], digest.digest()))
+        file.write(hashes.tobytes())
+        file.write(features.data)
+
+
+def read_block(path: Path, width: int, dtype: np.dtype[Any]) -> tuple[np.ndarray, np.ndarray] | None:
+    """(hashes [n], memory-mapped features [n, D]), or None when the block is not what was written."""
+    try:
+        with path.open("rb") as file:
+            magic, count, columns, digest = HEADER.unpack(file.read(HEADER.size))
+            hashes = np.fromfile(file, dtype="<u8", count=count)
+        if magic != MAGIC or columns != width:
+            return None
+        offset = HEADER.size + hashes.nbytes
+        features = np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=(count, width))
+    except (OSError, ValueError, struct.error):
+        return None
+    check = hashlib.blake2b(hashes.tobytes(), digest_size=32)
+    check.update(features.data)
+    return (hashes, features) if check.digest() == digest else None
+
+
+@contextlib.contextmanager
+def claimed(path: Path, *, wait: bool) -> Iterator[bool]:
+    """Hold a lock on a file; yields whether it is ours. The system frees it when its holder dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:  # without such locks two processes may compute the same block: slower, never wrong
+        yield True
+        return
+    with path.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except OSError:
+            yield False
+            return
+        try:
+            yield True
+        finally:
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _disk_errors(folder: Path, needed: int = 0) -> Iterator[None]:
+    """Say what to do when the disk is full or closed to us."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        size = f", which needs about {needed / 1e6:,.0f} MB" if needed else ""
+        raise UserError(
+            f"can't write the feature bank in {folder}{size}: {error.strerror}; "
+            "make room, give another --cache_dir, or go on with --no_cache"
+        ) from error
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can still be taken on the device; for the CPU, of the machine's memory."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return 4 << 30  # where the system does not tell, a cautious guess
+
+
+def evict(cache_dir: Path, limit: int, keep: Path) -> list[Path]:
+    """Remove whole banks, the longest unused first, until the rest takes at most `limit` bytes; never `keep`."""
+    banks = [(path.stat().st_mtime, path.parent) for path in cache_dir.glob("*/bank.json")]
+    sizes = {folder: sum(f.stat().st_size for f in folder.rglob("*.block")) for _, folder in banks}
+    total, removed = sum(sizes.values()), []
+    for _, folder in sorted(banks):
+        if total <= limit:
+            break
+        if folder != keep:
+            shutil.rmtree(folder, ignore_errors=True)
+            total -= sizes[folder]
+            removed.append(folder)
+    return removed

@@ -1,0 +1,605 @@
+"""Backbones by name with their transforms and weights, and the heads on top of them. Nothing is trained here.
+
+A backbone maps images in [0, 1] to feature vectors: what its last linear layer would take in. A head maps features to
+logits. Three small backbones for small images and for points are written out below; all others are a library's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import math
+import re
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+import args
+import utils
+from data import Transform
+from utils import UserError
+
+ALIASES = {
+    "resnet": "resnet18",
+    "alexnet": "alexnet",
+    "vgg": "vgg16",
+    "squeezenet": "squeezenet1_0",
+    "densenet": "densenet121",
+}
+# A head that forgets its start needs larger steps than layers that already see well.
+PRETRAINED_LR_SCALE = 0.1
+# One hidden layer as wide as the features of the common backbones (512 to 1280): wider only costs time.
+HEAD_WIDTH = 512
+# With few labels and wide features the hidden layer is what overfits.
+HEAD_DROPOUT = 0.2
+LEAK = 0.1  # slope of WRN-28-2's leaky ReLU, as in UDA and FixMatch
+AUXILIARY = ("aux1", "aux2", "AuxLogits")  # the side classifiers of googlenet and inception_v3
+WRAPPERS = frozenset(("module", "_orig_mod"))  # what DDP or DataParallel, and torch.compile, put into keys
+NETWORK_TIMEOUT = 8.0  # seconds: without a network the user shall read what to do, not wait
+
+# --- the parts of a network -------------------------------------------------------------------------------------------
+
+
+class Backbone(nn.Module):
+    """Images float [N, 3, S, S] in [0, 1] (or points float [N, 2]) to features float [N, num_features].
+
+    It normalises by itself, so no caller can forget it or do it twice. `transform` says how images are brought to
+    S x S; `pretrained` whether the weights were learned before.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, net: nn.Module, *, name: str, transform: Transform, pretrained: bool, num_features: int) -> None:
+        super().__init__()
+        self.net, self.name, self.transform = net, name, transform
+        self.pretrained, self.num_features = pretrained, num_features
+        self.register_buffer("mean", torch.tensor(transform.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(transform.std).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Float32 also under autocast: heads, losses and the bank count on it. Float64 stays, for exact checks."""
+        if images.ndim == 4:
+            images = (images - self.mean) / self.std
+        features = self.net(images)
+        return features.float() if features.dtype in (torch.bfloat16, torch.float16) else features
+
+    def train(self, mode: bool = True) -> Backbone:
+        """As always, but pretrained batch norms stay in eval mode, and so does all of a frozen backbone.
+
+        The statistics of small batches destroy pretrained features; what does not learn is a fixed function.
+        """
+        super().train(mode and any(parameter.requires_grad for parameter in self.parameters()))
+        if self.pretrained:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def stages(self) -> list[nn.Module]:
+        """The units that `--unfreeze N` counts, from input to output; parameters outside of all units are in none.
+
+        While there are fewer than four, the largest one that can be opened is replaced by its children.
+        """
+        units = _learning_children(self.net)
+        while len(units) < 4:
+            openable = [unit for unit in units if _learning_children(unit)]
+            if not openable:
+                break
+            at = units.index(max(openable, key=_size))
+            units[at : at + 1] = _learning_children(units[at])
+        return units
+
+
+class Head(nn.Module):
+    """Features [N, in_features] to logits [N, num_classes], without an activation on the logits.
+
+    kind: `linear`, or `mlp` with one hidden layer. The weights start as torch's layers do, uniform within
+    1/sqrt(fan-in): the first logits are small, so the first pseudo-labels are unsure, and heads of two keys differ.
+    """
+
+    def __init__(self, kind: str, in_features: int, num_classes: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential()
+        if kind == "mlp":
+            self.layers.extend([nn.Linear(in_features, HEAD_WIDTH), nn.ReLU(), nn.Dropout(HEAD_DROPOUT)])
+            in_features = HEAD_WIDTH
+        self.layers.append(nn.Linear(in_features, num_classes))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.layers(features)
+
+
+class Network(nn.Module):
+    """A backbone and a head: images [N, 3, S, S] in [0, 1] to logits [N, num_classes]."""
+
+    def __init__(self, backbone: Backbone, head: Head) -> None:
+        super().__init__()
+        self.backbone, self.head = backbone, head
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.backbone(images))
+
+
+def build_head(kind: str, in_features: int, num_classes: int, *, seed_key: tuple[object, ...]) -> Head:
+    """A head whose first weights are a function of `seed_key` alone."""
+    with _keyed_weights("head", *seed_key):
+        return Head(kind, in_features, num_classes)
+
+
+def build_backbone(model: args.Model, *, native_size: int, points: bool, seed: int, default_name: str) -> Backbone:
+    """The backbone of these options, on the CPU, all of it trainable.
+
+    native_size: side of the data's own images in pixels, 0 when they differ; points: the data are [N, 2], not images.
+    Random first weights are a function of `seed`. Raises UserError for an unknown name, for weights that can't be had
+    or do not fit, and for a size that the network can't take.
+    """
+    name = _resolve_name(model.model_name or default_name)
+    if points and name != "mlp":
+        raise UserError(f"--model_name {name} needs images and these data are points; use --model_name mlp")
+    with _keyed_weights("backbone", seed):
+        if name in SMALL:
+            net, transform = _small(name, model, native_size, points)
+        elif name.startswith("timm:"):
+            net, transform = _timm(name, model)
+        else:
+            net, transform = _torchvision(name, model)
+    pretrained = model.weights != "none" and not (name in SMALL and model.weights == "default")
+    images = torch.zeros(1, 2) if points else torch.zeros(1, 3, transform.size, transform.size)
+    with _size_checked(name, transform.size), torch.no_grad():
+        features = net.eval()(images)
+    if features.ndim != 2:
+        raise UserError(f"--model_name {name} gives maps instead of one feature vector an image; use another backbone")
+    num_features = features.shape[1]
+    backbone = Backbone(net, name=name, transform=transform, pretrained=pretrained, num_features=num_features)
+    return backbone.train()
+
+
+@contextlib.contextmanager
+def _keyed_weights(*key: object) -> Iterator[None]:
+    """Inside, the CPU's random numbers follow from the key; outside, nobody notices."""
+    with torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed: it would also reseed the accelerators, which fork_rng leaves alone here.
+        torch.default_generator.manual_seed(utils.key(*key))
+        yield
+
+
+@contextlib.contextmanager
+def _size_checked(name: str, size: int) -> Iterator[None]:
+    try:
+        yield
+    except (AssertionError, RuntimeError, ValueError) as error:
+        raise UserError(
+            f"{name} can't take images of {size} px ({_one_line(error)}); choose another --image_size"
+        ) from error
+
+
+def _resolve_name(name: str) -> str:
+    """The library's own name of a backbone. Raises UserError with what comes close."""
+    name = ALIASES.get(name, name)
+    if name in SMALL:  # these need no library, and a library takes seconds to import
+        return name
+    from torchvision import models as zoo
+
+    known = [*ALIASES, *SMALL, *zoo.list_models(module=zoo)]
+    if name in known:
+        return name
+    import timm
+
+    if name.startswith("timm:") and timm.is_model(_architecture(name)):
+        return name
+    if timm.is_model(_architecture(name)):
+        near = [f"timm:{name}"]
+    elif name.startswith("timm:"):
+        near = [f"timm:{close}" for close in difflib.get_close_matches(_architecture(name), timm.list_models())]
+    else:
+        near = difflib.get_close_matches(name, known)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"choose {', '.join([*ALIASES, *SMALL])} or timm:NAME"
+    raise UserError(f"--model_name {name} is unknown; {hint}")
+
+
+def _architecture(name: str) -> str:
+    """timm:resnet10t.c3_in1k -> resnet10t; what follows the point names a set of weights."""
+    return name.removeprefix("timm:").partition(".")[0]
+
+
+# --- the libraries' backbones -----------------------------------------------------------------------------------------
+
+
+def _torchvision(name: str, model: args.Model) -> tuple[nn.Module, Transform]:
+    from torchvision import models as zoo
+
+    published = zoo.get_model_weights(name)
+    file = _weight_file(model.weights)
+    entry = published.DEFAULT
+    if file is not None:  # a published file brings its own preset; any other is taken for the first recipe's
+        entry = next((e for e in published if e.url.endswith(f"/{file.name}")), next(iter(published)))
+    preset = entry.transforms()
+    transform = Transform(
+        preset.crop_size[0], preset.resize_size[0], preset.interpolation.value, tuple(preset.mean), tuple(preset.std)
+    )
+    transform = _scaled(transform, model.image_size)
+    with _size_checked(name, transform.size):
+        net = zoo.get_model(name, weights=None, **_arguments(name, transform.size))
+    heads = (_drop_classifier(net), *AUXILIARY)
+    if model.weights == "none":
+        return net, transform
+    state = _fetch(name, entry) if file is None else read_weights(file)
+    if name.startswith("vit_") and "encoder.pos_embedding" in state:
+        state = zoo.vision_transformer.interpolate_embeddings(transform.size, net.patch_size, state)
+    _load(net, state, heads, f"--weights {model.weights} does not fit {name}")
+    return net, transform
+
+
+def _arguments(name: str, size: int) -> dict[str, Any]:
+    """What some of torchvision's builders must be told."""
+    if name in ("googlenet", "inception_v3"):
+        # The published weights want images in [-1, 1]: transform_input turns ours into those.
+        return {"transform_input": True, "aux_logits": False, "init_weights": True}
+    if name.startswith("vit_"):
+        return {"image_size": size}
+    return {"input_size": (size, size)} if name == "maxvit_t" else {}
+
+
+def _drop_classifier(net: nn.Module) -> str:
+    """Take the last linear layer out of the network; returns what its keys begin with."""
+    linear = [name for name, module in net.named_modules() if isinstance(module, nn.Linear)]
+    if linear:
+        net.set_submodule(linear[-1], nn.Identity())
+        return linear[-1]
+    net.classifier = nn.AdaptiveAvgPool2d(1)  # squeezenet classifies by a 1 x 1 convolution
+    return "classifier"
+
+
+def _fetch(name: str, entry: Any) -> Mapping[str, Tensor]:
+    """A published state dict of torchvision, from its cache or the network."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(NETWORK_TIMEOUT)
+    try:
+        return entry.get_state_dict(check_hash=True, weights_only=True, map_location="cpu")
+    except Exception as error:  # no network, no disk, a proxy's page, a broken file: the way out is the same
+        target = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
+        raise UserError(
+            f"the weights of {name} can't be had ({_one_line(error)}); put {entry.url} at {target}, "
+            "or use --weights FILE or --weights none"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _timm(name: str, model: args.Model) -> tuple[nn.Module, Transform]:
+    import timm
+
+    short = name.removeprefix("timm:")
+    file = _weight_file(model.weights)
+    try:
+        config = timm.models.get_pretrained_cfg(short)
+    except RuntimeError as error:
+        raise UserError(f"--model_name {name}: {_one_line(error)}; leave out what follows the point") from error
+    fetched = model.weights == "default"
+    net: Any = _fetch_timm(name, config) if fetched else timm.create_model(short, pretrained=False, num_classes=0)
+    if file is not None:
+        heads = net.default_cfg.get("classifier") or ()
+        heads = (heads,) if isinstance(heads, str) else tuple(heads)
+        _load(net, read_weights(file), heads, f"--weights {file} does not fit {name}")
+    own = timm.data.resolve_model_data_config(net)
+    size = own["input_size"][-1]
+    transform = Transform(
+        size, math.floor(size / own["crop_pct"]), own["interpolation"], tuple(own["mean"]), tuple(own["std"])
+    )
+    transform = _scaled(transform, model.image_size)
+    if transform.size != size and hasattr(net, "set_input_size"):
+        with _size_checked(name, transform.size):  # resamples position tables, so it comes after loading
+            net.set_input_size(img_size=(transform.size, transform.size))
+    return net, transform
+
+
+def _fetch_timm(name: str, config: Any) -> Any:
+    """A pretrained network of timm, from the hub's cache or the network."""
+    import timm
+
+    if config is None or not config.has_weights:
+        raise UserError(f"timm has no pretrained weights of {name}; use --weights none or --weights FILE")
+    try:
+        with _hub_answers_or_is_left_out():
+            return timm.create_model(name.removeprefix("timm:"), pretrained=True, num_classes=0)
+    except Exception as error:  # as in _fetch
+        file = config.hf_hub_filename or "model.safetensors"
+        place = f"{file} of https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else config.url
+        raise UserError(
+            f"the weights of {name} can't be had ({_one_line(error)}); download {place} elsewhere "
+            "and use --weights FILE, or use --weights none"
+        ) from error
+
+
+@contextlib.contextmanager
+def _hub_answers_or_is_left_out() -> Iterator[None]:
+    """Without a network the hub's client tries each file six times, which takes a minute; its cache works at once."""
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    try:
+        request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+        urllib.request.urlopen(request, timeout=NETWORK_TIMEOUT).close()
+    except urllib.error.HTTPError:
+        pass  # an answer, if not a friendly one
+    except OSError:
+        constants.HF_HUB_OFFLINE = True
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _scaled(transform: Transform, size: int | None) -> Transform:
+    """The same transform for another size: the share of the image that is seen stays."""
+    if size is None:
+        return transform
+    return replace(transform, size=size, resize=round(transform.resize * size / transform.size))
+
+
+def _one_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].split(". ")[0][:120] if lines else type(error).__name__
+
+
+# --- weights ----------------------------------------------------------------------------------------------------------
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The state dict in a .pth, .pt, .bin or .safetensors file, cleaned, on the CPU.
+
+    It may lie below "state_dict", "model_state" or "model". Raises UserError; a file that holds code is refused.
+    """
+    content: Any
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            content = load_file(path)
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # each format has its own errors for a broken file
+        raise UserError(
+            f"--weights {path} is refused: broken, or more than tensors in it; give a state dict"
+        ) from error
+    if isinstance(content, dict):
+        nested = (content[name] for name in ("state_dict", "model_state", "model") if name in content)
+        content = next(nested, content)
+    if not isinstance(content, dict) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
+    ):
+        raise UserError(f"--weights {path} holds no state dict (names and tensors); give another file")
+    return clean_state(content)
+
+
+def _weight_file(weights: str) -> Path | None:
+    """The file that `--weights` names, or None when it is one of the words."""
+    if weights in ("default", "none"):
+        return None
+    path = Path(weights).expanduser()
+    if not path.is_file():
+        raise UserError(f"--weights {weights}: there is no such file; give default, none or a file")
+    if path.suffix not in (".pth", ".pt", ".bin", ".safetensors"):
+        raise UserError(f"--weights {weights}: the file must be a .pth, .pt, .bin or .safetensors")
+    return path
+
+
+def clean_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict without the parts that wrappers (DDP, DataParallel, torch.compile) put into its keys."""
+    return {_clean_key(key): value for key, value in state.items()}
+
+
+def _clean_key(key: str) -> str:
+    return ".".join(part for part in key.split(".") if part not in WRAPPERS)
+
+
+def _load(net: nn.Module, state: Mapping[str, Tensor], heads: tuple[str, ...], complaint: str) -> None:
+    """Fill the network; keys below `heads` may be there or not. Raises UserError naming the first keys that don't fit.
+
+    Tensors of another dtype become the network's own.
+    """
+    own = net.state_dict()
+    # A few networks have a part that is truly called `module`; torchvision's densenet files say norm.1 for norm1.
+    names = {_clean_key(key): key for key in own}
+    modern = {re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", key): key for key in state}
+    given = {names.get(key, key): state[old] for key, old in modern.items()}
+    prefixes = tuple(f"{head}." for head in heads)
+    faults = {
+        # Files from before 2018 have no num_batches_tracked; nothing here uses it.
+        "missing": [key for key in own if key not in given and not key.endswith("num_batches_tracked")],
+        "unexpected": [key for key in given if key not in own and not key.startswith(prefixes)],
+        "of another shape": [key for key, value in given.items() if key in own and value.shape != own[key].shape],
+    }
+    parts = [
+        f"{len(keys)} {kind} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
+        for kind, keys in faults.items()
+        if keys
+    ]
+    if parts:
+        raise UserError(f"{complaint}: of its keys {', '.join(parts)}; give the weights of this very network")
+    own.update({key: value for key, value in given.items() if key in own})
+    net.load_state_dict(own)
+
+
+def state_digest(module: nn.Module) -> str:
+    """A hex digest of all keys and values of the state dict, the same on every machine and memory layout."""
+    digest = hashlib.blake2b(digest_size=16)
+    for key, value in sorted(module.state_dict().items()):
+        value = value.detach().cpu().contiguous()
+        digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+# --- what learns, and how ---------------------------------------------------------------------------------------------
+
+
+def resolve_unfreeze(model: args.Model, backbone: Backbone) -> str:
+    """What learns: as the user says, else `head` on pretrained features and `all` from scratch."""
+    return model.unfreeze or ("head" if backbone.pretrained else "all")
+
+
+def set_trainable(backbone: Backbone, unfreeze: str) -> None:
+    """Let `all`, nothing (`head`) or a number of last stages of the backbone learn.
+
+    Raises UserError when it has fewer stages than that.
+    """
+    stages = backbone.stages()
+    count = 0 if unfreeze in ("head", "all") else int(unfreeze)
+    if count > len(stages):
+        raise UserError(f"--unfreeze {unfreeze}: {backbone.name} has {len(stages)} stages; give fewer, or all")
+    backbone.requires_grad_(unfreeze == "all")
+    for stage in stages[len(stages) - count :]:
+        stage.requires_grad_(True)
+    backbone.train(backbone.training)
+
+
+def parameter_groups(network: nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:
+    """What learns, as the optimizer's groups with "params", "weight_decay" and "lr_scale", a factor of the rate.
+
+    A pretrained backbone learns slower than the rest. Biases and the parameters of norms do not decay: pulling
+    them to zero does not make a network simpler, only worse.
+    """
+    slow = {
+        id(parameter)
+        for module in network.modules()
+        if isinstance(module, Backbone) and module.pretrained
+        for parameter in module.parameters()
+    }
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for parameter in network.parameters():
+        if parameter.requires_grad:
+            scale = PRETRAINED_LR_SCALE if id(parameter) in slow else 1.0
+            decay = weight_decay if parameter.ndim > 1 else 0.0
+            groups.setdefault((scale, decay), []).append(parameter)
+    return [{"params": p, "weight_decay": decay, "lr_scale": scale} for (scale, decay), p in groups.items()]
+
+
+@contextlib.contextmanager
+def batch_norms_in_exam(module: nn.Module) -> Iterator[None]:
+    """Inside, batch norms in train mode still normalise by the batch but write nothing down."""
+    writing = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+    for norm in writing:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in writing:
+            norm.track_running_stats = True
+
+
+def describe(network: nn.Module | Mapping[str, nn.Module]) -> str:
+    """The layers down to two levels below each part, with their parameters, trainable and frozen, and the totals."""
+    parts = dict(network.named_children()) if isinstance(network, nn.Module) else network
+    rows = [row for name, part in parts.items() for row in _rows(name, part, 0)]
+    tops = [_counts(part) for part in parts.values()]
+    rows.append(("total", "", sum(learn for learn, _ in tops), sum(frozen for _, frozen in tops)))
+    wide, kinds = max(len(row[0]) for row in rows), max(len(row[1]) for row in rows)
+    lines = [f"{'layer':{wide}}  {'kind':{kinds}}  {'trainable':>13}  {'frozen':>13}"]
+    lines += [f"{name:{wide}}  {kind:{kinds}}  {learn:>13,}  {frozen:>13,}" for name, kind, learn, frozen in rows]
+    return "\n".join(lines)
+
+
+def _rows(name: str, module: nn.Module, depth: int) -> list[tuple[str, str, int, int]]:
+    rows = [("  " * depth + name, type(module).__name__, *_counts(module))]
+    inner = module.net if isinstance(module, Backbone) else module
+    if depth < 2:
+        rows += [row for child_name, child in inner.named_children() for row in _rows(child_name, child, depth + 1)]
+    return rows
+
+
+def _counts(module: nn.Module) -> tuple[int, int]:
+    learn = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
+    return learn, _size(module) - learn
+
+
+def _learning_children(module: nn.Module) -> list[nn.Module]:
+    return [child for child in module.children() if _size(child)]
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+# --- small backbones, from scratch ------------------------------------------------------------------------------------
+
+
+class WideBlock(nn.Module):
+    """Two 3 x 3 convolutions, each after its norm and activation (pre-activation), beside a shortcut.
+
+    first: norm and activation come before the shortcut branches off, as in the first block of UDA and FixMatch.
+    """
+
+    def __init__(self, inner: int, outer: int, stride: int, *, first: bool) -> None:
+        super().__init__()
+        self.first = first
+        self.norm1, self.norm2 = nn.BatchNorm2d(inner), nn.BatchNorm2d(outer)
+        self.conv1 = nn.Conv2d(inner, outer, 3, stride, 1, bias=False)
+        self.conv2 = nn.Conv2d(outer, outer, 3, 1, 1, bias=False)
+        self.shortcut = nn.Conv2d(inner, outer, 1, stride, bias=False) if inner != outer else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        activated = nn.functional.leaky_relu(self.norm1(x), LEAK)
+        inside = self.conv2(nn.functional.leaky_relu(self.norm2(self.conv1(activated)), LEAK))
+        return self.shortcut(activated if self.first else x) + inside
+
+
+def _pooled(*layers: nn.Module) -> nn.Sequential:
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+
+def wrn28_2() -> nn.Module:
+    """Wide ResNet 28-2 (Zagoruyko & Komodakis 2016) as in UDA and FixMatch: 1.47 M parameters, 128 features.
+
+    The norms keep torch's momentum: their 0.001 is made for runs of a million steps.
+    """
+    stages: list[nn.Module] = [nn.Conv2d(3, 16, 3, 1, 1, bias=False)]
+    for inner, outer, stride in ((16, 32, 1), (32, 64, 2), (64, 128, 2)):
+        blocks = [WideBlock(inner, outer, stride, first=inner == 16)]
+        blocks += [WideBlock(outer, outer, 1, first=False) for _ in range(3)]
+        stages.append(nn.Sequential(*blocks))
+    net = _pooled(*stages, nn.BatchNorm2d(128), nn.LeakyReLU(LEAK))
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, a=LEAK, mode="fan_out", nonlinearity="leaky_relu")
+    return net
+
+
+def cnn() -> nn.Module:
+    """Three convolutions with norms for images of 8 to 64 px: 0.1 M parameters, 128 features."""
+
+    def stage(inner: int, outer: int, *after: nn.Module) -> nn.Sequential:
+        return nn.Sequential(
+            nn.Conv2d(inner, outer, 3, padding=1, bias=False), nn.BatchNorm2d(outer), nn.ReLU(), *after
+        )
+
+    return _pooled(stage(3, 32, nn.MaxPool2d(2)), stage(32, 64, nn.MaxPool2d(2)), stage(64, 128))
+
+
+def mlp(inputs: int) -> nn.Module:
+    """Two hidden layers on flattened input, for points: 64 features."""
+    return nn.Sequential(nn.Flatten(), nn.Linear(inputs, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU())
+
+
+SMALL: dict[str, Callable[..., nn.Module]] = {"cnn": cnn, "wrn28_2": wrn28_2, "mlp": mlp}
+
+
+def _small(name: str, model: args.Model, native_size: int, points: bool) -> tuple[nn.Module, Transform]:
+    # At least 16 px, so that crops and shifts of scanned digits have room; 32 px where the images have many sizes.
+    size = model.image_size or (max(native_size, 16) if native_size else 32)
+    transform = Transform(size, size, "bilinear", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    net = SMALL[name]() if name != "mlp" else mlp(2 if points else 3 * size * size)
+    file = _weight_file(model.weights)
+    if file is not None:
+        _load(net, read_weights(file), (), f"--weights {file} does not fit {name}")
+    return net, transform

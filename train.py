@@ -1,0 +1,613 @@
+"""Learners, losses, the two steps, the one loop, and checkpoints.
+
+The recipe reads from top to bottom: what a learner is, the losses, `supervised_step`, `mpl_step`,
+`fit`. A step knows neither whether it sees images or features nor which epoch it is; `fit` knows nothing of losses.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from args import Learning
+from batches import Batch
+from models import batch_norms_in_exam, parameter_groups
+from utils import UserError, atomic_file, key
+
+MEASURE_EVERY = 20  # steps between two readings of the measurements, the only times the device is waited for
+CHECKPOINT_SECONDS = 10.0  # a kill costs at most about this much training, whatever an epoch takes
+
+
+class TrainingFault(Exception):
+    """The training can't go on (a loss is not finite); what it says goes to the user, the last checkpoint stays."""
+
+
+# --- learners ---------------------------------------------------------------------------------------------------------
+
+
+def one_cycle(position: float) -> float:
+    """The learning rate's share of its maximum at `position` in [0, 1] of the learner's life (Smith and Topin 2018).
+
+    A cosine up from 1/25 to 1 over the first 30%, then a cosine down to 1/250,000: the constants of `OneCycleLR`.
+    """
+    peak, first, last = 0.3, 1 / 25, 1 / 250_000
+    if position < peak:
+        low, high, progress = first, 1.0, 1 - position / peak
+    else:
+        low, high, progress = last, 1.0, (position - peak) / (1 - peak)
+    return low + (high - low) * (1 + math.cos(math.pi * progress)) / 2
+
+
+class Learner:
+    """A network with its own optimizer, step, start and, when wanted, average of weights.
+
+    network: what learns; start: the global step at which it begins to learn; total: the global step at which the run
+    ends. `moments` are the running mean and mean square of the feedback that it receives as a teacher, with the bias
+    correction's weight; `marginal` is the running mean of its weak predictions [C], for distribution alignment.
+    """
+
+    def __init__(
+        self, name: str, network: nn.Module, learning: Learning, *, classes: int, start: int, total: int
+    ) -> None:
+        self.name, self.network, self.learning = name, network, learning
+        self.start, self.total, self.step = start, total, 0
+        self.optimizer = make_optimizer(network, learning)
+        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        device = self.parameters[0].device
+        self.moments = torch.zeros(3, device=device)
+        self.marginal = torch.zeros(classes, device=device)
+        self.average = {k: v.clone() for k, v in network.state_dict().items()} if learning.ema else None
+
+    def learning_rate(self) -> float:
+        """The rate of the next update, a pure function of the updates made since the learner began."""
+        return self.learning.max_lr * one_cycle(self.step / max(1, self.total - self.start))
+
+    def update(self) -> None:
+        """One optimizer step with the gradients that lie in `.grad`, which are then dropped."""
+        rate = self.learning_rate()
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["lr_scale"]
+        if self.learning.grad_clip:
+            nn.utils.clip_grad_norm_(self.parameters, self.learning.grad_clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        if self.average is not None:
+            self._follow(self.average)
+
+    @torch.no_grad()
+    def _follow(self, average: dict[str, Tensor]) -> None:
+        """Move the average towards the weights; young averages move faster, so that they forget the first weights."""
+        decay = min(self.learning.ema, (1 + self.step) / (10 + self.step))
+        for name, value in self.network.state_dict().items():
+            if value.is_floating_point():
+                average[name].lerp_(value, 1 - decay)
+            else:
+                average[name].copy_(value)
+
+    def evaluation_state(self) -> dict[str, Tensor]:
+        """The weights to evaluate and keep: the average where there is one."""
+        return self.average if self.average is not None else self.network.state_dict()
+
+    @contextlib.contextmanager
+    def evaluated(self) -> Iterator[nn.Module]:
+        """The network with its evaluation weights, for the time of an evaluation."""
+        if self.average is None:
+            yield self.network
+            return
+        learned = {k: v.clone() for k, v in self.network.state_dict().items()}
+        self.network.load_state_dict(self.average)
+        try:
+            yield self.network
+        finally:
+            self.network.load_state_dict(learned)
+
+    def take_over(self, state: Mapping[str, Tensor]) -> None:
+        """Make these weights the ones to evaluate and keep."""
+        self.network.load_state_dict(state)
+        self.average = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that is needed to go on, bit for bit."""
+        return {
+            "network": self.network.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "average": self.average,
+            "step": self.step,
+            "moments": self.moments,
+            "marginal": self.marginal,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of `state_dict`."""
+        self.network.load_state_dict(state["network"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.average is not None:
+            for name, value in state["average"].items():
+                self.average[name].copy_(value)
+        self.step = int(state["step"])
+        self.moments.copy_(state["moments"])
+        self.marginal.copy_(state["marginal"])
+
+
+def make_optimizer(network: nn.Module, learning: Learning) -> torch.optim.Optimizer:
+    """AdamW, or SGD with Nesterov momentum 0.9, over the parameters that require a gradient."""
+    groups = parameter_groups(network, weight_decay=learning.weight_decay)
+    on_mps = groups[0]["params"][0].device.type == "mps"
+    if learning.optimizer == "SGD":
+        return torch.optim.SGD(groups, lr=learning.max_lr, momentum=0.9, nesterov=True, fused=not on_mps)
+    return torch.optim.AdamW(groups, lr=learning.max_lr, fused=not on_mps)
+
+
+# --- losses -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a step needs to know beside learners and batch."""
+
+    learning: Learning
+    seed: int = 0
+    precision: torch.dtype = torch.float32
+
+    def randomness(self, step: int, purpose: str) -> None:
+        """Make dropout and sampling from here on a function of (seed, step, purpose)."""
+        torch.manual_seed(key(self.seed, "step", step, purpose))
+
+    def autocast(self, device: torch.device) -> contextlib.AbstractContextManager[None]:
+        """The precision of the passes that learn."""
+        if self.precision == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(device.type, dtype=self.precision)
+
+
+def consistency_weight(learning: Learning, step: int) -> float:
+    """lambda(t): rises linearly to lambda_u over `uda_steps` steps since the teacher began to learn."""
+    return learning.lambda_u * min(1.0, (step + 1) / max(1, learning.uda_steps))
+
+
+def consistency_loss(target: Tensor, strong_logits: Tensor, mask: Tensor, kind: str) -> Tensor:
+    """L_uda of DESIGN.md (Xie et al. 2020, eq. 1 with confidence masking): a mean over all images, masked ones count 0.
+
+    target: probabilities [B, C], a constant; strong_logits [B, C] carry the gradient; mask [B].
+    """
+    if kind == "cos":
+        per_image = 1 - F.cosine_similarity(target, strong_logits.softmax(dim=1), dim=1)
+    else:
+        per_image = -(target * strong_logits.log_softmax(dim=1)).sum(dim=1)
+    return (mask * per_image).mean()
+
+
+def masked_cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+    """Mean over all images of mask * CE(label, logits)."""
+    return (mask * F.cross_entropy(logits, labels, reduction="none")).mean()
+
+
+def align(probabilities: Tensor, learner: Learner) -> Tensor:
+    """Distribution alignment (Berthelot et al. 2020, ReMixMatch): divide by the learner's running mean prediction.
+
+    The classes are taken to be equally frequent among the unlabeled images.
+    """
+    mean = probabilities.mean(dim=0)
+    learner.marginal.lerp_(mean, 1.0 if learner.step == 0 else 0.05)
+    aligned = probabilities / learner.marginal.clamp(min=1e-3)
+    return aligned / aligned.sum(dim=1, keepdim=True)
+
+
+def take_gradients(loss: Tensor, parameters: Sequence[Tensor], *, retain_graph: bool = False) -> list[Tensor]:
+    """The gradients of a loss as a list of their own; `.grad` must be empty before and is empty after."""
+    loss.backward(retain_graph=retain_graph)
+    gradients = [torch.zeros_like(p) if p.grad is None else p.grad.detach() for p in parameters]
+    for parameter in parameters:
+        parameter.grad = None
+    return gradients
+
+
+def global_norm(gradients: Sequence[Tensor]) -> Tensor:
+    """The Euclidean norm over all of them."""
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(gradients))))
+
+
+# --- the supervised step ----------------------------------------------------------------------------------------------
+
+
+def supervised_step(learners: Sequence[Learner], batch: Batch, step: int, rules: Rules) -> dict[str, Tensor]:
+    """One update of each learner on the labeled images. Returns named scalars on the device."""
+    measured = {}
+    for learner in learners:
+        rules.randomness(step, learner.name)
+        total = torch.zeros((), device=batch.labels.device)
+        for part, share, _ in batch.parts(rules.learning.grad_accumulation):
+            with rules.autocast(batch.labels.device):
+                logits = learner.network(part.labeled).float()
+            loss = share * F.cross_entropy(logits, part.labels, label_smoothing=rules.learning.label_smoothing)
+            loss.backward()
+            total += loss.detach()
+        learner.update()
+        measured["supervised_loss"] = total
+    return measured
+
+
+# --- Meta Pseudo Labels -----------------------------------------------------------------------------------------------
+
+
+class Lesson(NamedTuple):
+    """What a teacher makes of one batch: its own losses with their graph, and the labels that its student learns."""
+
+    supervised: Tensor
+    consistency: Tensor
+    feedback: Tensor  # CE(y_hat, q): the graph that the student's gain will weigh
+    labels: Tensor  # y_hat [B]: learned by the student and judged in `feedback`, one tensor
+    mask: Tensor  # [B] which of them the student learns
+    logits: Tensor  # [B, C] of the strong view, detached
+    measured: dict[str, Tensor]
+
+
+def teach(teacher: Learner, batch: Batch, step: int, rules: Rules) -> Lesson:
+    """The teacher's forwards and losses: [labeled; judged view] in one pass with a graph (Pham et al. 2021).
+
+    The weak view is only a target, without a graph, unless `--pseudo_label_view weak` judges it.
+    """
+    assert batch.weak is not None
+    assert batch.strong is not None
+    learning, count = rules.learning, len(batch.labeled)
+    views = [batch.labeled, batch.strong] + ([batch.weak] if learning.pseudo_label_view == "weak" else [])
+    with rules.autocast(batch.labels.device):
+        logits = teacher.network(torch.cat(views)).float()
+        if learning.pseudo_label_view == "weak":
+            labeled, strong, weak = logits.split([count, len(batch.strong), len(batch.weak)])
+        else:
+            labeled, strong = logits.split([count, len(batch.strong)])
+            with torch.no_grad(), batch_norms_in_exam(teacher.network):
+                weak = teacher.network(batch.weak).float()
+    judged = weak if learning.pseudo_label_view == "weak" else strong
+    with torch.no_grad():
+        target, mask = confident_target(weak.detach(), teacher, learning)
+        labels, student_mask = pseudo_labels(judged.detach(), target, learning)
+    return Lesson(
+        supervised=F.cross_entropy(labeled, batch.labels, label_smoothing=learning.label_smoothing),
+        consistency=consistency_loss(target, strong, mask, learning.unsupervised),
+        feedback=masked_cross_entropy(judged, labels, student_mask),
+        labels=labels,
+        mask=student_mask,
+        logits=strong.detach(),
+        measured=_pseudo_label_measurements(labels, mask, student_mask, batch.hidden),
+    )
+
+
+def confident_target(weak_logits: Tensor, teacher: Learner, learning: Learning) -> tuple[Tensor, Tensor]:
+    """p = softmax(T(x_w) / temperature) [B, C], aligned if wanted, and the mask max p >= threshold [B]."""
+    if learning.distribution_alignment:
+        target = align((weak_logits / learning.temperature).softmax(dim=1), teacher)
+    else:
+        target = (weak_logits / learning.temperature).softmax(dim=1)
+    return target, (target.amax(dim=1) >= learning.threshold).float()
+
+
+def pseudo_labels(judged_logits: Tensor, target: Tensor, learning: Learning) -> tuple[Tensor, Tensor]:
+    """y_hat [B] from q = softmax of the judged view's logits, and which of them the student learns [B].
+
+    Confidence is read off the weak view's (aligned) target, as in the consistency loss.
+    """
+    if learning.pseudo_label == "sample":
+        labels = torch.multinomial(judged_logits.softmax(dim=1), 1).squeeze(1)
+    else:
+        labels = judged_logits.argmax(dim=1)
+    return labels, (target.amax(dim=1) >= learning.student_threshold).float()
+
+
+def _pseudo_label_measurements(
+    labels: Tensor, mask: Tensor, student_mask: Tensor, hidden: Tensor | None
+) -> dict[str, Tensor]:
+    measured = {"mask_rate": mask.mean(), "student_mask_rate": student_mask.mean()}
+    if hidden is not None:
+        known = hidden >= 0
+        measured["pseudo_label_accuracy"] = (labels.eq(hidden) & known).sum() / known.sum().clamp(min=1)
+    return measured
+
+
+def warmup_step(learners: Sequence[Learner], batch: Batch, step: int, rules: Rules) -> dict[str, Tensor]:
+    """One update of the teacher alone, by its supervised and consistency losses."""
+    teacher = learners[0]
+    rules.randomness(step, "teacher")
+    weight = consistency_weight(rules.learning, step - teacher.start)
+    totals: dict[str, Tensor] = {}
+    for part, labeled, unlabeled in batch.parts(rules.learning.grad_accumulation):
+        lesson = teach(teacher, part, step, rules)
+        (labeled * lesson.supervised + unlabeled * weight * lesson.consistency).backward()
+        add_measured(totals, {"supervised_loss": lesson.supervised.detach()}, labeled)
+        add_measured(totals, {"uda_loss": lesson.consistency.detach(), **lesson.measured}, unlabeled)
+    teacher.update()
+    return totals
+
+
+def mpl_step(learners: Sequence[Learner], batch: Batch, step: int, rules: Rules) -> dict[str, Tensor]:
+    """One step of Meta Pseudo Labels (Pham et al. 2021, algorithm 1; DESIGN.md): learners are (teacher, student).
+
+    The student learns the teacher's labels; its gain on the labeled batch, one number for the whole batch, weighs the
+    likelihood of the labels that it learned in the teacher's loss.
+    """
+    teacher, student = learners
+    learning = rules.learning
+    parts = batch.parts(learning.grad_accumulation)
+    # Apart costs a second backward pass: only where micro-batches ask for it, or where the ratio is to be measured.
+    apart = len(parts) > 1 or (step % MEASURE_EVERY == 0 and learning.mpl_weight > 0)
+    weight = consistency_weight(learning, step - teacher.start)
+    own, feedback, totals = Sum(), Sum(), dict[str, Tensor]()
+    for part, labeled, unlabeled in parts:
+        rules.randomness(step, "teacher")
+        lesson = teach(teacher, part, step, rules)
+        loss = labeled * lesson.supervised + unlabeled * weight * lesson.consistency
+        if apart:
+            own.add(take_gradients(loss, teacher.parameters, retain_graph=True))
+            feedback.add(take_gradients(unlabeled * lesson.feedback, teacher.parameters))
+        learned = learn(student, part, lesson, step, rules)
+        (unlabeled * learned["student_loss"]).backward()
+        add_measured(totals, {"supervised_loss": lesson.supervised}, labeled)
+        add_measured(totals, {"uda_loss": lesson.consistency, "feedback_loss": lesson.feedback}, unlabeled)
+        add_measured(totals, {**lesson.measured, **learned}, unlabeled)
+    gain, factor = student_gain(student, batch, step, rules, teacher)
+    if apart:
+        factor = factor * learning.mpl_weight
+        totals["feedback_ratio"] = (factor.abs() * global_norm(feedback.items)) / global_norm(own.items)
+        for parameter, g_own, g_feedback in zip(teacher.parameters, own.items, feedback.items, strict=True):
+            parameter.grad = g_own + factor * g_feedback
+    else:
+        (loss + learning.mpl_weight * factor * lesson.feedback).backward()
+    teacher.update()
+    return {**totals, "feedback_h": gain}
+
+
+def learn(student: Learner, batch: Batch, lesson: Lesson, step: int, rules: Rules) -> dict[str, Tensor]:
+    """The student's loss on the lesson, with its graph, and how often it agrees with the teacher."""
+    assert batch.strong is not None
+    rules.randomness(step, "student")
+    with rules.autocast(batch.labels.device):
+        logits = student.network(batch.strong).float()
+    agreement = logits.detach().argmax(dim=1).eq(lesson.logits.argmax(dim=1)).float().mean()
+    return {"student_loss": masked_cross_entropy(logits, lesson.labels, lesson.mask), "agreement": agreement}
+
+
+def student_gain(student: Learner, batch: Batch, step: int, rules: Rules, teacher: Learner) -> tuple[Tensor, Tensor]:
+    """Update the student, and return h and scale(h): what it gained on the labeled batch by that one update."""
+    if rules.learning.mpl_weight == 0:
+        student.update()
+        zero = torch.zeros((), device=batch.labels.device)
+        return zero, zero
+    if rules.learning.feedback == "difference":
+        before = exam(student, batch, step, rules)
+        student.update()
+        gain = before - exam(student, batch, step, rules)
+    else:
+        old = [p.detach().clone() for p in student.parameters]
+        student.update()
+        gain = first_order_gain(student, old, batch, step, rules)
+    return gain, scale_feedback(gain, teacher.moments, rules.learning)
+
+
+@contextlib.contextmanager
+def exam_conditions(student: Learner, step: int, rules: Rules) -> Iterator[None]:
+    """float32, batch statistics without touching running ones, and the same dropout in both exams."""
+    rules.randomness(step, "exam")
+    device = student.parameters[0].device
+    with torch.autocast(device.type, enabled=False), batch_norms_in_exam(student.network):
+        yield
+
+
+@torch.no_grad()
+def exam(student: Learner, batch: Batch, step: int, rules: Rules) -> Tensor:
+    """L_l(theta): the plain cross-entropy on the labeled batch alone, as one scalar."""
+    with exam_conditions(student, step, rules):
+        losses = [
+            share * F.cross_entropy(student.network(part.labeled), part.labels)
+            for part, share, _ in batch.parts(rules.learning.grad_accumulation)
+        ]
+    return torch.stack(losses).sum()
+
+
+def first_order_gain(student: Learner, old: Sequence[Tensor], batch: Batch, step: int, rules: Rules) -> Tensor:
+    """h = <grad L_l(theta'), theta - theta'> for the update really taken, with momentum, preconditioner and decay."""
+    gradient = Sum()
+    for part, share, _ in batch.parts(rules.learning.grad_accumulation):
+        with exam_conditions(student, step, rules):
+            loss = share * F.cross_entropy(student.network(part.labeled), part.labels)
+        gradient.add(take_gradients(loss, student.parameters))
+    with torch.no_grad():
+        products = [
+            (g * (before - now)).sum() for g, before, now in zip(gradient.items, old, student.parameters, strict=True)
+        ]
+        return torch.stack(products).sum()
+
+
+@torch.no_grad()
+def scale_feedback(gain: Tensor, moments: Tensor, learning: Learning) -> Tensor:
+    """scale(h): h itself, or divided by its running root mean square, after subtracting its running mean if wanted.
+
+    moments: [mean, mean square, weight], updated in place; the weight undoes the bias of the young averages.
+    """
+    if learning.feedback_scale == "none" and not learning.feedback_center:
+        return gain
+    moments.lerp_(torch.stack([gain, gain.square(), torch.ones_like(gain)]).to(moments.dtype), 0.02)
+    mean, square = moments[0] / moments[2], moments[1] / moments[2]
+    scaled = gain - mean if learning.feedback_center else gain
+    return scaled / (square.sqrt() + 1e-12) if learning.feedback_scale == "rms" else scaled
+
+
+class Sum:
+    """A running sum of lists of gradients."""
+
+    def __init__(self) -> None:
+        self.items: list[Tensor] = []
+
+    def add(self, gradients: list[Tensor]) -> None:
+        self.items = [a + b for a, b in zip(self.items, gradients, strict=True)] if self.items else gradients
+
+
+def add_measured(totals: dict[str, Tensor], measured: Mapping[str, Tensor], weight: float) -> None:
+    """Add weighted scalars, without their graph, to the totals of a step."""
+    for name, value in measured.items():
+        value = value.detach() * weight if weight != 1.0 else value.detach()
+        totals[name] = totals[name] + value if name in totals else value
+
+
+# --- the loop ---------------------------------------------------------------------------------------------------------
+
+Step = Callable[[Sequence[Learner], Batch, int], dict[str, Tensor]]
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long a run is and who teaches when; all of it a function of the step."""
+
+    steps_per_epoch: int
+    total_steps: int
+    warmup_steps: int = 0
+    switch: bool = False
+
+    @property
+    def epochs(self) -> int:
+        return math.ceil(self.total_steps / self.steps_per_epoch)
+
+    def roles(self, step: int, learners: Sequence[Learner]) -> Sequence[Learner]:
+        """(teacher, student) at a step: exchanged every epoch after the warm-up in switch mode."""
+        if not self.switch or step < self.warmup_steps:
+            return learners
+        epoch = (step - self.warmup_steps) // self.steps_per_epoch
+        return learners if epoch % 2 == 0 else learners[::-1]
+
+
+@dataclass
+class Progress:
+    """What a run has reached: all that a checkpoint holds beside the learners."""
+
+    step: int = 0
+    rows: list[Row] = field(default_factory=list)
+    best: dict[str, dict[str, Any]] = field(default_factory=dict)  # by model: epoch, accuracy, state
+
+
+class Measurements:
+    """Sums of a step's scalars on the device, read together once a logging interval."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+        self.read_sums: dict[str, float] = {}
+
+    def add(self, measured: Mapping[str, Tensor]) -> None:
+        for name, value in measured.items():
+            value = value.detach()
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+            self.counts[name] = self.counts.get(name, 0) + 1
+
+    def read(self, step: int) -> dict[str, float]:
+        """The means since the epoch began. Raises TrainingFault, naming the parts, if one is not finite."""
+        if self.sums:
+            values = torch.stack([v.float() for v in self.sums.values()]).tolist()  # the one wait for the device
+            for name, value in zip(self.sums, values, strict=True):
+                self.read_sums[name] = self.read_sums.get(name, 0.0) + value
+            self.sums = {}
+        wrong = [name for name, value in self.read_sums.items() if not math.isfinite(value)]
+        if wrong:
+            raise TrainingFault(
+                f"the training broke off near step {step}: {', '.join(wrong)} not finite; "
+                "try a lower --max_lr or --grad_clip 1 (the last good checkpoint is kept)"
+            )
+        return {name: value / self.counts[name] for name, value in self.read_sums.items()}
+
+
+def fit(
+    learners: Sequence[Learner],
+    batches: Callable[[int], Batch],
+    steps: tuple[Step, Step],
+    schedule: Schedule,
+    progress: Progress,
+    *,
+    after_epoch: Callable[[Row], bool] = lambda row: False,
+    show: Callable[[int, Mapping[str, float]], None] = lambda step, means: None,
+    save: Callable[[], None] = lambda: None,
+) -> None:
+    """Train from `progress.step` to the end of the schedule; the one loop of the project.
+
+    steps: what is done during the warm-up, and after it. `after_epoch` may add columns to the epoch's row and says
+    whether to stop; `save` writes a checkpoint and is called between epochs.
+    """
+    measurements, saved = Measurements(), time.monotonic()
+    for learner in learners:
+        learner.network.train()
+    for step in range(progress.step, schedule.total_steps):
+        warming = step < schedule.warmup_steps
+        roles = schedule.roles(step, learners)
+        measurements.add(steps[0 if warming else 1](roles, batches(step), step))
+        ended = (step + 1) % schedule.steps_per_epoch == 0 or step + 1 == schedule.total_steps
+        if ended or (step + 1) % MEASURE_EVERY == 0:
+            show(step + 1, measurements.read(step + 1))
+        if not ended:
+            continue
+        rates = {f"learning_rate_{x.name}": x.learning_rate() for x in learners}
+        row = {"epoch": len(progress.rows) + 1, "step": step + 1, "teacher": roles[0].name if len(roles) > 1 else ""}
+        row |= measurements.read(step + 1) | rates
+        progress.step, measurements = step + 1, Measurements()
+        progress.rows.append(row)
+        stop = after_epoch(row)
+        if stop or time.monotonic() - saved > CHECKPOINT_SECONDS or step + 1 == schedule.total_steps:
+            save()
+            saved = time.monotonic()
+        if stop:
+            return
+
+
+# --- checkpoints ------------------------------------------------------------------------------------------------------
+
+
+def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a checkpoint whole or not at all; what it holds is tensors and plain values only."""
+    with atomic_file(path) as temporary:
+        torch.save(dict(content), temporary)
+
+
+def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Read a checkpoint without running any code of it. Raises UserError when it is not one."""
+    try:
+        content = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # torch raises many kinds for a damaged or foreign file
+        raise UserError(f"{path} can't be read as a checkpoint; give a best.pt or last.pt of a run") from error
+    if not isinstance(content, dict) or content.get("format") != 1:
+        raise UserError(f"{path} is not a checkpoint of this program; give a best.pt or last.pt of a run")
+    return content
+
+
+def progress_state(progress: Progress, learners: Sequence[Learner]) -> dict[str, Any]:
+    """What `last.pt` holds of the training."""
+    return {
+        "step": progress.step,
+        "rows": progress.rows,
+        "best": progress.best,
+        "learners": {learner.name: learner.state_dict() for learner in learners},
+    }
+
+
+def restore_progress(content: Mapping[str, Any], learners: Sequence[Learner]) -> Progress:
+    """The inverse: fills the learners, returns the progress."""
+    for learner in learners:
+        learner.load_state_dict(content["learners"][learner.name])
+    return Progress(step=content["step"], rows=content["rows"], best=content["best"])
+
+
+def keep_best(progress: Progress, learner: Learner, epoch: int, accuracy: float) -> bool:
+    """Remember a model's weights when ITS accuracy is higher than at any earlier epoch."""
+    best = progress.best.get(learner.name)
+    if best is not None and accuracy <= best["accuracy"]:
+        return False
+    state = {k: v.detach().cpu().clone() for k, v in learner.evaluation_state().items()}
+    progress.best[learner.name] = {"epoch": epoch, "accuracy": float(accuracy), "state": state}
+    return True

@@ -1,0 +1,434 @@
+"""Every picture: learning curves, confusion matrices, augmented samples, comparisons of methods.
+
+Takes plain arrays and dicts, returns the file's path and measures nothing itself. Figures are built without pyplot, so
+no window opens and no state outlives a call; matplotlib is imported where it is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from utils import atomic_file
+
+Rows = list[dict[str, float | int | str | None]]
+Lines = list[tuple[str, str, str, Any]]  # column, label, colour, dash
+
+DPI = 110
+# Okabe and Ito's colours, which people with any common colour blindness can tell apart.
+BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
+PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
+INK, FAINT, GRID = "#333333", "#8C8C8C", "#E6E6E6"
+# Fonts that take over for letters that DejaVu Sans lacks, where the machine has one of them.
+OTHER_SCRIPTS = ("Noto Sans CJK JP", "Noto Sans CJK SC", "Hiragino Sans", "PingFang SC", "Microsoft YaHei", "SimHei",
+                 "Malgun Gothic", "WenQuanYi Zen Hei", "Noto Sans Devanagari", "Noto Sans Thai")  # fmt: skip
+STYLE: Any = {
+    "text.parse_math": False,  # a class may be called "$5_note$"
+    "font.size": 9.0, "axes.titlesize": 10.0, "axes.labelsize": 9.0, "xtick.labelsize": 8.0, "ytick.labelsize": 8.0,
+    "figure.titlesize": 12.0, "legend.fontsize": 8.0, "legend.frameon": False, "legend.borderaxespad": 0.3,
+    "text.color": INK, "axes.labelcolor": INK, "axes.titlecolor": INK, "xtick.color": INK, "ytick.color": INK,
+    "axes.edgecolor": "#BFBFBF", "axes.linewidth": 0.8, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.titlelocation": "left", "axes.titlepad": 7.0, "axes.axisbelow": True, "grid.color": GRID,
+    "grid.linewidth": 0.7, "axes.grid": True, "xtick.major.size": 2.5, "ytick.major.size": 2.5,
+    "xtick.minor.size": 0.0, "ytick.minor.size": 0.0, "lines.linewidth": 1.5, "lines.markersize": 3.5,
+    "lines.solid_capstyle": "round", "figure.dpi": DPI, "image.interpolation": "nearest",
+}  # fmt: skip
+
+
+# --- shared ground ----------------------------------------------------------------------------------------------------
+
+
+def _paint(path: Path, size: tuple[float, float], title: str, draw: Callable[[Any], object]) -> Path:
+    """Make a figure of `size` inches, let `draw` fill it, and write it whole or not at all."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    with _style():
+        figure = Figure(figsize=size, layout="compressed")
+        FigureCanvasAgg(figure)
+        figure.suptitle(_plain(title, 120), x=0.01, ha="left", weight="bold")
+        draw(figure)
+        with atomic_file(path) as temporary:
+            # No "Software" entry: equal input gives equal files, whatever the version of matplotlib says of itself.
+            figure.savefig(temporary, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.15,
+                           metadata={"Software": None})  # fmt: skip
+    return path
+
+
+@contextlib.contextmanager
+def _style() -> Iterator[None]:
+    import matplotlib
+    from matplotlib import font_manager
+
+    installed = {font.name for font in font_manager.fontManager.ttflist}
+    with matplotlib.rc_context(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r"(?s).*Glyph .* missing from")
+        warnings.filterwarnings("ignore", message="Matplotlib currently does not support")
+        matplotlib.rcdefaults()  # a user's own matplotlibrc must not change the pictures
+        matplotlib.rcParams.update(STYLE)
+        matplotlib.rcParams["font.family"] = ["DejaVu Sans", *(name for name in OTHER_SCRIPTS if name in installed)]
+        yield
+
+
+def _plain(text: object, limit: int = 24) -> str:
+    """One printable line of at most `limit` characters."""
+    line = " ".join(str(text).encode("utf-8", "replace").decode().split())
+    line = "".join(sign if sign.isprintable() else "?" for sign in line)
+    return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
+
+
+def _clear(axes: Any) -> None:
+    """Neither grid nor frame nor tick marks: for pictures made of cells and tiles."""
+    axes.grid(visible=False)
+    axes.spines[:].set_visible(False)
+    axes.tick_params(length=0)
+
+
+# --- learning curves --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Panel:
+    title: str
+    ylabel: str
+    lines: Lines
+    kind: str = "plain"  # or percent, signed, log
+
+
+def draw_curves(path: Path, rows: Rows, *, title: str) -> Path:
+    """Draw graphs.png: one panel a family of columns of metrics.csv, those without a finite number left out.
+
+    rows: one dict an epoch. Where the teacher's name changes, a strip below shows who was teacher when.
+    """
+    panels = _panels(rows) or [Panel("Nothing was measured", "", [])]
+    counted = np.array([_number(row.get("epoch")) for row in rows])
+    epochs = np.where(np.isfinite(counted), counted, np.arange(1, len(rows) + 1))
+    lanes = _teachers(rows)
+    columns = min(2, len(panels))
+    lines = math.ceil(len(panels) / columns)
+    heights = [2.6] * lines + ([0.5 + 0.24 * len(lanes)] if len(lanes) > 1 else [])
+
+    def draw(figure: Any) -> None:
+        grid = figure.add_gridspec(len(heights), columns, height_ratios=heights)
+        for index, panel in enumerate(panels):
+            row, column = divmod(index, columns)
+            alone = index == len(panels) - 1 and column == 0  # the last of an odd number takes the whole row
+            _draw_panel(figure.add_subplot(grid[row, :] if alone else grid[row, column]), panel, rows, epochs)
+        if len(lanes) > 1:
+            _draw_strip(figure.add_subplot(grid[-1, :]), lanes, epochs, _model_colors(rows))
+
+    return _paint(path, (6.4 * columns + 0.2, sum(heights) + 0.5), title, draw)
+
+
+def _panels(rows: Rows) -> list[Panel]:
+    colors = _model_colors(rows)
+    names = _measured(rows)
+    hidden = " (diagnostic: uses hidden labels)" if _start(names, "pseudo_label_accuracy") else ""
+    losses = [name for name in names if name.endswith("_loss") or "_loss_" in name]
+    unlabeled = _start(names, "pseudo_label_accuracy", "mask_rate", "student_mask_rate", "agreement")
+    accuracies = _by_model(names, colors, "val_accuracy_", ", validation", dashed=False)
+    accuracies += _by_model(names, colors, "labeled_accuracy_", ", labeled (train)", dashed=True)
+    rates = _by_model(names, colors, "learning_rate_", "", dashed=len(colors) > 1)
+    panels = [
+        Panel("Losses", "loss", _tinted(losses)),
+        Panel("Accuracy", "accuracy", accuracies, "percent"),
+        Panel("Pseudo-labels" + hidden, "share of unlabeled images", _tinted(unlabeled), "percent"),
+        Panel("Feedback h: the student's gain", "loss before − after", _tinted(_start(names, "feedback_h")), "signed"),
+        Panel("Feedback gradient relative to the supervised one", "ratio of norms (log scale)",
+              _tinted(_start(names, "feedback_ratio")), "log"),
+        Panel("Learning rate", "learning rate", rates),
+    ]  # fmt: skip
+    return [panel for panel in panels if panel.lines]
+
+
+def _number(cell: Any) -> float:
+    try:
+        value = float(cell)
+    except (TypeError, ValueError):
+        return math.nan
+    return value if math.isfinite(value) else math.nan
+
+
+def _measured(rows: Rows) -> list[str]:
+    """The columns that can be drawn: a finite number somewhere, above zero where the axis is logarithmic."""
+    found: dict[str, None] = {}
+    for row in rows:
+        for name, cell in row.items():
+            value = _number(cell)
+            if math.isfinite(value) and (value > 0 or not name.startswith("feedback_ratio")):
+                found[name] = None
+    return list(found)
+
+
+def _start(names: Sequence[str], *starts: str) -> list[str]:
+    return [name for start in starts for name in names if name == start or name.startswith(start + "_")]
+
+
+def _model_colors(rows: Rows) -> dict[str, str]:
+    """A colour for each model, the same in all panels."""
+    starts = ("learning_rate_", "val_accuracy_", "labeled_accuracy_")
+    found = [name.removeprefix(start) for start in starts for name in _measured(rows) if name.startswith(start)]
+    # A student that is measured first must not take the teacher's colour.
+    models = sorted(dict.fromkeys(found + list(_teachers(rows))), key=lambda model: model != "teacher")
+    return {model: PALETTE[index % len(PALETTE)] for index, model in enumerate(models)}
+
+
+def _tinted(names: Sequence[str]) -> Lines:
+    """A colour a column; the total is in ink."""
+    lines = []
+    for index, name in enumerate(sorted(names, key=lambda name: name == "total_loss")):
+        label = name.replace("_loss", "").replace("_", " ").replace("pseudo label", "pseudo-label")
+        color = INK if name == "total_loss" else PALETTE[index % len(PALETTE)]
+        lines.append((name, _plain(label, 32), color, "-" if index < len(PALETTE) else (0, (4, 2))))
+    return lines
+
+
+def _by_model(names: Sequence[str], colors: dict[str, str], start: str, what: str, *, dashed: bool) -> Lines:
+    """A colour a model; the curves of two models often coincide, so dashes leave gaps through which one sees both."""
+    models = [name.removeprefix(start) for name in names if name.startswith(start)]
+    return [
+        (start + model, _plain(model) + what, colors[model], (4 * index, (4, 4)) if dashed else "-")
+        for index, model in enumerate(models)
+    ]
+
+
+def _draw_panel(axes: Any, panel: Panel, rows: Rows, epochs: np.ndarray) -> None:
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+    for column, label, color, dash in panel.lines:
+        values = np.array([_number(row.get(column)) for row in rows])
+        values = np.where(values > 0, values, np.nan) if panel.kind == "log" else values
+        marked = _marked(values)
+        axes.plot(epochs, values, color=color, linestyle=dash, label=label, marker="o" if marked else None,
+                  markevery=marked or None)  # fmt: skip
+    if panel.kind == "percent":
+        low, high = axes.get_ylim()
+        axes.set_ylim(max(low, -0.03), min(high, 1.03))
+    elif panel.kind == "log":
+        low, high = axes.dataLim.intervaly
+        axes.set_yscale("log")
+        axes.set_ylim(low / 2.5, high * 2.5)  # wide enough for two ticks, however flat the line
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 100 * low else (1,), numticks=8))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+    elif panel.kind == "signed":
+        axes.axhline(0, color=FAINT, linewidth=0.9, zorder=1)
+    scale, unit = (100, "%") if panel.kind == "percent" else (1, "")
+    # Ticks such as 0.005 and −2e-05: no common factor in a corner.
+    axes.yaxis.set_major_formatter(lambda value, _: f"{scale * value:.4g}{unit}".replace("-", "−"))
+    lone = f": {panel.lines[0][1]}" if len(panel.lines) == 1 and panel.kind in ("plain", "percent") else ""
+    axes.set(title=panel.title + lone, ylabel=panel.ylabel, xlabel="epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
+    if len(epochs):
+        edge = max(0.5, 0.015 * float(np.ptp(epochs)))
+        axes.set_xlim(epochs.min() - edge, epochs.max() + edge)
+    if len(panel.lines) > 1:
+        axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0), handlelength=2.8)
+
+
+def _marked(values: np.ndarray) -> list[int]:
+    """Where a marker is needed: everywhere in a short curve, else at points whose neighbours are gaps."""
+    there = np.isfinite(values)
+    if there.sum() <= 30:
+        return np.flatnonzero(there).tolist()
+    padded = np.pad(there, 1)
+    return np.flatnonzero(there & ~padded[:-2] & ~padded[2:]).tolist()
+
+
+def _teachers(rows: Rows) -> dict[str, list[int]]:
+    """For each model that was teacher, the rows in which it was."""
+    found: dict[str, list[int]] = {}
+    for index, row in enumerate(rows):
+        if row.get("teacher"):
+            found.setdefault(str(row["teacher"]), []).append(index)
+    return dict(sorted(found.items()))
+
+
+def _draw_strip(axes: Any, lanes: dict[str, list[int]], epochs: np.ndarray, colors: dict[str, str]) -> None:
+    """One lane a model, filled where it was teacher: the whole width, so that 300 single epochs stay apart."""
+    from matplotlib.ticker import MaxNLocator
+
+    for lane, (name, indices) in enumerate(lanes.items()):
+        axes.broken_barh([(epochs[index] - 0.5, 1.0) for index in indices], (lane - 0.42, 0.84),
+                         facecolor=colors[name], edgecolor="none", antialiased=len(epochs) < 100)  # fmt: skip
+    labels = [f"{_plain(name)}: {len(indices)} of {len(epochs)}" for name, indices in lanes.items()]
+    _clear(axes)
+    axes.set_yticks(range(len(lanes)), labels)
+    axes.set(title="Who was teacher (number of epochs)", xlabel="epoch", ylim=(len(lanes) - 0.5, -0.5))
+    axes.xaxis.set_major_locator(MaxNLocator(16, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
+    axes.set_xlim(epochs.min() - 0.5, epochs.max() + 0.5)
+
+
+# --- confusion matrix -------------------------------------------------------------------------------------------------
+
+
+def draw_confusion(path: Path, matrix: np.ndarray, classes: Sequence[str], *, title: str) -> Path:
+    """Draw <model>_CM.png: counts and, beside them, their shares of each row.
+
+    matrix: counts [C, C], rows are true classes; classes: C names. A class without images has a grey row of rates.
+    """
+    counts = np.asarray(matrix)
+    size = len(classes)
+    if counts.shape != (size, size):
+        raise ValueError(f"a confusion matrix of {size} classes has the shape {(size, size)}, not {counts.shape}")
+    totals = counts.sum(axis=1, keepdims=True)
+    rates = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
+    side = min(max(3.4, min(0.45 * size, 7.5), 0.1 * size), 20.0)
+    names = [_plain(name) for name in classes]
+    room = 0.07 * max(map(len, names), default=0)  # inches that the longest name takes
+    empty = " (grey: no image)" if bool((totals == 0).any()) else ""
+
+    def draw(figure: Any) -> None:
+        left, right = figure.subplots(1, 2)
+        _draw_matrix(left, counts, "{:.0f}".format, names, side / max(size, 1), max(1, counts.max(initial=0)))
+        _draw_matrix(right, rates, _percent, names, side / max(size, 1), 1.0)
+        left.set_title("Number of images")
+        right.set_title("Share of the true class, %" + empty)
+
+    return _paint(path, (2 * (side + room + 1.0), side + room + 1.1), title, draw)
+
+
+def _draw_matrix(
+    axes: Any, cells: np.ndarray, text: Callable[[float], str], names: list[str], inches: float, top: float
+) -> None:
+    """One pane; `inches` is the side of a cell, which decides what can be written."""
+    import matplotlib
+    from matplotlib.colors import PowerNorm
+    from matplotlib.ticker import MaxNLocator
+
+    written = {place: text(float(cell)) for place, cell in np.ndenumerate(cells)}
+    points = min(10.0, 72 * 0.8 * inches / (0.64 * max(2, *map(len, written.values()), 0)))
+    legible = points >= 5.5
+    colors = matplotlib.colormaps["Blues"].with_extremes(bad="#D9D9D9")
+    # Without numbers the colour alone must show a single error among many hits.
+    image = axes.imshow(np.ma.masked_invalid(cells), cmap=colors, norm=PowerNorm(1.0 if legible else 0.5, 0, top))
+    bar = axes.figure.colorbar(image, cax=axes.inset_axes((1.02, 0, 0.03, 1)), ticks=MaxNLocator(5, integer=top > 1))
+    bar.ax.yaxis.set_major_formatter(lambda value, _: text(value))
+    _clear(bar.ax)
+    bar.outline.set_visible(False)
+    axes.set(xlabel="predicted class", ylabel="true class")
+    _clear(axes)
+    _name_classes(axes, names, inches)
+    for (row, column), label in written.items() if legible else ():
+        color = "white" if cells[row, column] > 0.55 * top else INK if cells[row, column] else FAINT
+        number = axes.text(column, row, label, ha="center", va="center", fontsize=points, color=color)
+        number.set_in_layout(False)  # it lies inside its cell; asking a thousand of them takes seconds
+
+
+def _name_classes(axes: Any, names: list[str], inches: float) -> None:
+    every = math.ceil(0.068 / inches)  # smaller letters than that can't be read: name every second class, every third
+    points = min(8.5, 72 * 0.8 * inches * every)
+    upright = max(map(len, names), default=0) * points * 0.62 > 72 * inches * every
+    places = range(0, len(names), every)
+    axes.set_xticks(places, names[::every], rotation=90 if upright else 0, fontsize=points)
+    axes.set_yticks(places, names[::every], fontsize=points)
+
+
+def _percent(rate: float) -> str:
+    """Whole percents, where 0 and 100 mean none and all."""
+    if not math.isfinite(rate):
+        return ""
+    if 0 < rate < 0.005:
+        return "<1"
+    return ">99" if 0.995 <= rate < 1 else f"{100 * rate:.0f}"
+
+
+# --- samples and their augmentations ----------------------------------------------------------------------------------
+
+
+def draw_samples(
+    path: Path, raw: np.ndarray, weak: np.ndarray, strong: np.ndarray, names: Sequence[str], *, title: str
+) -> Path:
+    """Draw samples raw and augmented: images as a grid with a column a sample, points as scatter plots.
+
+    raw: images [n, 3, S, S] in [0, 1] or points [n, 2]; weak, strong: the same, or with k draws [n, k, ...]; names: n.
+    """
+    views = {"raw": np.asarray(raw)[:, None]}
+    for view, array in (("weak", np.asarray(weak)), ("strong", np.asarray(strong))):
+        views[view] = array if array.ndim > np.ndim(raw) else array[:, None]
+    if np.ndim(raw) == 2:
+        return _paint(path, (11.5, 4.2), title, lambda figure: _draw_points(figure, views, names))
+    tiles = [(view, array[:, draw]) for view, array in views.items() for draw in range(array.shape[1])]
+    size = (1.15 * len(names) + 0.8, 1.15 * len(tiles) + 0.8)
+    return _paint(path, size, title, lambda figure: _draw_tiles(figure.subplots(), tiles, names))
+
+
+def _draw_tiles(axes: Any, tiles: list[tuple[str, np.ndarray]], names: Sequence[str]) -> None:
+    """One picture of all tiles: far faster than an axes for each."""
+    side = tiles[0][1].shape[-1]
+    factor = max(1, round(126 / side))  # whole pixels, so that an 8 x 8 digit stays sharp
+    pitch = side * factor + max(4, side * factor // 24)
+    canvas = np.ones((len(tiles) * pitch, len(names) * pitch, 3))
+    for row, (_, images) in enumerate(tiles):
+        for column, image in enumerate(images):
+            enlarged = np.clip(image, 0, 1).transpose(1, 2, 0).repeat(factor, axis=0).repeat(factor, axis=1)
+            top, left = row * pitch, column * pitch
+            canvas[top : top + side * factor, left : left + side * factor] = enlarged
+    axes.imshow(canvas, interpolation="nearest" if side <= 64 else "antialiased")
+    middle = side * factor / 2
+    axes.set_xticks(middle + pitch * np.arange(len(names)), [_plain(name, 17) for name in names])
+    axes.set_yticks(middle + pitch * np.arange(len(tiles)), [view for view, _ in tiles])
+    axes.tick_params(labeltop=True, labelbottom=False)
+    _clear(axes)
+
+
+def _draw_points(figure: Any, views: dict[str, np.ndarray], names: Sequence[str]) -> None:
+    panes = figure.subplots(1, len(views), sharex=True, sharey=True)
+    start = views["raw"][:, 0]
+    classes = list(dict.fromkeys(names))
+    for axes, (view, points) in zip(panes, views.items(), strict=True):
+        axes.set(title=view, xlabel="x", aspect="equal")
+        if view != "raw":
+            axes.scatter(*start.T, s=10, color="#CFCFCF", label="raw")
+            for draw in range(points.shape[1] if len(start) <= 200 else 0):
+                axes.plot(*np.stack([start, points[:, draw]]).transpose(2, 0, 1), color="#CFCFCF", linewidth=0.7)
+        for index, name in enumerate(classes):
+            chosen = points[np.array([other == name for other in names])].reshape(-1, 2)
+            axes.scatter(*chosen.T, s=16, color=PALETTE[index % len(PALETTE)], label=_plain(name), zorder=3)
+    panes[0].set_ylabel("y")
+    panes[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
+# --- comparison of methods --------------------------------------------------------------------------------------------
+
+
+def draw_comparison(path: Path, methods: Sequence[str], accuracies: Sequence[Sequence[float]], *, title: str) -> Path:
+    """Draw one row a method: each seed's accuracy (in [0, 1]) as a dot, mean and Student's 95% interval as a bar."""
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        for row, values in enumerate(accuracies):
+            _draw_method(axes, row, np.array([_number(value) for value in values]))
+        axes.set_yticks(range(len(methods)), [_plain(name, 40) for name in methods], fontsize=9)
+        axes.set_xlabel("test accuracy, %   (dots: seeds; diamond: mean; bar: its 95% interval)")
+        axes.set_ylim(len(methods) - 0.5, -0.5)
+        axes.margins(x=0.06)
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(axis="y", length=0)
+        axes.spines["left"].set_visible(False)
+
+    return _paint(path, (9.0, 0.42 * len(methods) + 1.3), title, draw)
+
+
+def _draw_method(axes: Any, row: int, accuracies: np.ndarray) -> None:
+    from scipy import stats
+
+    values = 100 * accuracies[np.isfinite(accuracies)]
+    label = "no result"
+    if len(values):
+        mean = values.mean()
+        label = f"{mean:.1f}  (1 seed)"
+        axes.scatter(values, np.full(len(values), row + 0.17), s=15, color=SKY, linewidth=0, alpha=0.9)
+        if len(values) > 1:
+            half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
+            axes.plot([mean - half, mean + half], [row - 0.08] * 2, color=BLUE, linewidth=2.4)
+            label = f"{mean:.1f} ± {half:.1f}  ({len(values)} seeds)"
+        axes.plot(mean, row - 0.08, marker="D", color=BLUE, markersize=5.5)
+    axes.annotate(label, (1.0, row), xycoords=("axes fraction", "data"), xytext=(8, 0), textcoords="offset points",
+                  va="center", fontsize=8, color=INK, annotation_clip=False)  # fmt: skip
