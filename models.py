@@ -413,7 +413,7 @@ def _load(net: nn.Module, state: Mapping[str, Tensor], heads: tuple[str, ...], c
     names = {_clean_key(key): key for key in own}
     modern = {re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", key): key for key in state}
     given = {names.get(key, key): state[old] for key, old in modern.items()}
-    prefixes = tuple(f"{head}." for head in heads)
+    prefixes = tuple(f"{_widened(head, own)}." for head in heads)
     faults = {
         # Files from before 2018 have no num_batches_tracked; nothing here uses it.
         "missing": [key for key in own if key not in given and not key.endswith("num_batches_tracked")],
@@ -429,6 +429,14 @@ def _load(net: nn.Module, state: Mapping[str, Tensor], heads: tuple[str, ...], c
         raise UserError(f"{complaint}: of its keys {', '.join(parts)}; give the weights of this very network")
     own.update({key: value for key, value in given.items() if key in own})
     net.load_state_dict(own)
+
+
+def _widened(head: str, own: Mapping[str, Tensor]) -> str:
+    """The outermost part around `head` that the network has nothing of: some heads are more than one layer."""
+    parent = head.rpartition(".")[0]
+    if not parent or any(key.startswith(f"{parent}.") for key in own):
+        return head
+    return _widened(parent, own)
 
 
 def state_digest(module: nn.Module) -> str:

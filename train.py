@@ -163,11 +163,12 @@ class Rules:
         """Make dropout and sampling from here on a function of (seed, step, purpose)."""
         torch.manual_seed(key(self.seed, "step", step, purpose))
 
-    def autocast(self, device: torch.device) -> contextlib.AbstractContextManager[None]:
-        """The precision of the passes that learn."""
+    def logits(self, network: nn.Module, inputs: Tensor) -> Tensor:
+        """A pass that learns: in the run's precision, with logits of full precision."""
         if self.precision == torch.float32:
-            return contextlib.nullcontext()
-        return torch.autocast(device.type, dtype=self.precision)
+            return network(inputs)
+        with torch.autocast(inputs.device.type, dtype=self.precision):
+            return network(inputs).float()
 
 
 def consistency_weight(learning: Learning, step: int) -> float:
@@ -197,7 +198,7 @@ def align(probabilities: Tensor, learner: Learner) -> Tensor:
 
     The classes are taken to be equally frequent among the unlabeled images.
     """
-    mean = probabilities.mean(dim=0)
+    mean = probabilities.mean(dim=0).to(learner.marginal.dtype)
     learner.marginal.lerp_(mean, 1.0 if learner.step == 0 else 0.05)
     aligned = probabilities / learner.marginal.clamp(min=1e-3)
     return aligned / aligned.sum(dim=1, keepdim=True)
@@ -227,8 +228,7 @@ def supervised_step(learners: Sequence[Learner], batch: Batch, step: int, rules:
         rules.randomness(step, learner.name)
         total = torch.zeros((), device=batch.labels.device)
         for part, share, _ in batch.parts(rules.learning.grad_accumulation):
-            with rules.autocast(batch.labels.device):
-                logits = learner.network(part.labeled).float()
+            logits = rules.logits(learner.network, part.labeled)
             loss = share * F.cross_entropy(logits, part.labels, label_smoothing=rules.learning.label_smoothing)
             loss.backward()
             total += loss.detach()
@@ -261,14 +261,12 @@ def teach(teacher: Learner, batch: Batch, step: int, rules: Rules) -> Lesson:
     assert batch.strong is not None
     learning, count = rules.learning, len(batch.labeled)
     views = [batch.labeled, batch.strong] + ([batch.weak] if learning.pseudo_label_view == "weak" else [])
-    with rules.autocast(batch.labels.device):
-        logits = teacher.network(torch.cat(views)).float()
-        if learning.pseudo_label_view == "weak":
-            labeled, strong, weak = logits.split([count, len(batch.strong), len(batch.weak)])
-        else:
-            labeled, strong = logits.split([count, len(batch.strong)])
-            with torch.no_grad(), batch_norms_in_exam(teacher.network):
-                weak = teacher.network(batch.weak).float()
+    labeled, strong, *judged_weak = rules.logits(teacher.network, torch.cat(views)).split([count, *map(len, views[1:])])
+    if judged_weak:
+        weak = judged_weak[0]
+    else:
+        with torch.no_grad(), batch_norms_in_exam(teacher.network):
+            weak = rules.logits(teacher.network, batch.weak)
     judged = weak if learning.pseudo_label_view == "weak" else strong
     with torch.no_grad():
         target, mask = confident_target(weak.detach(), teacher, learning)
@@ -371,8 +369,7 @@ def learn(student: Learner, batch: Batch, lesson: Lesson, step: int, rules: Rule
     """The student's loss on the lesson, with its graph, and how often it agrees with the teacher."""
     assert batch.strong is not None
     rules.randomness(step, "student")
-    with rules.autocast(batch.labels.device):
-        logits = student.network(batch.strong).float()
+    logits = rules.logits(student.network, batch.strong)
     agreement = logits.detach().argmax(dim=1).eq(lesson.logits.argmax(dim=1)).float().mean()
     return {"student_loss": masked_cross_entropy(logits, lesson.labels, lesson.mask), "agreement": agreement}
 
