@@ -90,8 +90,10 @@ def augment(images: torch.Tensor, keys: np.ndarray, draws: np.ndarray, view: str
     uniform = counter_uniform(keys, draws, NUMBERS, view)
     signed = 2 * uniform - 1
     pixels = _move(pixels, _affine(uniform, signed, strength, recipe.flip), recipe.padding)
-    if strength.blur:
-        pixels = _blur(pixels, _column(pixels, np.where(uniform[:, 9] < strength.blur, uniform[:, 10], 0)))
+    blurred = np.flatnonzero(uniform[:, 9] < strength.blur)
+    if len(blurred):
+        places = torch.from_numpy(blurred).to(pixels.device)
+        pixels[places] = _blur(pixels[places], _column(pixels, uniform[blurred, 10]))
     if strength.contrast or strength.brightness:
         pixels = _recolour(pixels, *_colour_matrix(uniform, signed, strength))
     if strength.noise:
@@ -142,7 +144,15 @@ def _affine(uniform: np.ndarray, signed: np.ndarray, strength: Strength, flip: b
 
 
 def _move(pixels: torch.Tensor, theta: np.ndarray, padding: str) -> torch.Tensor:
-    grid = F.affine_grid(_to(pixels, theta), list(pixels.shape), align_corners=False)
+    """Sample each image where its map says. (`affine_grid` takes half as long as the sampling; two sums do not.)"""
+    side = pixels.shape[-1]
+    maps = _to(pixels, theta)
+    position = torch.linspace(1 / side - 1, 1 - 1 / side, side, device=pixels.device)
+    grid = pixels.new_empty((len(pixels), side, side, 2))
+    for axis in (0, 1):
+        along_x = maps[:, axis, 0, None] * position + maps[:, axis, 2, None]
+        along_y = maps[:, axis, 1, None] * position
+        torch.add(along_x[:, None, :], along_y[:, :, None], out=grid[..., axis])
     return F.grid_sample(pixels, grid, mode="bilinear", padding_mode=padding, align_corners=False)
 
 
