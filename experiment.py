@@ -12,7 +12,7 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -368,29 +368,42 @@ class Training(Setup):
     # What is done.
 
     def train(self, folder: Path, progress: Progress) -> float:
-        """Train from `progress` to the end; returns the seconds it took, the filling of the bank apart."""
+        """Train from `progress` to the end, writing as it goes; returns the seconds, the filling of the bank apart."""
         self.fill_bank()
-        rules = Rules(self.options.learning, self.options.run.seed, self.precision)
-        main = supervised_step if self.supervised else mpl_step
-        steps = (functools.partial(warmup_step, rules=rules), functools.partial(main, rules=rules))
-        batches = Batches(self.order, self.source, self.dataset.labels, self.device)
         log = MetricsLog(folder / "metrics.csv", self.columns(), progress.rows)
         board = Board(folder, self.options.run.tensorboard)
         began = time.monotonic()
 
-        def after_epoch(row: Row) -> bool:
-            stop = self.validate(row, progress)
+        def write(row: Row) -> None:
             log.add(row)
             board.add(row)
-            return stop
 
         with Screen(self.schedule.total_steps, progress.step) as screen, contextlib.closing(board):
-            fit(
-                self.learners, batches, steps, self.schedule, progress,
-                after_epoch=after_epoch, show=screen.show,
-                save=lambda: self.save(folder / "checkpoints" / "last.pt", progress),
-            )  # fmt: skip
+            last = folder / "checkpoints" / "last.pt"
+            self.learn(progress, write=write, show=screen.show, save=lambda: self.save(last, progress))
         return time.monotonic() - began
+
+    def learn(
+        self,
+        progress: Progress,
+        *,
+        validated: bool = True,
+        write: Callable[[Row], None] = lambda row: None,
+        show: Callable[[int, Mapping[str, float]], None] = lambda step, means: None,
+        save: Callable[[], None] = lambda: None,
+    ) -> None:
+        """The training alone; what is to be written or shown is the caller's."""
+        rules = Rules(self.options.learning, self.options.run.seed, self.precision)
+        main = supervised_step if self.supervised else mpl_step
+        steps = (functools.partial(warmup_step, rules=rules), functools.partial(main, rules=rules))
+        batches = Batches(self.order, self.source, self.dataset.labels, self.device)
+
+        def after_epoch(row: Row) -> bool:
+            stop = validated and self.validate(row, progress)
+            write(row)
+            return stop
+
+        fit(self.learners, batches, steps, self.schedule, progress, after_epoch=after_epoch, show=show, save=save)
 
     def fill_bank(self) -> None:
         """Compute the features that training and test will ask for, all at once."""
@@ -538,6 +551,33 @@ def make_backbone(options: Options, dataset: Dataset, loaded: Mapping[str, Any] 
         if loaded["backbone"] is not None:
             backbone.load_state_dict(loaded["backbone"])
     return backbone
+
+
+# --- folds ------------------------------------------------------------------------------------------------------------
+
+
+def folds_of(dataset: Dataset, split: Split, count: int, seed: int) -> list[Split]:
+    """The labeled images cut into `count` stratified folds: each split learns without one and has it as `val`.
+
+    What is held out stays among the unlabeled images, as it is there in the real run; the test stays empty.
+    """
+    fold = np.zeros(len(split.labeled), dtype=np.int64)
+    labels = dataset.labels[split.labeled]
+    for label in np.unique(labels).tolist():
+        members = generator(seed, "folds", label).permutation(np.flatnonzero(labels == label))
+        fold[members] = (np.arange(len(members)) + label) % count
+    nothing = np.zeros(0, dtype=np.int64)
+    return [Split(split.labeled[fold != i], split.unlabeled, split.labeled[fold == i], nothing) for i in range(count)]
+
+
+def fold_accuracy(options: Options, dataset: Dataset, split: Split) -> dict[str, float]:
+    """Train on one of `folds_of` and measure every model on its validation images, once, at the end."""
+    training = Training(options, dataset, split)
+    training.fill_bank()
+    training.learn(Progress(), validated=False)
+    with training.evaluated() as models:
+        results = training.results(models, split.val)
+    return {name: result["accuracy"] for name, result in results.items()}
 
 
 # --- test only --------------------------------------------------------------------------------------------------------

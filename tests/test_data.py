@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import multiprocessing as mp
 import os
 import pickle
 import urllib.error
@@ -329,8 +330,8 @@ def test_exif_rotation(tmp_path: Path, orientation: int, suffix: str) -> None:
     exif[0x0112] = orientation
     stored.save(tmp_path / f"x.{suffix}", exif=exif)
     pixels = decoded(tmp_path / f"x.{suffix}", size=32).astype(int)
-    for (y, x), colour in (((8, 8), (255, 0, 0)), ((8, 24), (0, 255, 0)), ((24, 8), (0, 0, 255))):
-        assert np.abs(pixels[y, x] - colour).max() < 12
+    for (y, x), rgb in (((8, 8), (255, 0, 0)), ((8, 24), (0, 255, 0)), ((24, 8), (0, 0, 255))):
+        assert np.abs(pixels[y, x] - rgb).max() < 12
 
 
 def test_broken_exif_does_not_spoil_the_picture(tmp_path: Path) -> None:
@@ -650,6 +651,14 @@ def test_a_file_that_breaks_meanwhile(tmp_path: Path, workers: int) -> None:
         batches(dataset, [[0], [3]], workers)
     assert str(tmp_path / "b/001.png") in str(error.value)
     assert "Traceback" not in str(error.value)
+
+
+@pytest.mark.skipif(mp.get_start_method() != "fork", reason="the workers must inherit the change")
+def test_a_worker_that_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = find(folder(tmp_path, {"a": 2, "b": 2}))
+    monkeypatch.setattr(data.Dataset, "read", lambda *_: os._exit(1))
+    with pytest.raises(UserError, match="--num_workers 0"):
+        batches(dataset, [[0], [3]], 1)
 
 
 def test_arrays_are_resized_once_and_points_are_points(monkeypatch: pytest.MonkeyPatch) -> None:
