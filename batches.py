@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from augment import Recipe, augment
-from data import Dataset, Transform, image_batches
+from data import Dataset, image_batches
+from decode import Transform
 from models import Backbone
 from utils import generator
 

@@ -14,7 +14,6 @@ import io
 import os
 import stat
 import sys
-import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -25,8 +24,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import args
-import builtin
-from builtin import Found, Item
+import builtin_data
+from builtin_data import Found, Item
+from decode import Transform, fit, open_rgb, quiet_pil, reason_of
 from utils import UserError, generator, warn, write_text
 
 if TYPE_CHECKING:
@@ -48,17 +48,6 @@ _PLACES = {
 _KEPT_APART = ("test", "val")
 # Arrays that are larger than this after resizing are resized batch by batch instead of once.
 _CACHE_BYTES = 1 << 30
-
-
-@dataclass(frozen=True)
-class Transform:
-    """How a backbone wants its images: the short side to `resize`, the middle `size` x `size`, then mean and std."""
-
-    size: int
-    resize: int
-    interpolation: str
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,8 +89,8 @@ class Dataset:
         if self.kind == "points":
             assert self.array is not None
             return torch.from_numpy(self.array[source].copy())
-        with _quiet_pil():
-            image = _fit(self._image(row, 2 * transform.resize), transform)
+        with quiet_pil():
+            image = fit(self._image(row, 2 * transform.resize), transform)
         return torch.from_numpy(np.array(image).transpose(2, 0, 1).copy())
 
     def _image(self, row: int, shortest: int) -> Image.Image:
@@ -111,10 +100,10 @@ class Dataset:
 
             return Image.fromarray(np.ascontiguousarray(self.array[source]))
         try:
-            return _open_rgb(str(source), shortest)
+            return open_rgb(str(source), shortest)
         except Exception as error:
             hint = "it was whole at the start of the run; mend or remove it and start again"
-            raise UserError(f"{source} can't be decoded ({_reason(error)}); {hint}") from error
+            raise UserError(f"{source} can't be decoded ({reason_of(error)}); {hint}") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,10 +125,10 @@ def find_dataset(data: args.Data) -> Dataset:
     A built-in name wins over a folder of that name in the working directory: `./digits` is the folder, `digits` is not.
     Raises UserError when there is nothing usable.
     """
-    if data.data_dir in builtin.NAMES:
+    if data.data_dir in builtin_data.NAMES:
         if data.labels_csv:
             raise UserError(f"--labels_csv needs a folder as --data_dir, and {data.data_dir} is a built-in data set")
-        found = builtin.load(data.data_dir, data.data_root, download=data.download)
+        found = builtin_data.load(data.data_dir, data.data_root, download=data.download)
     else:
         folder = _folder(data.data_dir)
         try:
@@ -160,11 +149,11 @@ def _folder(name: str) -> Path:
         return folder
     if os.path.exists(folder):
         raise UserError(f"--data_dir {name} is a file; give a folder: {LAYOUTS}")
-    near = difflib.get_close_matches(name.lower(), builtin.NAMES, n=1)
+    near = difflib.get_close_matches(name.lower(), builtin_data.NAMES, n=1)
     with contextlib.suppress(OSError):
         siblings = [entry.name for entry in folder.parent.iterdir() if entry.is_dir()]
         near = [str(folder.parent / s) for s in difflib.get_close_matches(folder.name, siblings, n=2)] + near
-    hint = f"did you mean {' or '.join(near)}?" if near else f"give a folder, or one of {', '.join(builtin.NAMES)}"
+    hint = f"did you mean {' or '.join(near)}?" if near else f"give a folder, or one of {', '.join(builtin_data.NAMES)}"
     raise UserError(f"there is no folder {name}; {hint}")
 
 
@@ -291,7 +280,7 @@ def _scan(found: Found) -> list[tuple[int | None, str]]:
 
     files = [str(item.source) for item in found.items]
     quiet = len(files) <= 1000 or not sys.stderr.isatty()
-    with _quiet_pil(), ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+    with quiet_pil(), ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         return list(tqdm(pool.map(_scan_file, files), "scanning", len(files), leave=False, disable=quiet))
 
 
@@ -304,19 +293,11 @@ def _scan_file(file: str) -> tuple[int | None, str]:
         if not content:
             return _hash(content), "empty file"
         # As small as JPEG can be decoded; the whole stream is read all the same, so a cut-off file is noticed.
-        _open_rgb(io.BytesIO(content), 1)
+        open_rgb(io.BytesIO(content), 1)
     # Decoders meet damaged data with whatever exception comes up.
     except Exception as error:
-        return None if content is None else _hash(content), _reason(error)
+        return None if content is None else _hash(content), reason_of(error)
     return _hash(content), ""
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror.lower()
-    if type(error).__name__ == "UnidentifiedImageError":
-        return "not an image"
-    return " ".join(str(error).split())[:80] or type(error).__name__
 
 
 def _hash(content: bytes) -> int:
@@ -514,79 +495,6 @@ def read_split(path: Path) -> dict[str, set[int]]:
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise UserError(f"{path} can't be read as a split.csv ({error}); take the one of the run again") from error
     return dict(hashes)
-
-
-# --- decoding ---------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _quiet_pil() -> Iterator[None]:
-    """Not thread-safe, as all of `warnings`: enter it before threads start."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"PIL\.")
-        yield
-
-
-def _open_rgb(file: str | io.BytesIO, shortest: int) -> Image.Image:
-    """A file's (first) picture, upright, in RGB; large JPEGs come smaller, with no side under `shortest`.
-
-    Raises what the decoder raises.
-    """
-    from PIL import Image, ImageOps
-
-    with Image.open(file) as image:
-        if image.width * image.height > (Image.MAX_IMAGE_PIXELS or sys.maxsize):
-            raise ValueError(f"too large ({image.width} x {image.height} pixels)")
-        image.draft(None, (shortest, shortest))
-        image.load()
-        # A broken EXIF block does not spoil the picture.
-        with contextlib.suppress(Exception):
-            ImageOps.exif_transpose(image, in_place=True)
-        return _to_rgb(image)
-
-
-def _to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB of any mode; what is transparent shows white, as on a page."""
-    from PIL import Image
-
-    if image.mode == "F" or image.mode.startswith("I"):
-        return Image.fromarray(_to_8bit(np.asarray(image), image.mode)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
-    return image if image.mode == "RGB" else image.convert("RGB")
-
-
-def _to_8bit(values: np.ndarray, mode: str) -> np.ndarray:
-    """16-bit grey by its range; wider modes don't say theirs, so the smallest usual one that holds the values."""
-    if mode.startswith("I;16"):
-        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    values = np.nan_to_num(values.astype(np.float64), posinf=0, neginf=0)
-    low, high = min(values.min(), 0.0), values.max()
-    usual = (1.0, 255.0, 65535.0) if mode == "F" else (255.0, 65535.0)
-    top = next((top for top in usual if high <= top and low == 0), max(high, low + 1.0))
-    return np.rint((values - low) * (255.0 / (top - low))).astype(np.uint8)
-
-
-def _fit(image: Image.Image, transform: Transform) -> Image.Image:
-    """The short side to `resize`, then the middle, rounded as torchvision does."""
-    from PIL import Image
-
-    short = min(image.size)
-    if max(image.size) > 8 * short:
-        # A long strip would grow to gigabytes only to be cut.
-        image = _middle(image, min(image.width, 8 * short), min(image.height, 8 * short))
-    width, height = (transform.resize * side // short for side in image.size)
-    if image.size != (width, height):
-        image = image.resize((width, height), Image.Resampling[transform.interpolation.upper()])
-    return _middle(image, transform.size, transform.size)
-
-
-def _middle(image: Image.Image, width: int, height: int) -> Image.Image:
-    if image.size == (width, height):
-        return image
-    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
-    return image.crop((left, top, left + width, top + height))
 
 
 # --- loading ----------------------------------------------------------------------------------------------------------

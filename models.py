@@ -25,7 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import args
 import utils
-from data import Transform
+from decode import Transform
 from utils import UserError
 
 ALIASES = {

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 import args
-import builtin
+import builtin_data
 import data
 from utils import UserError
 
@@ -792,7 +792,7 @@ def no_md5(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_md5")
-@pytest.mark.parametrize("name", builtin.TORCHVISION)
+@pytest.mark.parametrize("name", builtin_data.TORCHVISION)
 def test_torchvision_sets(tmp_path: Path, name: str) -> None:
     WRITERS[name](tmp_path / "root")
     dataset = find(name, data_root=str(tmp_path / "root"))
@@ -821,7 +821,7 @@ def test_labels_and_pixels_of_arrays(tmp_path: Path) -> None:
     assert image[0, 0, 1] == np.fromfile(tmp_path / "stl10_binary" / "train_X.bin", np.uint8)[96]
 
 
-@pytest.mark.parametrize("name", builtin.TORCHVISION)
+@pytest.mark.parametrize("name", builtin_data.TORCHVISION)
 def test_a_set_that_is_not_there(tmp_path: Path, name: str) -> None:
     message = error_of(name, data_root=str(tmp_path))
     assert message.startswith(f"{name} is not under {tmp_path}")

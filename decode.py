@@ -1,0 +1,105 @@
+"""Any image file to the square of 8-bit RGB that a backbone wants."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+@dataclass(frozen=True)
+class Transform:
+    """How a backbone wants its images: the short side to `resize`, the middle `size` x `size`, then mean and std."""
+
+    size: int
+    resize: int
+    interpolation: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+@contextlib.contextmanager
+def quiet_pil() -> Iterator[None]:
+    """Not thread-safe, as all of `warnings`: enter it before threads start."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        yield
+
+
+def open_rgb(file: str | io.BytesIO, shortest: int) -> Image.Image:
+    """A file's (first) picture, upright, in RGB; large JPEGs come smaller, with no side under `shortest`.
+
+    Raises what the decoder raises.
+    """
+    from PIL import Image, ImageOps
+
+    with Image.open(file) as image:
+        if image.width * image.height > (Image.MAX_IMAGE_PIXELS or sys.maxsize):
+            raise ValueError(f"too large ({image.width} x {image.height} pixels)")
+        image.draft(None, (shortest, shortest))
+        image.load()
+        # A broken EXIF block does not spoil the picture.
+        with contextlib.suppress(Exception):
+            ImageOps.exif_transpose(image, in_place=True)
+        return _to_rgb(image)
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    """8-bit RGB of any mode; what is transparent shows white, as on a page."""
+    from PIL import Image
+
+    if image.mode == "F" or image.mode.startswith("I"):
+        return Image.fromarray(_to_8bit(np.asarray(image), image.mode)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _to_8bit(values: np.ndarray, mode: str) -> np.ndarray:
+    """16-bit grey by its range; wider modes don't say theirs, so the smallest usual one that holds the values."""
+    if mode.startswith("I;16"):
+        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    values = np.nan_to_num(values.astype(np.float64), posinf=0, neginf=0)
+    low, high = min(values.min(), 0.0), values.max()
+    usual = (1.0, 255.0, 65535.0) if mode == "F" else (255.0, 65535.0)
+    top = next((top for top in usual if high <= top and low == 0), max(high, low + 1.0))
+    return np.rint((values - low) * (255.0 / (top - low))).astype(np.uint8)
+
+
+def fit(image: Image.Image, transform: Transform) -> Image.Image:
+    """The short side to `resize`, then the middle, rounded as torchvision does."""
+    from PIL import Image
+
+    short = min(image.size)
+    if max(image.size) > 8 * short:
+        # A long strip would grow to gigabytes only to be cut.
+        image = _middle(image, min(image.width, 8 * short), min(image.height, 8 * short))
+    width, height = (transform.resize * side // short for side in image.size)
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling[transform.interpolation.upper()])
+    return _middle(image, transform.size, transform.size)
+
+
+def _middle(image: Image.Image, width: int, height: int) -> Image.Image:
+    if image.size == (width, height):
+        return image
+    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+    return image.crop((left, top, left + width, top + height))
+
+
+def reason_of(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    if type(error).__name__ == "UnidentifiedImageError":
+        return "not an image"
+    return " ".join(str(error).split())[:80] or type(error).__name__
