@@ -53,7 +53,7 @@ def share(text: str) -> float:
 
 def unfreeze_level(text: str) -> str:
     """`head`, `all`, or a number of last stages."""
-    if text in ("head", "all") or (text.isdigit() and int(text) > 0):
+    if text in ("head", "all") or (text.isdecimal() and int(text) > 0):
         return text
     raise ValueError("takes head, all, or a number of last stages such as 2")
 
@@ -134,7 +134,7 @@ class Learning:
     grad_accumulation: int = option(1, "parts that a step is cut into, to need less memory", low=1)
     label_smoothing: float = option(0.0, "of the supervised loss", low=0, high=0.99)
     ema: float = option(0.0, "decay of an average of the weights, used for evaluation only; 0: off", low=0, high=0.99999)
-    patience: int | None = option(None, "end after so many epochs without a better validation accuracy (needs --val_percent)", low=1)
+    patience: int | None = option(None, "end after so many epochs without a better validation accuracy (needs validation images)", low=1)
     unsupervised: str = option("CE", "the consistency loss of the teacher: cross-entropy or cosine", choices=("CE", "cos"))
     threshold: float = option(0.75, "least confidence of a weak prediction to teach its strong view", low=0, high=1)
     temperature: float = option(1.05, "of the weak prediction", above=0)
@@ -215,7 +215,6 @@ RULES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("resume", ("overwrite",), ("name",)),
     ("num_labels", ("num_labels_percent",), ()),
     ("max_steps", ("num_epochs",), ()),
-    ("patience", (), ("val_percent",)),
     ("download", (), ("data_dir",)),
 )
 
@@ -245,7 +244,7 @@ def read_config(path: Path) -> dict[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         values = tomllib.loads(text) if path.suffix.lower() == ".toml" else json.loads(text)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"--config {path} can't be read: {error}; give a JSON or TOML file") from error
     if not isinstance(values, dict):
         raise UserError(f"--config {path} must hold names and values, not a {type(values).__name__}")

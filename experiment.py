@@ -131,7 +131,7 @@ def resumed_options(options: Options) -> Options:
         if now[name] != then[name]:
             raise UserError(f"--resume: the run was started with --{name} {then[name]}, not {now[name]}; leave it out")
     kept = {name: now[name] for name in options.given & free}
-    return stored.changed(**kept, name=folder.name, resume=True)
+    return stored.changed(**kept | {"name": folder.name, "resume": True})
 
 
 def load_run(options: Options) -> dict[str, Any]:

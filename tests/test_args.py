@@ -1,0 +1,427 @@
+"""The command line: every rule of args.py, without a network or an image."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import args
+from args import GROUPS, NOT_RECORDED, RULES, Options, make, parse, read_config, readme_table, recorded
+from utils import UserError
+
+ROOT = Path(args.__file__).resolve().parent
+FIELDS = {f.name: f for group in GROUPS.values() for f in dataclasses.fields(group)}
+SWITCHES = sorted(name for name in FIELDS if args._is_switch(name))
+
+# An allowed value of each option, other than its default, as it is typed.
+VALUES: dict[str, str] = {
+    "name": "größe 1", "config": "c.json", "seed": "7", "device": "cuda:1", "precision": "bf16", "num_workers": "0",
+    "cache_dir": "my cache", "cache_limit": "1.5", "cache_dtype": "float32", "data_dir": "/a b/ü", "data_root": "there",
+    "labels_csv": "t.csv", "num_labels_percent": "10%", "num_labels": "40", "val_percent": "0.1", "test_percent": "50%",
+    "label_split": "stratified", "augmentation_draws": "3", "model_name": "timm:test_vit", "weights": "w.safetensors",
+    "unfreeze": "2", "head": "mlp", "image_size": "64", "num_epochs": "5", "max_steps": "9", "warmup_epoch_num": "0",
+    "batch_size": "8", "unlabeled_batch_size": "16", "max_lr": "0.01", "optimizer": "SGD", "weight_decay": "0",
+    "grad_clip": "1", "grad_accumulation": "2", "label_smoothing": "0.1", "ema": "0.99", "patience": "3",
+    "unsupervised": "cos", "threshold": "0.9", "temperature": "0.5", "lambda_u": "2", "uda_steps": "0",
+    "mpl_weight": "0", "feedback": "first_order", "feedback_scale": "none", "pseudo_label": "sample",
+    "pseudo_label_view": "weak", "student_threshold": "0.5", "load_path": "exp",
+}  # fmt: skip
+# What must stand beside an option that can't stand alone.
+BESIDE: dict[str, list[str]] = {
+    "test_mode": ["--load_path", "exp"],
+    "load_path": ["--finetune_mode"],
+    "load_best": ["--finetune_mode", "--load_path", "exp"],
+    "download": ["--data_dir", "cifar10"],
+}
+
+
+def error_of(*arguments: str) -> str:
+    with pytest.raises(UserError) as caught:
+        parse(["--name", "x", *arguments])
+    return str(caught.value)
+
+
+# --- one option -------------------------------------------------------------------------------------------------------
+
+
+def test_every_option_that_takes_a_value_has_one_below() -> None:
+    assert set(VALUES) == set(FIELDS) - set(SWITCHES)
+
+
+@pytest.mark.parametrize("name", sorted(set(VALUES) - {"config"}))
+def test_a_value_arrives_as_its_type(name: str) -> None:
+    options = parse(["--name", "x", *BESIDE.get(name, []), f"--{name}", VALUES[name]])
+    value = options.flat()[name]
+    assert isinstance(value, args._base_type(name))
+    assert value != FIELDS[name].default
+    assert name in options.given
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_a_switch_is_turned_on_and_off(name: str) -> None:
+    beside = ["--name", "x"] if name != "test_mode" else []
+    beside += BESIDE.get(name, [])
+    assert parse([*beside, f"--{name}"]).flat()[name] is True
+    without = ["--finetune_mode", *beside] if name == "test_mode" else beside
+    assert parse([*without, "--name", "x", f"--no_{name}"]).flat()[name] is False
+
+
+@pytest.mark.parametrize("name", sorted(FIELDS))
+def test_every_option_says_what_it_does(name: str) -> None:
+    text = FIELDS[name].metadata["help"]
+    assert len(text.split()) > 1
+    assert not text[0].isupper() or text.split()[0].isupper()
+    assert not text.endswith(".")
+
+
+@pytest.mark.parametrize("name", sorted(n for n in VALUES if args._base_type(n) in (int, float)))
+def test_a_number_must_be_one(name: str) -> None:
+    for wrong in ("many", "", "nan", "inf", "-inf", "1e999"):
+        assert f"--{name}" in error_of(f"--{name}={wrong}")
+    if args._base_type(name) is int:
+        assert "whole number" in error_of(f"--{name}", "1.5")
+
+
+LIMITED = [
+    (name, bound, value)
+    for name, f in FIELDS.items()
+    for bound, value in f.metadata["limits"].items()
+    if value is not None
+]
+
+
+@pytest.mark.parametrize(("name", "bound", "value"), LIMITED)
+def test_the_ends_of_a_range(name: str, bound: str, value: float) -> None:
+    whole = args._base_type(name) is int
+    step = (1 if whole else 1e-9) * (1 if bound == "high" else -1)
+    outside = value if bound == "above" else value + step
+    message = error_of(f"--{name}={outside}")
+    assert f"--{name}" in message
+    assert f"{value:g}" in message
+    inside = value - step if bound == "above" else value
+    assert parse(["--name", "x", f"--{name}={inside}"]).flat()[name] == inside
+
+
+def test_every_number_has_a_range_or_is_a_share() -> None:
+    open_ended = {
+        name
+        for name in VALUES
+        if args._base_type(name) in (int, float)
+        and not any(limit is not None for limit in FIELDS[name].metadata["limits"].values())
+        and FIELDS[name].metadata["parse"] is not args.share
+    }
+    assert not open_ended
+
+
+@pytest.mark.parametrize("name", sorted(n for n, f in FIELDS.items() if f.metadata["choices"]))
+def test_a_choice_is_one_of_those_named(name: str) -> None:
+    for choice in FIELDS[name].metadata["choices"]:
+        assert parse(["--name", "x", f"--{name}", choice]).flat()[name] == choice
+    message = error_of(f"--{name}", "other")
+    assert all(choice in message for choice in FIELDS[name].metadata["choices"])
+
+
+@pytest.mark.parametrize("name", ["num_labels_percent", "val_percent", "test_percent"])
+def test_a_share_is_a_fraction_or_a_percentage(name: str) -> None:
+    def read(text: str) -> float:
+        return parse(["--name", "x", f"--{name}", text]).flat()[name]
+
+    assert read("0.03") == read("3%") == 0.03
+    assert read("1.0") == read("100%") == 1.0
+    assert read("0") == read("0%") == 0.0
+    assert read("0.5%") == 0.005
+    for bare in ("3", "1", "50"):
+        assert f"{bare}%" in error_of(f"--{name}", bare)
+    for wrong in ("101%", "-0.1", "-3%", "1.5", "nan", "nan%", "inf", "three", "%", ""):
+        assert f"--{name}" in error_of(f"--{name}={wrong}")
+
+
+def test_what_may_learn() -> None:
+    for right in ("head", "all", "1", "12"):
+        assert parse(["--name", "x", "--unfreeze", right]).model.unfreeze == right
+    for wrong in ("0", "-1", "heads", "1.5", "", "²"):
+        assert "takes head, all, or a number" in error_of(f"--unfreeze={wrong}")
+
+
+def test_a_name_is_one_folder() -> None:
+    for right in ("x", "größe 1", "a.b", "-", "日本"):
+        assert parse([f"--name={right}"]).run.name == right
+    for wrong in ("", ".", "..", "a/b", "/abs", "a\\b", " a", "a ", "a\nb", "a:b", "a*", "../x"):
+        with pytest.raises(UserError, match="plain folder name"):
+            parse([f"--name={wrong}"])
+
+
+def test_the_name_is_needed_where_a_folder_is_made() -> None:
+    with pytest.raises(UserError, match="--name is missing"):
+        parse([])
+    assert parse(["--test_mode", "--load_path", "exp"]).run.name is None
+
+
+# --- unknown options --------------------------------------------------------------------------------------------------
+
+
+def test_an_unknown_option_is_an_error_with_what_comes_close() -> None:
+    assert "did you mean --threshold?" in error_of("--treshold", "0.5")
+    assert "did you mean --num_labels?" in error_of("--num_label=5")
+    assert "did you mean --model_name?" in error_of("--model-name", "cnn")
+    assert "see --help" in error_of("--qqqq")
+    assert "unrecognized arguments: cnn" in error_of("cnn")
+    assert "expected one argument" in error_of("--seed")
+
+
+@pytest.mark.parametrize("short", ["--switch", "--thresh=0.5", "--num_label=9", "--no_inc", "-n"])
+def test_abbreviations_are_off(short: str) -> None:
+    error_of(short)
+
+
+def test_a_later_value_wins() -> None:
+    assert parse(["--name", "x", "--seed", "1", "--seed", "2"]).run.seed == 2
+    assert parse(["--name", "x", "--no_cache", "--cache"]).run.cache is True
+
+
+# --- the config file --------------------------------------------------------------------------------------------------
+
+
+def test_a_config_file_lies_between_the_defaults_and_the_command_line(tmp_path: Path) -> None:
+    (tmp_path / "c.json").write_text('{"name": "from file", "seed": 3, "max_lr": 1e-4, "num_labels_percent": "5%"}')
+    (tmp_path / "c.toml").write_text(
+        'name = "from file"\nseed = 3\nmax_lr = 1e-4\nnum_labels_percent = 0.05\nswitch_mode = true\ncache = false\n'
+    )
+    for suffix in ("json", "toml"):
+        options = parse(["--config", str(tmp_path / f"c.{suffix}"), "--seed", "4"])
+        assert (options.run.name, options.run.seed, options.learning.max_lr) == ("from file", 4, 1e-4)
+        assert options.data.num_labels_percent == 0.05
+        assert options.learning.batch_size == Options().learning.batch_size
+        assert {"seed", "max_lr", "name"} <= options.given
+        assert "batch_size" not in options.given
+    assert options.mode.switch_mode
+    assert not options.run.cache
+    assert not parse(["--config", str(tmp_path / "c.toml"), "--no_switch_mode"]).mode.switch_mode
+
+
+def test_null_in_a_config_file_is_the_default(tmp_path: Path) -> None:
+    (tmp_path / "c.json").write_text('{"name": "x", "model_name": null, "seed": null}')
+    options = parse(["--config", str(tmp_path / "c.json")])
+    assert options.run.seed == 0
+    assert "model_name" not in options.given
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("c.json", b'{"treshold": 0.5}', "did you mean --threshold"),
+        ("c.toml", b"treshold = 0.5", "did you mean --threshold"),
+        ("c.toml", b"[run]\nseed = 1", "no option --run"),
+        ("c.json", b'{"seed": "many"}', "--seed takes a whole number"),
+        ("c.json", b'{"seed": 1.5}', "--seed takes a whole number"),
+        ("c.json", b'{"seed": true}', "--seed"),
+        ("c.json", b'{"seed": [1]}', "--seed"),
+        ("c.json", b'{"head": {"a": 1}}', "--head"),
+        ("c.json", b'{"switch_mode": "yes"}', "true or false"),
+        ("c.json", b'{"switch_mode": 1}', "true or false"),
+        ("c.json", b'{"num_labels_percent": 3}', "3%"),
+        ("c.json", b'{"max_lr": NaN}', "--max_lr"),
+        ("c.json", b'{"resume": true, "overwrite": true}', "exclude each other"),
+        ("c.json", b"[1, 2]", "must hold names and values"),
+        ("c.json", b"3", "must hold names and values"),
+        ("c.json", b"{", "can't be read"),
+        ("c.json", b"", "can't be read"),
+        ("c.toml", b"seed = ", "can't be read"),
+        ("c.json", b"\xff\xfe\x00", "can't be read"),
+        ("c.json", b"[" * 100_000, "can't be read"),
+        (".", None, "can't be read"),
+        ("absent.json", None, "can't be read"),
+    ],
+)
+def test_a_wrong_config_file_is_named(tmp_path: Path, file: str, content: bytes | None, says: str) -> None:
+    path = tmp_path / file
+    if content is not None:
+        path.write_bytes(content)
+    message = error_of("--config", str(path))
+    assert says in message
+    assert "\n" not in message
+
+
+def test_a_config_in_a_config_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"config": "b.json", "seed": 1}')
+    assert parse(["--name", "x", "--config", str(tmp_path / "a.json")]).run.seed == 1
+    assert read_config(tmp_path / "a.json")["seed"] == 1
+
+
+def everything() -> list[str]:
+    """A command line that sets as many options as may stand together."""
+    left_out = {"config", "num_labels", "num_epochs", "load_path", "load_best", "resume", "overwrite"}
+    left_out |= {"finetune_mode", "test_mode"}
+    line = [f"--{name}={value}" for name, value in VALUES.items() if name not in left_out]
+    return line + [f"--no_{n}" if FIELDS[n].default is True else f"--{n}" for n in SWITCHES if n not in left_out]
+
+
+@pytest.mark.parametrize("line", [["--name", "x"], everything(), ["--name", "x", "--num_labels", "3", "--overwrite"]])
+def test_what_is_recorded_is_taken_back(tmp_path: Path, line: list[str]) -> None:
+    options = parse(line)
+    record = recorded(options)
+    assert set(record) == set(FIELDS) - set(NOT_RECORDED)
+    (tmp_path / "commandline_args.txt").write_text(json.dumps(record))
+    again = parse(["--config", str(tmp_path / "commandline_args.txt")])
+    assert recorded(again) == record
+    assert recorded(make(record)) == record
+
+
+# --- who excludes whom ------------------------------------------------------------------------------------------------
+
+
+def given_line(name: str) -> list[str]:
+    return [f"--{name}"] if name in SWITCHES else [f"--{name}", VALUES[name]]
+
+
+@pytest.mark.parametrize(("name", "other"), [(name, other) for name, others, _ in RULES for other in others])
+def test_what_excludes_each_other(name: str, other: str) -> None:
+    line = [*given_line(name), *given_line(other), *BESIDE.get(name, []), *BESIDE.get(other, [])]
+    line += [] if "test_mode" in (name, other) else ["--name", "x"]
+    for order in (line, line[::-1] if all(word.startswith("--") for word in line) else line):
+        with pytest.raises(UserError, match="exclude each other") as caught:
+            parse(order)
+        assert f"--{name}" in str(caught.value)
+        assert f"--{other}" in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "needed"), [(name, needed) for name, _, needed in RULES if needed])
+def test_what_needs_another(name: str, needed: tuple[str, ...]) -> None:
+    line = given_line(name) + ([] if "name" in needed or name == "test_mode" else ["--name", "x"])
+    with pytest.raises(UserError, match="needs") as caught:
+        parse(line)
+    assert all(f"--{other}" in str(caught.value) for other in needed)
+
+
+def test_an_option_that_is_turned_off_excludes_nobody() -> None:
+    options = parse(["--name", "x", "--finetune_mode", "--no_switch_mode", "--no_test_mode"])
+    assert options.mode_name == "finetune"
+
+
+def test_the_names_in_the_rules_are_options() -> None:
+    for name, excluded, needed in RULES:
+        assert {name, *excluded, *needed} <= set(FIELDS)
+        assert name not in excluded
+
+
+def test_the_names_of_the_modes() -> None:
+    def name(*line: str) -> str:
+        return parse(line).mode_name
+
+    assert name("--name", "x") == "mpl"
+    assert name("--name", "x", "--switch_mode") == "switch"
+    assert name("--name", "x", "--finetune_mode") == "finetune"
+    assert name("--test_mode", "--load_path", "x", "--load_best") == "test"
+
+
+def test_patience_may_count_on_validation_images_that_the_data_brings() -> None:
+    assert parse(["--name", "x", "--data_dir", "flowers102", "--patience", "3"]).learning.patience == 3
+
+
+# --- the options as a whole -------------------------------------------------------------------------------------------
+
+
+def test_no_name_is_taken_twice() -> None:
+    assert len(FIELDS) == sum(len(dataclasses.fields(group)) for group in GROUPS.values())
+    assert not any(f"no_{name}" in FIELDS for name in FIELDS)
+
+
+def test_changed_sets_by_the_flat_name_and_counts_nothing_as_given() -> None:
+    options = parse(["--name", "x"]).changed(seed=5, head="mlp")
+    assert (options.run.seed, options.model.head, options.run.name) == (5, "mlp", "x")
+    assert options.given == {"name"}
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        options.run.seed = 1  # type: ignore[misc]
+
+
+def test_the_readme_table_lists_every_option_with_its_default() -> None:
+    lines = readme_table().splitlines()
+    for name, f in FIELDS.items():
+        own = [line for line in lines if line.startswith((f"| `--{name} ", f"| `--{name}`", f"| `--no_{name}`"))]
+        assert len(own) == 1, name
+        assert f.metadata["help"].replace("%%", "%") in own[0]
+        if f.default is not None and name not in SWITCHES:
+            assert f"| `{f.default}` |" in own[0]
+    assert "%%" not in readme_table()
+    assert all(line.count("|") == 4 for line in lines if line.startswith("|"))
+
+
+def test_help_names_every_option_and_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; sys.argv = ['MPL.py', '--help']\n"
+        "import MPL\n"
+        "try:\n    MPL.main()\n"
+        "except SystemExit as end:\n    assert end.code == 0\n"
+        "heavy = {'torch', 'torchvision', 'timm', 'matplotlib', 'sklearn', 'scipy', 'PIL', 'tqdm', 'optuna'}\n"
+        "print('HEAVY', sorted(heavy & set(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "HEAVY []" in done.stdout
+    shown = done.stdout
+    for name in FIELDS:
+        assert f"--{name}" in shown, name
+    for group in GROUPS.values():
+        assert f"{group.__doc__}:" in shown
+    assert "%%" not in shown
+    assert done.stderr == ""
+
+
+def test_a_wrong_command_line_ends_before_anything_heavy_is_loaded() -> None:
+    code = "import sys, MPL\ncode = MPL.main(['--name', 'x', '--sed', '1'])\nprint(code, 'torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["2", "False"]
+    assert done.stderr.strip() == "MPL.py: there is no option --sed; did you mean --seed?"
+
+
+# --- whatever is typed ------------------------------------------------------------------------------------------------
+
+WORDS = st.one_of(
+    st.sampled_from([f"--{name}" for name in FIELDS] + [f"--no_{name}" for name in FIELDS] + [*VALUES.values(), "--"]),
+    st.text(max_size=12),
+    st.builds("--{}={}".format, st.sampled_from(sorted(FIELDS)), st.text(max_size=8)),
+    st.integers().map(str),
+    st.floats().map(str),
+)
+
+
+@settings(max_examples=400, deadline=None)
+@given(st.lists(WORDS, max_size=8))
+def test_no_command_line_breaks_the_parser(line: list[str]) -> None:
+    check_parse(["--name", "x", *line])
+    check_parse(line)
+
+
+def check_parse(line: list[str]) -> None:
+    """A line of help, a UserError that says something, or options that survive being written down."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(UserError):
+        try:
+            options = parse(line)
+        except SystemExit as end:
+            assert end.code == 0  # noqa: PT017
+        else:
+            kept = options.changed(resume=False, overwrite=False, config=None)
+            assert make(recorded(options)).flat() == kept.flat()
+
+
+JSON: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.text(max_size=3), inner, max_size=2),
+    max_leaves=3,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.dictionaries(st.sampled_from(sorted(FIELDS)) | st.text(max_size=5), JSON, max_size=4))
+def test_no_config_breaks_the_options(values: dict[str, Any]) -> None:
+    with contextlib.suppress(UserError):
+        make({"name": "x", **values})
