@@ -26,8 +26,8 @@ import torch
 from torch import Tensor
 
 from batches import EVALUATION_BATCH, Ask, FrozenSource
-from models import state_digest
 from utils import UserError, atomic_file, warn, write_json
+from weights import state_digest
 
 # A backbone's last bits depend on the shape of the batch: all rows are computed in batches of this one shape.
 BATCH_ROWS = 32

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-import hashlib
 import math
-import re
 import socket
 import urllib.error
 import urllib.request
@@ -27,6 +25,7 @@ import args
 import utils
 from decode import Transform
 from utils import UserError
+from weights import load_into, one_line, read_weights, weight_file
 
 ALIASES = {
     "resnet": "resnet18",
@@ -43,7 +42,6 @@ HEAD_WIDTH = 512
 HEAD_DROPOUT = 0.2
 LEAK = 0.1  # slope of WRN-28-2's leaky ReLU, as in UDA and FixMatch
 AUXILIARY = ("aux1", "aux2", "AuxLogits")  # the side classifiers of googlenet and inception_v3
-WRAPPERS = frozenset(("module", "_orig_mod"))  # what DDP or DataParallel, and torch.compile, put into keys
 NETWORK_TIMEOUT = 8.0  # seconds: without a network the user shall read what to do, not wait
 
 # --- the parts of a network -------------------------------------------------------------------------------------------
@@ -179,7 +177,7 @@ def _size_checked(name: str, size: int) -> Iterator[None]:
         yield
     except (AssertionError, RuntimeError, ValueError) as error:
         raise UserError(
-            f"{name} can't take images of {size} px ({_one_line(error)}); choose another --image_size"
+            f"{name} can't take images of {size} px ({one_line(error)}); choose another --image_size"
         ) from error
 
 
@@ -219,7 +217,7 @@ def _torchvision(name: str, model: args.Model) -> tuple[nn.Module, Transform]:
     from torchvision import models as zoo
 
     published = zoo.get_model_weights(name)
-    file = _weight_file(model.weights)
+    file = weight_file(model.weights)
     entry = published.DEFAULT
     if file is not None:  # a published file brings its own preset; any other is taken for the first recipe's
         entry = next((e for e in published if e.url.endswith(f"/{file.name}")), next(iter(published)))
@@ -236,7 +234,7 @@ def _torchvision(name: str, model: args.Model) -> tuple[nn.Module, Transform]:
     state = _fetch(name, entry) if file is None else read_weights(file)
     if name.startswith("vit_") and "encoder.pos_embedding" in state:
         state = zoo.vision_transformer.interpolate_embeddings(transform.size, net.patch_size, state)
-    _load(net, state, heads, f"--weights {model.weights} does not fit {name}")
+    load_into(net, state, heads, f"--weights {model.weights} does not fit {name}")
     return net, transform
 
 
@@ -269,7 +267,7 @@ def _fetch(name: str, entry: Any) -> Mapping[str, Tensor]:
     except Exception as error:  # no network, no disk, a proxy's page, a broken file: the way out is the same
         target = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
         raise UserError(
-            f"the weights of {name} can't be had ({_one_line(error)}); put {entry.url} at {target}, "
+            f"the weights of {name} can't be had ({one_line(error)}); put {entry.url} at {target}, "
             "or use --weights FILE or --weights none"
         ) from error
     finally:
@@ -280,17 +278,17 @@ def _timm(name: str, model: args.Model) -> tuple[nn.Module, Transform]:
     import timm
 
     short = name.removeprefix("timm:")
-    file = _weight_file(model.weights)
+    file = weight_file(model.weights)
     try:
         config = timm.models.get_pretrained_cfg(short)
     except RuntimeError as error:
-        raise UserError(f"--model_name {name}: {_one_line(error)}; leave out what follows the point") from error
+        raise UserError(f"--model_name {name}: {one_line(error)}; leave out what follows the point") from error
     fetched = model.weights == "default"
     net: Any = _fetch_timm(name, config) if fetched else timm.create_model(short, pretrained=False, num_classes=0)
     if file is not None:
         heads = net.default_cfg.get("classifier") or ()
         heads = (heads,) if isinstance(heads, str) else tuple(heads)
-        _load(net, read_weights(file), heads, f"--weights {file} does not fit {name}")
+        load_into(net, read_weights(file), heads, f"--weights {file} does not fit {name}")
     own = timm.data.resolve_model_data_config(net)
     size = own["input_size"][-1]
     transform = Transform(
@@ -316,7 +314,7 @@ def _fetch_timm(name: str, config: Any) -> Any:
         file = config.hf_hub_filename or "model.safetensors"
         place = f"{file} of https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else config.url
         raise UserError(
-            f"the weights of {name} can't be had ({_one_line(error)}); download {place} elsewhere "
+            f"the weights of {name} can't be had ({one_line(error)}); download {place} elsewhere "
             "and use --weights FILE, or use --weights none"
         ) from error
 
@@ -345,108 +343,6 @@ def _scaled(transform: Transform, size: int | None) -> Transform:
     if size is None:
         return transform
     return replace(transform, size=size, resize=round(transform.resize * size / transform.size))
-
-
-def _one_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].split(". ")[0][:120] if lines else type(error).__name__
-
-
-# --- weights ----------------------------------------------------------------------------------------------------------
-
-
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The state dict in a .pth, .pt, .bin or .safetensors file, cleaned, on the CPU.
-
-    It may lie below "state_dict", "model_state" or "model". Raises UserError; a file that holds code is refused.
-    """
-    content: Any
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            content = load_file(path)
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # each format has its own errors for a broken file
-        raise UserError(
-            f"--weights {path} is refused: broken, or more than tensors in it; give a state dict"
-        ) from error
-    if isinstance(content, dict):
-        nested = (content[name] for name in ("state_dict", "model_state", "model") if name in content)
-        content = next(nested, content)
-    if not isinstance(content, dict) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
-    ):
-        raise UserError(f"--weights {path} holds no state dict (names and tensors); give another file")
-    return clean_state(content)
-
-
-def _weight_file(weights: str) -> Path | None:
-    """The file that `--weights` names, or None when it is one of the words."""
-    if weights in ("default", "none"):
-        return None
-    path = Path(weights).expanduser()
-    if not path.is_file():
-        raise UserError(f"--weights {weights}: there is no such file; give default, none or a file")
-    if path.suffix not in (".pth", ".pt", ".bin", ".safetensors"):
-        raise UserError(f"--weights {weights}: the file must be a .pth, .pt, .bin or .safetensors")
-    return path
-
-
-def clean_state(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict without the parts that wrappers (DDP, DataParallel, torch.compile) put into its keys."""
-    return {_clean_key(key): value for key, value in state.items()}
-
-
-def _clean_key(key: str) -> str:
-    return ".".join(part for part in key.split(".") if part not in WRAPPERS)
-
-
-def _load(net: nn.Module, state: Mapping[str, Tensor], heads: tuple[str, ...], complaint: str) -> None:
-    """Fill the network; keys below `heads` may be there or not. Raises UserError naming the first keys that don't fit.
-
-    Tensors of another dtype become the network's own.
-    """
-    own = net.state_dict()
-    # A few networks have a part that is truly called `module`; torchvision's densenet files say norm.1 for norm1.
-    names = {_clean_key(key): key for key in own}
-    modern = {re.sub(r"(denselayer\d+\.(?:norm|conv))\.([12])\.", r"\1\2.", key): key for key in state}
-    given = {names.get(key, key): state[old] for key, old in modern.items()}
-    prefixes = tuple(f"{_widened(head, own)}." for head in heads)
-    faults = {
-        # Files from before 2018 have no num_batches_tracked; nothing here uses it.
-        "missing": [key for key in own if key not in given and not key.endswith("num_batches_tracked")],
-        "unexpected": [key for key in given if key not in own and not key.startswith(prefixes)],
-        "of another shape": [key for key, value in given.items() if key in own and value.shape != own[key].shape],
-    }
-    parts = [
-        f"{len(keys)} {kind} ({', '.join(keys[:3])}{', ...' if len(keys) > 3 else ''})"
-        for kind, keys in faults.items()
-        if keys
-    ]
-    if parts:
-        raise UserError(f"{complaint}: of its keys {', '.join(parts)}; give the weights of this very network")
-    own.update({key: value for key, value in given.items() if key in own})
-    net.load_state_dict(own)
-
-
-def _widened(head: str, own: Mapping[str, Tensor]) -> str:
-    """The outermost part around `head` that the network has nothing of: some heads are more than one layer."""
-    parent = head.rpartition(".")[0]
-    if not parent or any(key.startswith(f"{parent}.") for key in own):
-        return head
-    return _widened(parent, own)
-
-
-def state_digest(module: nn.Module) -> str:
-    """A hex digest of all keys and values of the state dict, the same on every machine and memory layout."""
-    digest = hashlib.blake2b(digest_size=16)
-    for key, value in sorted(module.state_dict().items()):
-        value = value.detach().cpu().contiguous()
-        digest.update(f"{key} {value.dtype} {tuple(value.shape)}\n".encode())
-        digest.update(value.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 # --- what learns, and how ---------------------------------------------------------------------------------------------
@@ -607,7 +503,7 @@ def _small(name: str, model: args.Model, native_size: int, points: bool) -> tupl
     size = model.image_size or (max(native_size, 16) if native_size else 32)
     transform = Transform(size, size, "bilinear", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     net = SMALL[name]() if name != "mlp" else mlp(2 if points else 3 * size * size)
-    file = _weight_file(model.weights)
+    file = weight_file(model.weights)
     if file is not None:
-        _load(net, read_weights(file), (), f"--weights {file} does not fit {name}")
+        load_into(net, read_weights(file), (), f"--weights {file} does not fit {name}")
     return net, transform

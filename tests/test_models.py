@@ -15,6 +15,7 @@ from torch import nn
 
 import args
 import models
+import weights
 from models import Backbone, Head, Network, build_backbone, build_head
 from utils import UserError
 
@@ -30,7 +31,7 @@ def build(name: str | None = None, weights: object = "none", **more: Any) -> Bac
 
 
 def equal(a: nn.Module, b: nn.Module) -> bool:
-    return models.state_digest(a) == models.state_digest(b)
+    return weights.state_digest(a) == weights.state_digest(b)
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -274,8 +275,8 @@ def test_side_classifiers_and_old_names_are_no_obstacle(zoo: Any, tmp_path: Path
 
 def test_heads_of_several_layers_are_left_out() -> None:
     own = build("resnet", image_size=32).net.state_dict()
-    assert models._widened("head.fc.fc2", own) == "head"
-    assert models._widened("head.fc.fc2", {**own, "head.norm.weight": torch.zeros(1)}) == "head.fc"
+    assert weights._widened("head.fc.fc2", own) == "head"
+    assert weights._widened("head.fc.fc2", {**own, "head.norm.weight": torch.zeros(1)}) == "head.fc"
 
 
 def test_mnasnet_loads_without_its_version(zoo: Any, tmp_path: Path) -> None:
@@ -412,20 +413,20 @@ def test_clean_state() -> None:
         "backbone._orig_mod.module.b": torch.ones(1),
         "modules.c": torch.ones(2),
     }
-    assert list(models.clean_state(dirty)) == ["a.weight", "backbone.b", "modules.c"]
+    assert list(weights.clean_state(dirty)) == ["a.weight", "backbone.b", "modules.c"]
 
 
 def test_state_digest() -> None:
     backbone = build("cnn")
-    digest = models.state_digest(backbone)
-    assert digest == models.state_digest(backbone.to(memory_format=torch.channels_last))
-    assert digest == models.state_digest(build("cnn"))
+    digest = weights.state_digest(backbone)
+    assert digest == weights.state_digest(backbone.to(memory_format=torch.channels_last))
+    assert digest == weights.state_digest(build("cnn"))
     with torch.no_grad():
         backbone.net[0][0].weight[0, 0, 0, 0] += 1e-3
-    assert digest != models.state_digest(backbone)
+    assert digest != weights.state_digest(backbone)
     plain = nn.Linear(2, 1)
     plain.load_state_dict({"weight": torch.tensor([[1.0, 2.0]]), "bias": torch.tensor([3.0])})
-    assert models.state_digest(plain) == "3f2006c82b95a16d6696e83872e052bf"
+    assert weights.state_digest(plain) == "3f2006c82b95a16d6696e83872e052bf"
 
 
 # --- heads ------------------------------------------------------------------------------------------------------------
@@ -463,9 +464,9 @@ def test_pretrained_batch_norms_stay_in_eval_mode(resnet_file: tuple[Any, Path])
     assert network.head.training
     assert network.backbone.net.layer1.training
     assert not any(norm.training for norm in norms(network))
-    before = models.state_digest(network)
+    before = weights.state_digest(network)
     network(torch.rand(4, 3, 32, 32))
-    assert models.state_digest(network) == before
+    assert weights.state_digest(network) == before
     assert all(norm.training for norm in norms(build("resnet", image_size=32).train()))
 
 
@@ -543,14 +544,14 @@ def test_batch_norms_in_exam() -> None:
     models.set_trainable(backbone, "all")
     images = torch.rand(4, 3, 16, 16)
     frozen = norms(backbone)[0].eval()
-    before = models.state_digest(backbone)
+    before = weights.state_digest(backbone)
     with models.batch_norms_in_exam(backbone):
         inside = backbone(images)
-    assert models.state_digest(backbone) == before
+    assert weights.state_digest(backbone) == before
     assert [norm.track_running_stats for norm in norms(backbone)] == [True] * 3
     assert not frozen.training
     torch.testing.assert_close(inside, backbone(images))
-    assert models.state_digest(backbone) != before
+    assert weights.state_digest(backbone) != before
     with pytest.raises(RuntimeError, match="boom"), models.batch_norms_in_exam(backbone):
         raise RuntimeError("boom")
     assert all(norm.track_running_stats for norm in norms(backbone))

@@ -1,0 +1,92 @@
+"""What only a GPU can show; skipped where there is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import args
+import MPL
+from batches import Ask, Batch
+from data import find_dataset, split_dataset
+from experiment import Training
+from features import FeatureBank
+from models import Network, build_backbone, build_head
+from train import Learner, Progress, Rules, mpl_step
+from utils import choose_precision, read_json
+
+pytestmark = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
+]
+CUDA = torch.device("cuda")
+
+
+def training(tmp_path: Path, *words: str) -> Training:
+    options = args.parse(["--name", "x", "--device", "cuda", "--cache_dir", str(tmp_path / "cache"), *words])
+    dataset = find_dataset(options.data)
+    return Training(options, dataset, split_dataset(dataset, options.data, 0))
+
+
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_a_step_never_waits_for_the_device(compiled: bool) -> None:
+    """bf16, channels last, feedback and alignment; torch itself watches for synchronisation."""
+    learning = args.Learning(distribution_alignment=True, student_threshold=0.1, pseudo_label="sample", grad_clip=1.0)
+    learners = []
+    for seed in (0, 1):
+        backbone = build_backbone(
+            args.Model(model_name="wrn28_2"), native_size=32, points=False, seed=seed, default_name=""
+        )
+        network = Network(backbone, build_head("linear", backbone.num_features, 10, seed_key=(seed,)))
+        network = network.to(CUDA).to(memory_format=torch.channels_last).train()
+        if compiled:
+            network.compile()
+        learners.append(Learner(str(seed), network, learning, classes=10, start=0, total=100))
+    images = torch.rand(48, 3, 32, 32, device=CUDA).contiguous(memory_format=torch.channels_last)
+    labels = torch.arange(16, device=CUDA) % 10
+    batch = Batch(images[:16], labels, images[16:32], images[32:], labels)
+    rules = Rules(learning, precision=choose_precision("auto", CUDA))
+    for step in range(3):
+        mpl_step(learners, batch, step, rules)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for step in range(3, 6):
+            measured = mpl_step(learners, batch, step, rules)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(bool(torch.isfinite(value)) for value in measured.values())
+
+
+def test_the_bank_lies_in_device_memory(tmp_path: Path) -> None:
+    made = training(tmp_path, "--data_dir", "fake", "--model_name", "cnn", "--unfreeze", "head", "--max_steps", "4")
+    made.fill_bank()
+    assert isinstance(made.source, FeatureBank)
+    rows = made.split.labeled
+    direct = torch.cat(list(made.source.frozen.evaluation(rows)))
+    stored = made.source.rows(Ask(rows, np.zeros(len(rows), dtype=np.int64), "eval"))
+    assert stored.is_cuda
+    torch.testing.assert_close(stored, direct, rtol=1e-2, atol=1e-2)  # bf16 passes, float16 rows
+    assert made.source.table(("eval", 0)).resident is not None
+    assert made.source.table(("eval", 0)).resident.is_cuda  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("words", [["--grad_accumulation", "2", "--ema", "0.9"], ["--feedback", "first_order"]])
+def test_whole_networks_learn_on_the_gpu(tmp_path: Path, words: list[str]) -> None:
+    made = training(tmp_path, "--data_dir", "fake", "--max_steps", "30", *words)
+    progress = Progress()
+    made.learn(progress)
+    with made.evaluated() as models:
+        accuracy = made.results(models, made.split.test)["ensemble"]["accuracy"]
+    assert 0 <= accuracy <= 1
+    assert progress.step == 30
+
+
+def test_end_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert MPL.main(["--name", "gpu", "--device", "cuda", "--max_steps", "20"]) == 0
+    summary = read_json(tmp_path / "results" / "gpu" / "summary.json")
+    assert summary["peak_memory_bytes"] > 0
+    assert MPL.main(["--test_mode", "--load_best", "--load_path", "gpu", "--device", "cpu"]) == 0
