@@ -91,6 +91,8 @@ def choose_device(name: str) -> torch.device:
         return torch.device(accelerator.type)
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda", "mps"):  # torch knows more, some of which are no devices at all
+            raise RuntimeError(device.type)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {name} is not available here; use --device auto or --device cpu") from error
