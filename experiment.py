@@ -144,11 +144,11 @@ def load_run(options: Options) -> dict[str, Any]:
 def inherit(options: Options, loaded: Mapping[str, Any]) -> Options:
     """A loaded run brings its network, and its split unless the user gives another (whose leaks are then an error)."""
     stored = loaded["stored"]
-    values = {name: getattr(stored.model, name) for name in ("model_name", "head", "image_size", "unfreeze")}
+    values = {name: getattr(stored.model, name) for name in ("head", "image_size", "unfreeze")}
+    values["model_name"] = loaded["model"]["name"]
     for name, value in values.items():
         if name in options.given and name != "unfreeze" and getattr(options.model, name) != value:
             raise UserError(f"the loaded run has --{name} {value}; leave out --{name}, which can't be changed any more")
-    values["model_name"] = loaded["model"]["name"]
     split = ("num_labels", "num_labels_percent", "val_percent", "test_percent", "label_split", "data_dir", "labels_csv")
     values |= {name: stored.flat()[name] for name in (*split, "data_root", "flip", "seed")}
     given = set(options.given) - {"model_name"}
@@ -380,7 +380,8 @@ class Training(Setup):
 
         with Screen(self.schedule.total_steps, progress.step) as screen, contextlib.closing(board):
             last = folder / "checkpoints" / "last.pt"
-            self.learn(progress, write=write, show=screen.show, save=lambda: self.save(last, progress))
+            if not self.out_of_patience(progress):
+                self.learn(progress, write=write, show=screen.show, save=lambda: self.save(last, progress))
         return time.monotonic() - began
 
     def learn(
@@ -431,9 +432,14 @@ class Training(Setup):
         for learner in self.learners:
             if learner.step:
                 keep_best(progress, learner, row["epoch"], row[f"val_accuracy_{learner.name}"])
-        newest = max(best["epoch"] for best in progress.best.values())
-        patience, all_learn = self.options.learning.patience, all(learner.step for learner in self.learners)
-        return patience is not None and all_learn and row["epoch"] - newest >= patience
+        return self.out_of_patience(progress)
+
+    def out_of_patience(self, progress: Progress) -> bool:
+        """Whether no model has become better for so long that the run ends; also asked of a run that goes on."""
+        patience = self.options.learning.patience
+        if patience is None or not progress.best or not all(learner.step for learner in self.learners):
+            return False
+        return len(progress.rows) - max(best["epoch"] for best in progress.best.values()) >= patience
 
     @contextlib.contextmanager
     def evaluated(self) -> Iterator[dict[str, nn.Module]]:
@@ -456,7 +462,7 @@ class Training(Setup):
         """What a checkpoint says of the network and the data; `seen` are the images that were not held out for test."""
         used = [self.split.labeled, self.split.unlabeled, self.split.val]
         seen = set(self.dataset.hashes[np.concatenate(used)].tolist())
-        seen |= set(self.loaded["seen"].tolist()) if self.loaded is not None else set()
+        seen |= set(seen_hashes(self.loaded).tolist()) if self.loaded is not None else set()
         model = {
             "name": self.options.model.model_name or default_model(self.dataset),
             "pretrained": self.backbone.pretrained,
