@@ -1,0 +1,858 @@
+"""Runs end to end, in this process: what every option does, and what a run leaves behind."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from runs import CLOCK, COLOURS, FROZEN, MOONS, Moment, Outcome, killed, make_data, make_images, run, same, same_run
+
+import args
+import data
+import experiment
+import reporting
+import train
+import utils
+
+OPTIONS = {f.name for group in args.GROUPS.values() for f in dataclasses.fields(group)}
+_covered: set[str] = set()
+Test = TypeVar("Test", bound=Callable[..., Any])
+
+
+def covers(*names: str) -> Callable[[Test], Test]:
+    """This test shows that these options have their effect."""
+    assert set(names) <= OPTIONS, set(names) - OPTIONS
+    _covered.update(names)
+    return lambda test: test
+
+
+class Lab:
+    """Runs named `x`, each in a folder of its own, started once for all tests that look at them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.done = root, {}  # type: Path, dict[tuple[str, ...], Outcome]
+        self.data = make_data(root / "bilder für alle")
+
+    def run(self, *arguments: object) -> Outcome:
+        line = tuple(str(word) for word in arguments)
+        if line not in self.done:
+            cwd = self.root / f"run{len(self.done)}"
+            cwd.mkdir()
+            self.done[line] = outcome = run("--name", "x", *line, cwd=cwd)
+            assert outcome.code == 0, outcome.err
+        return self.done[line]
+
+    def moons(self, *arguments: object) -> Outcome:
+        return self.run(*MOONS, *arguments)
+
+    def images(self, *arguments: object) -> Outcome:
+        """The three-coloured folder, a frozen backbone."""
+        few = ("--num_labels", 6, "--unlabeled_batch_size", 15, "--max_steps", 6)
+        return self.run("--data_dir", self.data, *FROZEN, *few, *arguments)
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    return Lab(tmp_path_factory.mktemp("lab"))
+
+
+def column(outcome: Outcome, name: str) -> list[float]:
+    return [float(row[name]) for row in outcome.rows() if row[name]]
+
+
+# --- options that change what is learned ------------------------------------------------------------------------------
+
+CHANGES: dict[str, list[str]] = {
+    "seed": ["1"],
+    "precision": ["bf16"],
+    "batch_size": ["7"],
+    "optimizer": ["SGD"],
+    "weight_decay": ["5"],
+    "grad_clip": ["0.01"],
+    "label_smoothing": ["0.2"],
+    "unsupervised": ["cos"],
+    "threshold": ["0.51"],
+    "temperature": ["0.3"],
+    "lambda_u": ["3"],
+    "uda_steps": ["2"],
+    "mpl_weight": ["0"],
+    "feedback": ["first_order"],
+    "feedback_scale": ["none"],
+    "feedback_center": [],
+    "pseudo_label": ["sample"],
+    "pseudo_label_view": ["weak"],
+    "student_threshold": ["0.6"],
+    "distribution_alignment": [],
+    "head": ["mlp"],
+    "num_labels": ["50"],
+    "num_labels_percent": ["10%"],
+    "label_split": ["stratified"],
+    "include_labeled": [],
+    "switch_mode": [],
+}
+# Confident from the start, so that the consistency loss takes part in so short a run.
+SURE = ("--threshold", "0.5", "--max_lr", "0.01")
+
+
+@covers(*CHANGES)
+@pytest.mark.parametrize("name", sorted(set(CHANGES) - {"label_split"}))
+def test_an_option_changes_what_is_learned(lab: Lab, name: str) -> None:
+    base = lab.moons(*SURE)
+    flag = f"--no_{name}" if name == "include_labeled" else f"--{name}"
+    changed = lab.moons(*SURE, flag, *CHANGES[name])
+    assert changed.metrics() != base.metrics()
+    assert not same(changed.checkpoint()["models"], base.checkpoint()["models"])
+
+
+def test_two_runs_are_equal_and_hold_nothing_of_the_clock(lab: Lab, tmp_path: Path) -> None:
+    first = lab.moons(*SURE)
+    second = run("--name", "x", *MOONS, *SURE, cwd=tmp_path)
+    assert same_run(first, second)
+    assert first.folder("x").joinpath("split.csv").read_text() == second.folder("x").joinpath("split.csv").read_text()
+
+
+@covers("label_split")
+def test_labels_are_drawn_balanced_or_as_frequent_as_the_class(tmp_path: Path) -> None:
+    make_images(tmp_path / "d" / "many", 30, (200, 50, 50))
+    make_images(tmp_path / "d" / "few", 10, (50, 50, 200))
+    counts = {}
+    for how in ("balanced", "stratified"):
+        line = ("--name", how, "--data_dir", "d", *FROZEN, "--num_labels", 8, "--label_split", how, "--max_steps", 2)
+        outcome = run(*line, cwd=tmp_path)
+        labeled = outcome.split(how)["labeled"]
+        counts[how] = sum(path.startswith("many/") for path in labeled), len(labeled)
+    assert counts == {"balanced": (4, 8), "stratified": (6, 8)}
+
+
+@covers("max_steps", "num_epochs", "unlabeled_batch_size")
+def test_how_long_a_run_is(lab: Lab) -> None:
+    assert [row["step"] for row in lab.moons().rows()] == ["4", "8", "12"]
+    line = ("--data_dir", "moons", "--warmup_epoch_num", 1)
+    epochs = lab.run(*line, "--num_epochs", 2, "--unlabeled_batch_size", 160)
+    assert [row["step"] for row in epochs.rows()] == ["5", "10"]
+    cut = lab.run(*line, "--max_steps", 7, "--unlabeled_batch_size", 160)
+    assert [row["step"] for row in cut.rows()] == ["5", "7"]
+
+
+@covers("warmup_epoch_num")
+def test_only_the_teacher_learns_in_the_warm_up(lab: Lab) -> None:
+    for epochs, expected in ((0, [False] * 3), (1, [True, False, False]), (2, [True, True, False])):
+        rows = lab.moons("--warmup_epoch_num", epochs).rows()
+        assert [row["student_loss"] == "" for row in rows] == expected
+        first = train.one_cycle(0) * args.Options().learning.max_lr
+        assert [float(row["learning_rate_student"]) == pytest.approx(first) for row in rows] == expected
+    by_itself = lab.run("--data_dir", "moons", "--max_steps", 40, "--unlabeled_batch_size", 200)
+    assert [row["student_loss"] == "" for row in by_itself.rows()] == [True] + [False] * 9
+
+
+@covers("max_lr")
+def test_the_rate_is_one_cycle_below_its_maximum(lab: Lab) -> None:
+    base, double = lab.moons("--max_lr", 0.001), lab.moons("--max_lr", 0.002)
+    for name in ("learning_rate_teacher", "learning_rate_student"):
+        rates = column(base, name)
+        assert max(rates) <= 0.001
+        assert column(double, name) == pytest.approx([2 * rate for rate in rates], rel=1e-4)
+        assert rates[-1] < 1e-7
+
+
+@covers("grad_accumulation")
+def test_parts_of_a_step_come_to_the_same_step(lab: Lab) -> None:
+    whole, parts = lab.moons("--mpl_weight", 0), lab.moons("--mpl_weight", 0, "--grad_accumulation", 3)
+    assert whole.checkpoint()["options"]["grad_accumulation"] == 1
+    assert column(parts, "supervised_loss") == pytest.approx(column(whole, "supervised_loss"), rel=1e-3)
+    assert not same(whole.checkpoint()["models"], parts.checkpoint()["models"])
+
+
+@covers("ema")
+def test_the_average_of_the_weights_is_for_evaluation_only(lab: Lab) -> None:
+    base, averaged = lab.moons(), lab.moons("--ema", 0.9)
+    assert base.metrics() == averaged.metrics()
+    assert not same(base.checkpoint()["models"], averaged.checkpoint()["models"])
+    assert same(averaged.checkpoint()["models"], averaged.checkpoint("last")["models"])
+    learners = [outcome.checkpoint("last")["learners"]["student"] for outcome in (base, averaged)]
+    assert same(learners[0]["network"], learners[1]["network"])
+
+
+@covers("val_percent", "patience")
+def test_a_run_ends_when_validation_gets_no_better(lab: Lab) -> None:
+    still = ("--val_percent", "20%", "--max_lr", "1e-12", "--max_steps", 40)
+    patient, impatient = lab.moons(*still), lab.moons(*still, "--patience", 2)
+    assert len(patient.rows()) == 10
+    assert len(impatient.rows()) == 3 + 1  # the student begins to learn, and is first measured, in epoch 2
+    assert impatient.summary()["best_epoch"] == {"teacher": 1, "student": 2}
+    counts = impatient.summary()["dataset"]["images"]
+    assert counts["val"] == 160
+    assert impatient.summary()["labels_used"] == counts["labeled"] + counts["val"]
+    assert set(impatient.summary()["val"]) == {"teacher", "student", "ensemble"}
+    assert column(impatient, "val_accuracy_ensemble")
+
+
+def test_the_best_epoch_is_kept_where_validation_is_enough(lab: Lab) -> None:
+    outcome = lab.moons("--val_percent", "20%", "--max_lr", 0.02, "--max_steps", 40)
+    for name, epoch in outcome.summary()["best_epoch"].items():
+        measured = [float(row[f"val_accuracy_{name}"]) for row in outcome.rows()]
+        if name == "student":
+            measured = [0.0, *measured[1:]]
+        assert epoch == 1 + int(np.argmax(measured))
+        assert outcome.summary()["val"][name]["accuracy"] == pytest.approx(max(measured), abs=1e-6)
+    assert outcome.checkpoint()["best_epoch"] == outcome.summary()["best_epoch"]
+    few = lab.moons("--val_percent", "1%")
+    assert few.summary()["best_epoch"] == {"teacher": 3, "student": 3}
+
+
+# --- options of the data ----------------------------------------------------------------------------------------------
+
+
+@covers("test_percent")
+def test_the_share_that_is_tested(lab: Lab) -> None:
+    assert lab.moons().summary()["dataset"]["images"]["test"] == 200
+    half = lab.moons("--test_percent", "50%").summary()
+    assert half["dataset"]["images"]["test"] == 500
+    untested = lab.moons("--test_percent", 0)
+    assert untested.summary()["test"] == {}
+    assert not list(untested.folder().glob("*_CM.png"))
+
+
+@covers("num_labels", "num_labels_percent", "include_labeled")
+def test_how_many_labels_there_are(lab: Lab) -> None:
+    def counts(*line: object) -> dict[str, int]:
+        return lab.moons(*SURE, *line).summary()["dataset"]["images"]
+
+    assert counts() == {"labeled": 24, "unlabeled": 800, "val": 0, "test": 200}
+    assert counts("--num_labels", 50)["labeled"] == 50
+    assert counts("--num_labels_percent", "10%")["labeled"] == 80
+    assert counts("--no_include_labeled")["unlabeled"] == 776
+
+
+@covers("data_dir")
+@pytest.mark.parametrize("name", ["digits", "fake"])
+def test_built_in_data(lab: Lab, name: str) -> None:
+    outcome = lab.run("--data_dir", name, "--max_steps", 2, "--model_name", "mlp")
+    assert outcome.summary()["dataset"]["path"] == name
+    assert len(outcome.summary()["dataset"]["classes"]) == {"digits": 10, "fake": 4}[name]
+
+
+@covers("data_dir")
+def test_any_path_to_the_images_works(lab: Lab, tmp_path: Path) -> None:
+    base = lab.images()
+    (tmp_path / "ein Ordner").mkdir()
+    make_data(tmp_path / "ein Ordner" / "bílder 日本")
+    line = (*FROZEN, "--num_labels", 6, "--unlabeled_batch_size", 15, "--max_steps", 6)
+    for number, path in enumerate(("ein Ordner/bílder 日本", "./ein Ordner/../ein Ordner/bílder 日本/", lab.data)):
+        outcome = run("--name", f"x{number}", "--data_dir", path, *line, cwd=tmp_path)
+        assert outcome.code == 0, outcome.err
+        assert outcome.metrics(f"x{number}") == base.metrics()
+        assert outcome.summary(f"x{number}")["dataset"]["classes"] == sorted(COLOURS)
+
+
+@covers("labels_csv")
+def test_a_table_of_labels(lab: Lab, tmp_path: Path) -> None:
+    lines = ["path,label"]
+    for name in COLOURS:
+        lines += [f"{name}/bild {k:02d}.png,{name if k < 6 else ''}" for k in range(12)]
+    (tmp_path / "t.csv").write_text("\n".join(lines), encoding="utf-8")
+    outcome = lab.images("--labels_csv", tmp_path / "t.csv", "--test_percent", "30%")
+    counts = outcome.summary()["dataset"]["images"]
+    assert counts == {"labeled": 6, "unlabeled": 30, "val": 0, "test": 6}
+
+
+@covers("download", "data_root")
+def test_downloadable_data_is_asked_for_where_the_user_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torchvision
+
+    asked = []
+
+    class Fake:
+        classes = ("cat", "dog")
+
+        def __init__(self, root: str, *, download: bool, train: bool) -> None:
+            asked.append((root, download, train))
+            random = np.random.default_rng(int(train))
+            self.targets = [0, 1] * (20 if train else 5)
+            self.data = random.integers(0, 255, (len(self.targets), 32, 32, 3), dtype=np.uint8)
+
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", Fake)
+    line = ("--data_dir", "cifar10", *FROZEN, "--num_labels", 4, "--max_steps", 2)
+    outcome = run("--name", "x", *line, "--download", "--data_root", "there", cwd=tmp_path)
+    assert outcome.code == 0, outcome.err
+    assert asked == [("there", True, True), ("there", True, False)]
+    assert outcome.summary()["dataset"]["images"] == {"labeled": 4, "unlabeled": 40, "val": 0, "test": 10}
+    run("--name", "x", *line, cwd=tmp_path)
+    assert asked[2:] == [("datasets", False, True), ("datasets", False, False)]
+
+
+@covers("augmentation_draws", "flip")
+def test_how_images_are_augmented(lab: Lab) -> None:
+    base = lab.images()
+    assert lab.images("--no_flip").metrics() != base.metrics()
+    assert lab.images("--flip").metrics() == base.metrics()
+    assert lab.images("--augmentation_draws", 1).metrics() != base.metrics()
+    draws = {path.name for path in lab.images("--augmentation_draws", 1).cwd.glob("cache/*/*-0*")}
+    assert draws == {"eval-000", "strong-000", "weak-000"}
+
+
+@covers("show_images")
+def test_samples_are_drawn_when_asked_for(lab: Lab, tmp_path: Path) -> None:
+    assert not (lab.images().folder() / "samples.png").exists()
+    for source in ("moons", "digits"):
+        line = ("--name", source, "--data_dir", source, "--model_name", "mlp", "--max_steps", 2, "--show_images")
+        outcome = run(*line, cwd=tmp_path)
+        assert (outcome.folder(source) / "samples.png").is_file()
+        assert "samples.png" in outcome.out
+
+
+# --- options of the model ---------------------------------------------------------------------------------------------
+
+
+@covers("model_name", "unfreeze", "print_model", "image_size", "weights")
+def test_which_network_learns_and_what_of_it(lab: Lab) -> None:
+    frozen = lab.images("--print_model")
+    assert "cnn" not in frozen.checkpoint()["models"]["student"]
+    assert set(frozen.checkpoint()["models"]["student"]) == {"layers.0.weight", "layers.0.bias"}
+    assert frozen.checkpoint()["backbone"]
+    whole = lab.images("--unfreeze", "all", "--print_model")
+    assert whole.checkpoint()["backbone"] is None
+    assert any(key.startswith("backbone.") for key in whole.checkpoint()["models"]["student"])
+    totals = {}
+    for name, outcome in (("head", frozen), ("all", whole), ("1", lab.images("--unfreeze", 1, "--print_model"))):
+        line = next(line for line in outcome.out.splitlines() if line.startswith("total"))
+        totals[name] = [int(cell.replace(",", "")) for cell in line.split()[-2:]]
+    assert totals["head"][0] < totals["1"][0] < totals["all"][0]
+    assert totals["all"][1] == 0
+    assert "trainable" not in lab.images().out
+    other = lab.images("--model_name", "mlp")
+    assert other.checkpoint()["model"]["name"] == "mlp"
+    larger = lab.images("--model_name", "mlp", "--image_size", 20)
+    shapes = [outcome.checkpoint()["backbone"]["net.1.weight"].shape[1] for outcome in (other, larger)]
+    assert shapes == [3 * 16 * 16, 3 * 20 * 20]
+
+
+@covers("weights")
+def test_weights_from_a_file_are_used_and_frozen(lab: Lab, tmp_path: Path) -> None:
+    backbone = lab.images("--seed", 5).checkpoint()["backbone"]
+    state = {key.removeprefix("net."): value for key, value in backbone.items()}
+    torch.save(state, tmp_path / "w.pth")
+    few = ("--data_dir", lab.data, "--model_name", "cnn", "--image_size", 16, "--num_labels", 6, "--max_steps", 2)
+    outcome = lab.run(*few, "--num_workers", 0, "--weights", tmp_path / "w.pth")
+    assert same(outcome.checkpoint()["backbone"], backbone)
+    assert outcome.checkpoint()["model"]["frozen"]
+    assert not lab.run(*few, "--num_workers", 0, "--weights", "none").checkpoint()["model"]["frozen"]
+
+
+@covers("model_name")
+@pytest.mark.parametrize("name", ["squeezenet1_1", "timm:test_vit"])
+def test_a_librarys_backbone(lab: Lab, name: str) -> None:
+    line = ("--model_name", name, "--weights", "none", "--image_size", 32, "--augmentation_draws", 1)
+    outcome = lab.images(*line, "--max_steps", 2)
+    assert outcome.checkpoint()["model"]["name"] == name
+    assert outcome.summary()["test"]["student"]["per_class"].keys() == COLOURS.keys()
+
+
+@covers("head")
+def test_the_mlp_head_has_a_hidden_layer(lab: Lab) -> None:
+    assert len(lab.images("--head", "mlp").checkpoint()["models"]["student"]) == 4
+
+
+# --- options of the run -----------------------------------------------------------------------------------------------
+
+
+@covers("name", "overwrite")
+def test_a_run_is_kept_unless_it_is_overwritten(tmp_path: Path) -> None:
+    short = (*MOONS[:4], "--max_steps", 2, "--warmup_epoch_num", 0)
+    for expected in ("größe 1", "größe 1-2", "größe 1-3"):
+        outcome = run("--name", "größe 1", *short, cwd=tmp_path)
+        assert outcome.summary(expected)["name"] == expected
+        assert f"results: results/{expected}" in outcome.out
+        assert json.loads((outcome.folder(expected) / "commandline_args.txt").read_text())["name"] == expected
+    (tmp_path / "results" / "größe 1" / "notes.txt").write_text("mine")
+    outcome = run("--name", "größe 1", *short, "--seed", 3, "--overwrite", cwd=tmp_path)
+    assert outcome.summary("größe 1")["seed"] == 3
+    assert not (outcome.folder("größe 1") / "notes.txt").exists()
+    assert sorted(path.name for path in (tmp_path / "results").iterdir()) == ["größe 1", "größe 1-2", "größe 1-3"]
+
+
+@covers("config")
+def test_a_runs_options_make_the_same_run_again(lab: Lab, tmp_path: Path) -> None:
+    line = (*SURE, "--optimizer", "SGD", "--num_labels_percent", "5%", "--pseudo_label", "sample")
+    first = lab.moons(*line)
+    again = run("--config", first.folder() / "commandline_args.txt", cwd=tmp_path)
+    assert again.code == 0, again.err
+    assert same_run(first, again)
+
+
+@covers("resume")
+def test_a_finished_run_that_is_resumed_stays_as_it_is(lab: Lab, tmp_path: Path) -> None:
+    line = ("--name", "x", *MOONS, "--val_percent", "10%", "--ema", 0.9)
+    first = run(*line, cwd=tmp_path)
+    before = first.metrics(), first.checkpoint(), first.summary()
+    again = run("--name", "x", "--resume", cwd=tmp_path)
+    assert again.code == 0, again.err
+    assert again.metrics() == before[0]
+    assert same(again.checkpoint(), before[1])
+    untimed = [{k: v for k, v in summary.items() if k not in CLOCK} for summary in (before[2], again.summary())]
+    assert untimed[0] == untimed[1]
+    assert not (tmp_path / "results" / "x-2").exists()
+
+
+@covers("device")
+def test_the_device_is_asked_for(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def choose(name: str) -> torch.device:
+        asked.append(name)
+        return torch.device("cpu")
+
+    monkeypatch.setattr(experiment, "choose_device", choose)
+    lab.run(*MOONS[:2], "--max_steps", 2, "--device", "cuda:7")
+    assert asked == ["cuda:7"]
+
+
+@covers("compile")
+def test_the_networks_that_learn_are_compiled(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, *args, **named: compiled.append(self))
+    lab.moons("--compile")
+    assert len(compiled) == 2
+
+
+@pytest.mark.slow
+def test_a_compiled_run_is_stored_without_a_trace_of_it(lab: Lab) -> None:
+    outcome, plain = lab.moons("--compile", "--no_keep_pages"), lab.moons("--no_keep_pages")
+    states = outcome.checkpoint()["models"], plain.checkpoint()["models"]
+    assert {name: list(state) for name, state in states[0].items()} == {
+        n: list(state) for n, state in states[1].items()
+    }
+    assert column(outcome, "supervised_loss") == pytest.approx(column(plain, "supervised_loss"), rel=1e-3)
+
+
+@covers("num_workers")
+def test_workers_change_nothing_but_the_speed(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    real = torch.utils.data.DataLoader
+
+    def loader(*args: Any, **named: Any) -> Any:
+        asked.append(named["num_workers"])
+        return real(*args, **named)
+
+    monkeypatch.setattr(torch.utils.data, "DataLoader", loader)
+    alone = lab.images("--unfreeze", "all")
+    assert set(asked) == {0}
+    asked.clear()
+    helped = lab.images("--unfreeze", "all", "--num_workers", 2)
+    assert set(asked) == {2}
+    assert alone.metrics() == helped.metrics()
+
+
+@covers("keep_pages")
+def test_freed_memory_is_kept_unless_the_user_says_no(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    monkeypatch.setattr(utils, "keep_pages", lambda: calls.append(1))
+    run("--name", "x", "--data_dir", "absent", cwd=tmp_path)
+    assert calls == [1]
+    run("--name", "x", "--data_dir", "absent", "--no_keep_pages", cwd=tmp_path)
+    assert calls == [1]
+
+
+@covers("tensorboard")
+def test_curves_go_to_tensorboard_when_asked_for(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[tuple[Any, ...]] = []
+
+    class Writer:
+        def __init__(self, folder: Path) -> None:
+            written.append(("folder", folder.name))
+
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            written.append((name, step))
+
+        def add_image(self, name: str, *args: object, **named: object) -> None:
+            written.append((name, "picture"))
+
+        def close(self) -> None:
+            written.append(("closed",))
+
+    monkeypatch.setattr(reporting, "_summary_writer", Writer)
+    for module in (reporting, experiment):
+        monkeypatch.setattr(module, "require_tensorboard", lambda: None)
+    lab.moons("--tensorboard")
+    assert written[0] == ("folder", "tensorboard")
+    assert {("supervised_loss", 4), ("supervised_loss", 12), ("learning_rate_teacher", 8)} <= set(written)
+    assert written[-1] == ("closed",)
+
+
+def test_without_the_package_tensorboard_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    outcome = run("--name", "x", *MOONS, "--tensorboard", cwd=tmp_path)
+    assert outcome.code == 2
+    assert "pip install tensorboard" in outcome.err
+    assert not (tmp_path / "results").exists()
+
+
+@covers("cache", "cache_dir", "cache_dtype", "cache_limit")
+def test_the_features_of_a_frozen_backbone_are_kept(lab: Lab, tmp_path: Path) -> None:
+    line = ("--data_dir", lab.data, *FROZEN, "--num_labels", 6, "--max_steps", 3)
+
+    def folders(name: str) -> set[Path]:
+        return set((tmp_path / name).glob("*/bank.json"))
+
+    uncached = run("--name", "a", *line, "--no_cache", cwd=tmp_path)
+    assert uncached.code == 0, uncached.err
+    assert not (tmp_path / "cache").exists()
+    run("--name", "b", *line, cwd=tmp_path)
+    assert len(folders("cache")) == 1
+    run("--name", "c", *line, "--cache_dir", "my cache", "--cache_dtype", "float32", cwd=tmp_path)
+    assert json.loads(folders("my cache").pop().read_text())["dtype"] == "float32"
+    run("--name", "d", *line, "--seed", 9, "--cache_dir", "my cache", cwd=tmp_path)
+    assert len(folders("my cache")) == 2
+    outcome = run("--name", "e", *line, "--seed", 8, "--cache_dir", "my cache", "--cache_limit", 1e-6, cwd=tmp_path)
+    assert len(folders("my cache")) == 1
+    assert outcome.err.count("--cache_limit") == 2
+
+
+# --- modes ------------------------------------------------------------------------------------------------------------
+
+
+@covers("switch_mode")
+def test_roles_change_every_epoch_in_switch_mode(lab: Lab) -> None:
+    outcome = lab.moons("--switch_mode", "--max_steps", 20)
+    assert [row["teacher"] for row in outcome.rows()] == ["model_1", "model_1", "model_2", "model_1", "model_2"]
+    assert set(outcome.summary()["test"]) == {"model_1", "model_2", "ensemble"}
+    assert outcome.summary()["mode"] == "switch"
+    learners = outcome.checkpoint("last")["learners"]
+    assert [learners[name]["step"] for name in ("model_1", "model_2")] == [20, 16]
+
+
+@covers("finetune_mode")
+def test_the_labels_only_baseline(lab: Lab) -> None:
+    outcome = lab.moons("--finetune_mode")
+    assert set(outcome.summary()["test"]) == {"student"}
+    assert outcome.summary()["mode"] == "finetune"
+    assert outcome.rows()[0].keys() == {"epoch", "step", "teacher", "supervised_loss", "learning_rate_student"}
+    assert len(outcome.rows()) == 12  # an epoch is a pass over the labeled images, here one step
+    more = lab.moons("--finetune_mode", "--no_include_labeled")
+    assert more.metrics() == outcome.metrics()
+
+
+@covers("finetune_mode", "load_path", "load_best")
+@pytest.mark.parametrize("mode", ["mpl", "switch"])
+def test_fine_tuning_a_trained_student(tmp_path: Path, mode: str) -> None:
+    extra = ["--switch_mode"] if mode == "switch" else []
+    base = run("--name", "exp", *MOONS, "--val_percent", "20%", "--max_lr", 0.02, *extra, cwd=tmp_path)
+    assert base.code == 0, base.err
+    tuned = run(
+        "--name", "fine", "--finetune_mode", "--load_best", "--load_path", "exp", "--data_dir", "moons",
+        "--max_steps", 3, "--max_lr", "1e-9", cwd=tmp_path,
+    )  # fmt: skip
+    assert tuned.code == 0, tuned.err
+    assert set(tuned.summary("fine")["test"]) == {"student", "teacher", "ensemble"}
+    trained, results = base.summary("exp"), tuned.summary("fine")
+    for ours, theirs in (("student", "student" if mode == "mpl" else "model_2"), ("teacher", "teacher")):
+        theirs = "model_1" if mode == "switch" and theirs == "teacher" else theirs
+        assert results["test"][ours]["accuracy"] == trained["test"][theirs]["accuracy"]
+    assert tuned.split("fine") == base.split("exp")
+    last = run("--name", "last", "--finetune_mode", "--load_path", "exp", "--max_steps", 1, cwd=tmp_path)
+    assert last.code == 0, last.err
+
+
+@covers("test_mode", "load_path", "load_best")
+def test_testing_writes_into_the_loaded_run(tmp_path: Path) -> None:
+    base = run("--name", "exp", *MOONS, "--max_lr", 0.02, cwd=tmp_path)
+    trained = base.summary("exp")
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "mine.pt").write_bytes((base.folder("exp") / "checkpoints" / "best.pt").read_bytes())
+    places = ("exp", base.folder("exp"), base.folder("exp") / "checkpoints" / "best.pt", "/checkpoints/flowers/exp")
+    for place in (*places, "elsewhere/mine.pt"):
+        outcome = run("--test_mode", "--load_best", "--load_path", place, "--data_dir", "moons", cwd=tmp_path)
+        assert outcome.code == 0, outcome.err
+        folder = tmp_path / "elsewhere" if "mine" in str(place) else base.folder("exp")
+        tested = json.loads((folder / "test_summary.json").read_text())
+        assert tested["test"] == trained["test"]
+        assert tested["mode"] == "test"
+        (folder / "test_summary.json").unlink()
+    assert base.summary("exp") == trained
+    assert [path.name for path in (tmp_path / "results").iterdir()] == ["exp"]
+    assert run("--test_mode", "--load_path", "exp", cwd=tmp_path).code == 0
+
+
+def test_images_that_were_learned_from_are_never_tested(lab: Lab, tmp_path: Path) -> None:
+    base = lab.images()
+    learned = base.split()["unlabeled"] + base.split()["labeled"]
+    new = tmp_path / "new"
+    make_images(new / "ähre", 3, COLOURS["ähre"], seed=1)
+    make_images(new / "b c", 2, COLOURS["b c"], seed=1)
+    for path in learned[:4]:
+        (new / path).parent.mkdir(exist_ok=True)
+        (new / path).with_suffix(".copy.png").write_bytes((lab.data / path).read_bytes())
+    line = ("--test_mode", "--load_path", base.folder(), "--no_cache", "--num_workers", 0)
+    outcome = run(*line, "--data_dir", new, cwd=tmp_path)
+    assert outcome.code == 0, outcome.err
+    tested = json.loads((base.folder() / "test_summary.json").read_text())
+    assert tested["dataset"]["images"]["test"] == 5
+    (new / "b c" / "bild 00.png").unlink()
+    outcome = run("--name", "f", "--finetune_mode", "--load_path", base.folder(), "--seed", 77, cwd=tmp_path)
+    assert outcome.code == 2
+    assert "were training images of the loaded run" in outcome.err
+
+
+def test_fine_tuning_may_open_the_backbone_of_a_frozen_run(lab: Lab, tmp_path: Path) -> None:
+    base = lab.images()
+    line = ("--finetune_mode", "--load_path", base.folder(), "--max_steps", 2, "--num_workers", 0)
+    outcome = run("--name", "x", *line, "--unfreeze", "all", cwd=tmp_path)
+    assert outcome.code == 0, outcome.err
+    assert any(key.startswith("backbone.") for key in outcome.checkpoint()["models"]["student"])
+    frozen = run("--name", "y", *line, cwd=tmp_path)
+    assert frozen.checkpoint(name="y")["model"]["frozen"]
+    assert same(frozen.checkpoint(name="y")["backbone"], base.checkpoint()["backbone"])
+
+
+def test_every_option_was_shown_to_have_an_effect() -> None:
+    assert _covered == OPTIONS
+
+
+# --- what a run leaves ------------------------------------------------------------------------------------------------
+
+SUMMARY = {
+    "name", "mode", "seed", "command", "dataset", "labels_used", "val", "test", "best_epoch", "seconds",
+    "peak_memory_bytes", "versions", "commit",
+}  # fmt: skip
+
+
+def test_the_summary_has_the_keys_that_are_promised(lab: Lab) -> None:
+    outcome = lab.images()
+    summary = outcome.summary()
+    assert set(summary) == SUMMARY
+    assert summary["dataset"] == {
+        "path": str(lab.data),
+        "classes": sorted(COLOURS),
+        "images": {"labeled": 6, "unlabeled": 30, "val": 0, "test": 6},
+    }
+    assert {"total", "training"} <= set(summary["seconds"])
+    assert 0 < summary["seconds"]["training"] <= summary["seconds"]["total"]
+    assert summary["val"] == {}
+    assert set(summary["test"]) == {"teacher", "student", "ensemble"}
+    for result in summary["test"].values():
+        assert set(result) == {"accuracy", "ci95", "macro_f1", "per_class"}
+        low, high = result["ci95"]
+        assert 0 <= low <= result["accuracy"] <= high <= 1
+        assert set(result["per_class"]) == set(COLOURS)
+        assert all(0 <= value <= 1 for value in result["per_class"].values())
+    assert summary["best_epoch"] == {"teacher": 3, "student": 3}
+    assert summary["peak_memory_bytes"] > 1e6
+    assert torch.__version__.startswith(summary["versions"]["torch"])
+    assert summary["labels_used"] == 6
+
+
+def test_the_files_that_a_run_leaves(tmp_path: Path) -> None:
+    folder = make_data(tmp_path / "d")
+    (folder / "b c" / "broken.png").write_bytes(b"not a picture")
+    (folder / "b c" / "cut.png").write_bytes((folder / "b c" / "bild 00.png").read_bytes()[:200])
+    (folder / "b c" / "twin.png").write_bytes((folder / "b c" / "bild 00.png").read_bytes())
+    (folder / "日本" / "stray.png").write_bytes((folder / "b c" / "bild 01.png").read_bytes())
+    line = ("--name", "x", "--data_dir", folder, *FROZEN, "--num_labels", 6, "--max_steps", 6, "--show_images")
+    outcome = run(*line, cwd=tmp_path, pictures=True)
+    assert outcome.code == 0, outcome.err
+    left = {path.relative_to(outcome.folder()).as_posix() for path in outcome.folder().rglob("*") if path.is_file()}
+    pictures = {"graphs.png", "samples.png", "teacher_CM.png", "student_CM.png", "ensemble_CM.png"}
+    tables = {"commandline_args.txt", "metrics.csv", "summary.json", "split.csv", "bad_files.txt"}
+    assert left == pictures | tables | {"checkpoints/last.pt", "checkpoints/best.pt"}
+    for name in pictures:
+        with Image.open(outcome.folder() / name) as image:
+            assert image.format == "PNG"
+            assert min(image.size) > 150
+    bad = (outcome.folder() / "bad_files.txt").read_text(encoding="utf-8").splitlines()
+    assert [line.split("\t")[0] for line in bad] == ["b c/broken.png", "b c/cut.png"]
+    assert all(line.split("\t")[1] for line in bad)
+    split = outcome.split()
+    assert set(split["bad"]) == {"b c/broken.png", "b c/cut.png"}
+    assert len(split["duplicate"]) == 1
+    in_conflict = set(split.get("conflict", [])) | {"b c/bild 01.png"}
+    assert not in_conflict & set(split["labeled"] + split["test"])
+    counts = outcome.summary()["dataset"]["images"]
+    assert (len(split["labeled"]), len(split["test"])) == (counts["labeled"], counts["test"])
+    warnings = [line for line in outcome.err.splitlines() if line.startswith("warning: ")]
+    assert len(warnings) == 3  # one line a kind, however many files
+    hashes = {line.split(",")[1] for line in (outcome.folder() / "split.csv").read_text().splitlines()[1:]}
+    assert all(len(code) == 16 for code in hashes)
+
+
+def test_the_metrics_of_a_run(lab: Lab) -> None:
+    rows = lab.moons(*SURE, "--max_steps", 40).rows()
+    assert [row["epoch"] for row in rows] == [str(n) for n in range(1, 11)]
+    assert list(rows[0])[:3] == ["epoch", "step", "teacher"]
+    assert not [name for name in rows[0] if "second" in name or "time" in name or "memory" in name]
+    for row in rows:
+        for name in ("mask_rate", "student_mask_rate", "agreement", "pseudo_label_accuracy"):
+            assert row[name] == "" or 0 <= float(row[name]) <= 1
+    assert float(rows[-1]["supervised_loss"]) < float(rows[0]["supervised_loss"])
+
+
+def test_the_screen_tells_what_was_found_and_where_the_results_are(lab: Lab) -> None:
+    out = lab.images().out
+    assert all(name in out for name in COLOURS)
+    assert "training: step 6/6" in out
+    assert "learned from 6 labels; tested on 6 images" in out
+    assert out.rstrip().endswith("results: results/x")
+
+
+def test_a_checkpoint_is_tensors_and_plain_values_without_wrappers(lab: Lab) -> None:
+    content = lab.moons(*SURE).checkpoint("last")
+    assert content["format"] == 1
+    assert content["classes"] == ["0", "1"]
+    assert len(content["seen"]) == 800
+    for state in content["models"].values():
+        assert not [key for key in state if key.startswith(("module.", "_orig_mod."))]
+
+
+def test_no_run_leaves_a_trace_in_the_next(lab: Lab, tmp_path: Path) -> None:
+    alone = lab.moons(*SURE, "--pseudo_label", "sample")
+    torch.manual_seed(12345)
+    np.random.seed(54321)  # noqa: NPY002
+    state = torch.get_rng_state()
+    threads = torch.get_num_threads()
+    run("--name", "other", "--data_dir", lab.data, *FROZEN, "--num_labels", 6, "--max_steps", 3, cwd=tmp_path)
+    after = run("--name", "x", *MOONS, *SURE, "--pseudo_label", "sample", cwd=tmp_path)
+    assert same_run(alone, after)
+    assert torch.get_num_threads() == threads
+    assert not torch.is_autocast_enabled()
+    assert torch.is_grad_enabled()
+    del state
+
+
+# --- killed and resumed -----------------------------------------------------------------------------------------------
+
+# (moment, what is left to go on from)
+MOMENTS = [
+    Moment("experiment.write_split"),
+    Moment("experiment.warmup_step", 2),
+    Moment("experiment.mpl_step", 1),
+    Moment("experiment.mpl_step", 3, "after"),
+    Moment("reporting.MetricsLog.add", 2, "after"),
+    Moment("experiment.save_checkpoint", 2),
+    Moment("experiment.save_checkpoint", 2, "torn"),
+    Moment("experiment.save_checkpoint", 2, "after"),
+    Moment("experiment.Setup.summary"),
+    Moment("experiment.write_json", 2),
+]
+
+
+def resumed(moment: Moment, whole: Outcome, line: tuple[object, ...], cwd: Path) -> Outcome:
+    killed(moment, "--name", "x", *line, cwd=cwd)
+    assert not (cwd / "results" / "x" / "summary.json").exists()
+    outcome = run("--name", "x", "--resume", cwd=cwd)
+    assert outcome.code == 0, outcome.err
+    assert same_run(whole, outcome)
+    assert not list((cwd / "results").rglob(".part-*")) or moment.when == "torn"
+    return outcome
+
+
+@covers("resume")
+@pytest.mark.parametrize("moment", MOMENTS, ids=lambda m: f"{m.function}-{m.count}-{m.when}")
+def test_a_killed_run_goes_on_bit_for_bit(lab: Lab, tmp_path: Path, moment: Moment) -> None:
+    line = (*SURE, "--ema", 0.9, "--pseudo_label", "sample", "--distribution_alignment", "--head", "mlp")
+    resumed(moment, lab.moons(*line), (*MOONS, *line), tmp_path)
+
+
+@pytest.mark.parametrize("moment", [Moment("experiment.mpl_step", 2), Moment("experiment.save_checkpoint", 1, "after")])
+def test_a_killed_run_on_digits_goes_on_bit_for_bit(lab: Lab, tmp_path: Path, moment: Moment) -> None:
+    line = (
+        "--data_dir",
+        "digits",
+        "--unlabeled_batch_size",
+        480,
+        "--batch_size",
+        20,
+        "--max_steps",
+        6,
+        "--switch_mode",
+    )
+    resumed(moment, lab.run(*line), line, tmp_path)
+
+
+BANK_MOMENTS = [
+    Moment("features.write_block", 1),
+    Moment("features.write_block", 3, "torn"),
+    Moment("features.write_block", 3, "after"),
+    Moment("experiment.mpl_step", 3),
+]
+
+
+@pytest.mark.parametrize("moment", BANK_MOMENTS, ids=lambda m: f"{m.function}-{m.count}-{m.when}")
+def test_a_killed_run_with_a_bank_goes_on_bit_for_bit(lab: Lab, tmp_path: Path, moment: Moment) -> None:
+    line = ("--data_dir", lab.data, *FROZEN, "--num_labels", 6, "--unlabeled_batch_size", 15, "--max_steps", 6)
+    resumed(moment, lab.images(), line, tmp_path)
+
+
+@pytest.mark.parametrize("moment", [Moment("experiment.Setup.summary"), Moment("reporting.MetricsLog.add", 4, "after")])
+def test_a_run_that_had_stopped_early_does_not_train_on(lab: Lab, tmp_path: Path, moment: Moment) -> None:
+    still = ("--val_percent", "20%", "--max_lr", "1e-12", "--max_steps", 40, "--patience", 2)
+    resumed(moment, lab.moons(*still), (*MOONS, *still), tmp_path)
+
+
+def test_a_killed_fine_tuning_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    run("--name", "exp", *MOONS, cwd=tmp_path)
+    line = ("--finetune_mode", "--load_path", "exp", "--max_steps", 5)
+    whole = run("--name", "x", *line, cwd=tmp_path)
+    other = tmp_path / "other"
+    (other / "results").mkdir(parents=True)
+    (tmp_path / "results" / "exp").rename(other / "results" / "exp")
+    resumed(Moment("experiment.supervised_step", 4), whole, line, other)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "says"),
+    [
+        (["--seed", "5"], 2, "--seed"),
+        (["--max_lr", "0.5"], 2, "--max_lr"),
+        (["--max_steps", "99"], 2, "--max_steps"),
+        (["--switch_mode"], 2, "--switch_mode"),
+        (["--data_dir", "digits"], 2, "--data_dir"),
+        (["--num_labels", "30"], 2, "--num_labels"),
+        (["--overwrite"], 2, "exclude each other"),
+        (["--data_dir", "moons", "--max_steps", "12", "--num_workers", "0", "--no_keep_pages"], 0, ""),
+    ],
+)
+def test_a_resumed_run_keeps_its_options(tmp_path: Path, options: list[str], code: int, says: str) -> None:
+    killed(Moment("experiment.mpl_step", 6), "--name", "x", *MOONS, cwd=tmp_path)
+    outcome = run("--name", "x", "--resume", *options, cwd=tmp_path)
+    assert outcome.code == code, outcome.err
+    assert says in outcome.err
+    assert len(outcome.complaint()) == (code == 2)
+    assert (outcome.folder() / "summary.json").exists() == (code == 0)
+
+
+def test_a_run_is_not_resumed_on_other_images(lab: Lab, tmp_path: Path) -> None:
+    folder = make_data(tmp_path / "d")
+    line = ("--data_dir", "d", *FROZEN, "--num_labels", 6, "--unlabeled_batch_size", 15, "--max_steps", 6)
+    killed(Moment("experiment.mpl_step", 3), "--name", "x", *line, cwd=tmp_path)
+    make_images(folder / "b c", 14, COLOURS["b c"], seed=9)
+    outcome = run("--name", "x", "--resume", cwd=tmp_path)
+    assert outcome.code == 2
+    assert "have changed since the run began" in outcome.err
+
+
+def test_a_loss_that_is_not_finite_ends_with_code_1_and_keeps_the_checkpoint(tmp_path: Path) -> None:
+    outcome = run("--name", "x", *MOONS, "--optimizer", "SGD", "--max_lr", "1e30", "--max_steps", 400, cwd=tmp_path)
+    assert outcome.code == 1
+    assert len(outcome.complaint()) == 1
+    assert "not finite" in outcome.err
+    assert "--max_lr" in outcome.err
+
+
+def test_data_is_read_with_the_same_transform_everywhere(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = set()
+    real = data._fit
+
+    def fit(image: Any, transform: Any) -> Any:
+        seen.add(transform)
+        return real(image, transform)
+
+    monkeypatch.setattr(data, "_fit", fit)
+    lab.images("--unfreeze", "all", "--val_percent", "20%", "--seed", 3)
+    assert len(seen) == 1
