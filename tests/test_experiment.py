@@ -847,12 +847,12 @@ def test_a_loss_that_is_not_finite_ends_with_code_1_and_keeps_the_checkpoint(tmp
 
 def test_data_is_read_with_the_same_transform_everywhere(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = set()
-    real = data._fit
+    real = data.Dataset.read
 
-    def fit(image: Any, transform: Any) -> Any:
+    def read(self: data.Dataset, row: int, transform: Any) -> torch.Tensor:
         seen.add(transform)
-        return real(image, transform)
+        return real(self, row, transform)
 
-    monkeypatch.setattr(data, "_fit", fit)
+    monkeypatch.setattr(data.Dataset, "read", read)
     lab.images("--unfreeze", "all", "--val_percent", "20%", "--seed", 3)
     assert len(seen) == 1
