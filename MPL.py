@@ -19,20 +19,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         import experiment
         from train import TrainingFault
     except UserError as error:
-        print(f"MPL.py: {error}", file=sys.stderr)
-        return 2
+        return complain(error, 2)
     try:
         experiment.run(options)
     except UserError as error:
-        print(f"MPL.py: {error}", file=sys.stderr)
-        return 2
+        return complain(error, 2)
     except TrainingFault as error:
-        print(f"MPL.py: {error}", file=sys.stderr)
-        return 1
+        return complain(error, 1)
     except KeyboardInterrupt:
         print("MPL.py: stopped; the same command with --resume goes on", file=sys.stderr)
         return 130
     return 0
+
+
+def complain(error: Exception, code: int) -> int:
+    """One line on what is wrong, even where what the user typed has several; returns the exit code."""
+    print("MPL.py:", " ".join(str(error).splitlines()), file=sys.stderr)
+    return code
 
 
 if __name__ == "__main__":

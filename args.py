@@ -338,6 +338,8 @@ def _convert(name: str, value: Any) -> Any:
         return value
     if isinstance(value, (bool, dict, list)):
         raise UserError(f"--{name} takes a {kind.__name__}, not {value!r}")
+    if value == "":
+        raise UserError(f"--{name} is empty; give it a value or leave it out")
     if meta["parse"]:
         try:
             return meta["parse"](str(value))
