@@ -95,9 +95,11 @@ def run(options: Options) -> dict[str, Any]:
     if loaded is not None:
         options = inherit(options, loaded)
     dataset = find_dataset(options.data)
+    if loaded is not None:
+        check_classes(loaded, dataset)
     split = split_dataset(dataset, options.data, options.run.seed)
     if loaded is not None:
-        check_loaded(loaded, dataset, split)
+        check_leaks(loaded, dataset, split)
     if options.run.resume:
         check_same_images(RESULTS / (options.run.name or ""), dataset, split)
     training = Training(options, dataset, split, loaded)
@@ -157,8 +159,8 @@ def inherit(options: Options, loaded: Mapping[str, Any]) -> Options:
     return options.changed(**{name: value for name, value in values.items() if name not in given})
 
 
-def check_loaded(loaded: Mapping[str, Any], dataset: Dataset, split: Split) -> None:
-    """The same classes, and no image in the test that the loaded run has learned from."""
+def check_classes(loaded: Mapping[str, Any], dataset: Dataset) -> None:
+    """A loaded run goes on with the classes that it knows."""
     if tuple(loaded["classes"]) != dataset.classes:
         theirs, ours = set(loaded["classes"]), set(dataset.classes)
         differ = ", ".join(sorted(theirs ^ ours)[:3])
@@ -166,6 +168,10 @@ def check_loaded(loaded: Mapping[str, Any], dataset: Dataset, split: Split) -> N
             f"the checkpoint {loaded['path']} knows {len(theirs)} classes and {dataset.name} has {len(ours)}: "
             f"they differ in {differ}; give the data that it was trained on"
         )
+
+
+def check_leaks(loaded: Mapping[str, Any], dataset: Dataset, split: Split) -> None:
+    """No image in the test that the loaded run has learned from."""
     leaks = int(np.isin(dataset.hashes[split.test], seen_hashes(loaded)).sum())
     if leaks:
         raise UserError(

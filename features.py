@@ -36,6 +36,10 @@ MAGIC = b"MPLBANK1"
 HEADER = struct.Struct("<8sII32s16x")  # magic, rows, numbers a row, digest of all that follows
 IN_MEMORY_SHARE = 0.4  # of the free memory of the device that a table may take
 
+NOT_WRITABLE = (
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG,
+)  # fmt: skip
+
 Kind = tuple[str, int]  # view and draw
 Job = dict[Kind, np.ndarray]  # the rows of one block of each kind
 
@@ -362,7 +366,7 @@ def _disk_errors(folder: Path, needed: int = 0) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM):
+        if error.errno not in NOT_WRITABLE:
             raise
         size = f", which needs about {needed / 1e6:,.0f} MB" if needed else ""
         raise UserError(
