@@ -92,10 +92,14 @@ def _no_pictures() -> Any:
         yield
 
 
-def start(*arguments: object, cwd: Path, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
-    """MPL.py as a process of its own."""
-    command = [sys.executable, str(ROOT / "MPL.py"), *map(str, arguments)]
-    env = {**(os.environ if env is None else env), "OMP_NUM_THREADS": "1"}
+def start(*arguments: object, cwd: Path, saves_often: bool = False) -> subprocess.Popen[str]:
+    """MPL.py as a process of its own; `saves_often` makes a checkpoint after every epoch."""
+    program = [str(ROOT / "MPL.py")]
+    if saves_often:
+        setting = f"sys.path.insert(0, {str(ROOT)!r}); import MPL, train; train.CHECKPOINT_SECONDS = -1.0"
+        program = ["-c", f"import sys; {setting}; sys.exit(MPL.main(sys.argv[1:]))"]
+    command = [sys.executable, *program, *map(str, arguments)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(command, cwd=cwd, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
