@@ -1,7 +1,7 @@
-"""Learners, losses, the two steps, the one loop, and checkpoints.
+"""Losses, the two steps, the one loop, and checkpoints.
 
-The recipe reads from top to bottom: what a learner is, the losses, `supervised_step`, `mpl_step`,
-`fit`. A step knows neither whether it sees images or features nor which epoch it is; `fit` knows nothing of losses.
+The recipe reads from top to bottom: the losses, `supervised_step`, `mpl_step`, `fit`. A step knows neither whether it
+sees images or features nor which epoch it is; `fit` knows nothing of losses.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from args import Learning
 from batches import Batch
-from models import batch_norms_in_exam, parameter_groups
+from learner import Learner
+from models import batch_norms_in_exam
 from utils import UserError, atomic_file, key
 
 MEASURE_EVERY = 20  # steps between two readings of the measurements, the only times the device is waited for
@@ -29,123 +30,6 @@ CHECKPOINT_SECONDS = 10.0  # a kill costs at most about this much training, what
 
 class TrainingFault(Exception):
     """The training can't go on (a loss is not finite); what it says goes to the user, the last checkpoint stays."""
-
-
-# --- learners ---------------------------------------------------------------------------------------------------------
-
-
-def one_cycle(position: float) -> float:
-    """The learning rate's share of its maximum at `position` in [0, 1] of the learner's life (Smith and Topin 2018).
-
-    A cosine up from 1/25 to 1 over the first 30%, then a cosine down to 1/250,000: the constants of `OneCycleLR`.
-    """
-    peak, first, last = 0.3, 1 / 25, 1 / 250_000
-    if position < peak:
-        low, high, progress = first, 1.0, 1 - position / peak
-    else:
-        low, high, progress = last, 1.0, (position - peak) / (1 - peak)
-    return low + (high - low) * (1 + math.cos(math.pi * progress)) / 2
-
-
-class Learner:
-    """A network with its own optimizer, step, start and, when wanted, average of weights.
-
-    network: what learns; start: the global step at which it begins to learn; total: the global step at which the run
-    ends. `moments` are the running mean and mean square of the feedback that it receives as a teacher, with the bias
-    correction's weight; `marginal` is the running mean of its weak predictions [C], for distribution alignment.
-    """
-
-    def __init__(
-        self, name: str, network: nn.Module, learning: Learning, *, classes: int, start: int, total: int
-    ) -> None:
-        self.name, self.network, self.learning = name, network, learning
-        self.start, self.total, self.step = start, total, 0
-        self.optimizer = make_optimizer(network, learning)
-        self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        device = self.parameters[0].device
-        self.moments = torch.zeros(3, device=device)
-        self.marginal = torch.zeros(classes, device=device)
-        self.average = {k: v.clone() for k, v in network.state_dict().items()} if learning.ema else None
-
-    def learning_rate(self) -> float:
-        """The rate of the next update, a pure function of the updates made since the learner began."""
-        return self.learning.max_lr * one_cycle(self.step / max(1, self.total - self.start))
-
-    def update(self) -> None:
-        """One optimizer step with the gradients that lie in `.grad`, which are then dropped."""
-        rate = self.learning_rate()
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate * group["lr_scale"]
-        if self.learning.grad_clip:
-            nn.utils.clip_grad_norm_(self.parameters, self.learning.grad_clip)
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
-        if self.average is not None:
-            self._follow(self.average)
-
-    @torch.no_grad()
-    def _follow(self, average: dict[str, Tensor]) -> None:
-        """Move the average towards the weights; young averages move faster, so that they forget the first weights."""
-        decay = min(self.learning.ema, (1 + self.step) / (10 + self.step))
-        for name, value in self.network.state_dict().items():
-            if value.is_floating_point():
-                average[name].lerp_(value, 1 - decay)
-            else:
-                average[name].copy_(value)
-
-    def evaluation_state(self) -> dict[str, Tensor]:
-        """The weights to evaluate and keep: the average where there is one."""
-        return self.average if self.average is not None else self.network.state_dict()
-
-    @contextlib.contextmanager
-    def evaluated(self) -> Iterator[nn.Module]:
-        """The network with its evaluation weights, for the time of an evaluation."""
-        if self.average is None:
-            yield self.network
-            return
-        learned = {k: v.clone() for k, v in self.network.state_dict().items()}
-        self.network.load_state_dict(self.average)
-        try:
-            yield self.network
-        finally:
-            self.network.load_state_dict(learned)
-
-    def take_over(self, state: Mapping[str, Tensor]) -> None:
-        """Make these weights the ones to evaluate and keep."""
-        self.network.load_state_dict(state)
-        self.average = None
-
-    def state_dict(self) -> dict[str, Any]:
-        """All that is needed to go on, bit for bit."""
-        return {
-            "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "average": self.average,
-            "step": self.step,
-            "moments": self.moments,
-            "marginal": self.marginal,
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse of `state_dict`."""
-        self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        if self.average is not None:
-            for name, value in state["average"].items():
-                self.average[name].copy_(value)
-        self.step = int(state["step"])
-        self.moments.copy_(state["moments"])
-        self.marginal.copy_(state["marginal"])
-
-
-def make_optimizer(network: nn.Module, learning: Learning) -> torch.optim.Optimizer:
-    """AdamW, or SGD with Nesterov momentum 0.9, over the parameters that require a gradient."""
-    groups = parameter_groups(network, weight_decay=learning.weight_decay)
-    on_mps = groups[0]["params"][0].device.type == "mps"
-    if learning.optimizer == "SGD":
-        return torch.optim.SGD(groups, lr=learning.max_lr, momentum=0.9, nesterov=True, fused=not on_mps)
-    return torch.optim.AdamW(groups, lr=learning.max_lr, fused=not on_mps)
 
 
 # --- losses -----------------------------------------------------------------------------------------------------------

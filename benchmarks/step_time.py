@@ -29,8 +29,9 @@ import torch.nn.functional as F
 
 import args
 from batches import Batch
+from learner import Learner
 from models import Network, batch_norms_in_exam, build_backbone, build_head
-from train import Learner, Rules, mpl_step
+from train import Rules, mpl_step
 
 CASES = {"wrn28_2": (32, 64, 64), "resnet18": (224, 8, 8)}  # pixels, labeled, unlabeled images a step on the CPU
 CLASSES = 10

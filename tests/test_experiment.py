@@ -18,8 +18,8 @@ from runs import CLOCK, COLOURS, FROZEN, MOONS, Moment, Outcome, killed, make_da
 import args
 import data
 import experiment
+import learner
 import reporting
-import train
 import utils
 
 OPTIONS = {f.name for group in args.GROUPS.values() for f in dataclasses.fields(group)}
@@ -147,7 +147,7 @@ def test_only_the_teacher_learns_in_the_warm_up(lab: Lab) -> None:
     for epochs, expected in ((0, [False] * 3), (1, [True, False, False]), (2, [True, True, False])):
         rows = lab.moons("--warmup_epoch_num", epochs).rows()
         assert [row["student_loss"] == "" for row in rows] == expected
-        first = train.one_cycle(0) * args.Options().learning.max_lr
+        first = learner.one_cycle(0) * args.Options().learning.max_lr
         assert [float(row["learning_rate_student"]) == pytest.approx(first) for row in rows] == expected
     by_itself = lab.run("--data_dir", "moons", "--max_steps", 40, "--unlabeled_batch_size", 200)
     assert [row["student_loss"] == "" for row in by_itself.rows()] == [True] + [False] * 9
