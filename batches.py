@@ -23,6 +23,8 @@ from models import Backbone
 from utils import generator
 
 EVALUATION_BATCH = 64
+# A backbone's last bits depend on the shape of the batch: frozen features are computed in batches of this one shape.
+BATCH_ROWS = 32
 
 
 class Ask(NamedTuple):
@@ -194,10 +196,14 @@ class FrozenSource:
 
     @torch.no_grad()
     def features(self, pixels: Tensor) -> Tensor:
-        """float32 [N, D] of images [N, 3, S, S]; the backbone in eval mode, without a graph."""
+        """float32 [N, D] of images [N, 3, S, S]; the backbone in eval mode, without a graph.
+
+        A row does not depend on the images beside it, nor on how many there are.
+        """
         self.backbone.eval()
         with torch.autocast(pixels.device.type, self.precision, enabled=self.precision != torch.float32):
-            return self.backbone(pixels).float()
+            parts = [self.backbone(_filled_up(part)).float()[: len(part)] for part in pixels.split(BATCH_ROWS)]
+        return torch.cat(parts)
 
     def stream(self, asks: Callable[[int], Sequence[Ask]], start: int) -> Iterator[list[Tensor]]:
         """See `Source`."""
@@ -208,6 +214,14 @@ class FrozenSource:
         """See `Source`."""
         for pixels in self.images.evaluation(rows):
             yield self.features(pixels)
+
+
+def _filled_up(pixels: Tensor) -> Tensor:
+    """A short last batch, filled with repetitions of its first image."""
+    if len(pixels) == BATCH_ROWS:
+        return pixels
+    full = torch.cat([pixels, pixels[:1].expand(BATCH_ROWS - len(pixels), *pixels.shape[1:])])
+    return full if full.ndim == 2 else full.contiguous(memory_format=torch.channels_last)
 
 
 class Batches:

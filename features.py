@@ -25,12 +25,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from batches import EVALUATION_BATCH, Ask, FrozenSource
+from batches import BATCH_ROWS, EVALUATION_BATCH, Ask, FrozenSource
 from utils import UserError, atomic_file, warn, write_json
 from weights import state_digest
 
-# A backbone's last bits depend on the shape of the batch: all rows are computed in batches of this one shape.
-BATCH_ROWS = 32
 BLOCK_ROWS = 256
 MAGIC = b"MPLBANK1"
 HEADER = struct.Struct("<8sII32s16x")  # magic, rows, numbers a row, digest of all that follows
@@ -182,12 +180,11 @@ class FeatureBank:
         view, draw = kind
         parts = []
         for part in _cut(wanted, BATCH_ROWS):
-            full = np.resize(part, BATCH_ROWS)  # a short last batch is filled with repetitions
-            places = np.searchsorted(self.hashes[rows], self.hashes[full])
+            places = np.searchsorted(self.hashes[rows], self.hashes[part])
             pixels = images[torch.from_numpy(places).to(images.device)]
-            ask = Ask(full, np.full(BATCH_ROWS, draw), view)
+            ask = Ask(part, np.full(len(part), draw), view)
             parts.append(self.frozen.features(self.frozen.images.view(pixels, ask)))
-        return torch.cat(parts)[: len(wanted)]
+        return torch.cat(parts)
 
     def _write(self, job: Job, claim: contextlib.ExitStack, computed: dict[Kind, Tensor]) -> int:
         limits = np.finfo(self.dtype)
