@@ -94,7 +94,7 @@ def augment(images: torch.Tensor, keys: np.ndarray, draws: np.ndarray, view: str
     if len(blurred):
         places = torch.from_numpy(blurred).to(pixels.device)
         pixels[places] = _blur(pixels[places], _column(pixels, uniform[blurred, 10]))
-    if strength.contrast or strength.brightness:
+    if any((strength.brightness, strength.contrast, strength.saturation, strength.hue, strength.grey)):
         pixels = _recolour(pixels, *_colour_matrix(uniform, signed, strength))
     if strength.noise:
         pixels = _add_noise(pixels, uniform[:, 17:20], strength.noise)
@@ -202,7 +202,7 @@ def _add_noise(pixels: torch.Tensor, uniform: np.ndarray, deviation: float) -> t
 
 
 def _erase(pixels: torch.Tensor, uniform: np.ndarray, largest: float) -> torch.Tensor:
-    """A grey rectangle at a random place (Zhong et al. 2020), half of the time none."""
+    """A grey rectangle at a random place (Zhong et al. 2020), for a quarter of the images."""
     side = pixels.shape[-1]
     size = largest * (2 * uniform[:, :2] - 1).clip(min=0)
     position = torch.linspace(0.5 / side, 1 - 0.5 / side, side, device=pixels.device)

@@ -70,7 +70,8 @@ def wilson_interval(correct: int, total: int) -> list[float]:
     centre = share + z * z / (2 * total)
     spread = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
     scale = 1 + z * z / total
-    return [max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)]
+    # It holds the share itself; at 0 and 1 rounding could put that outside.
+    return [max(0.0, min(share, (centre - spread) / scale)), min(1.0, max(share, (centre + spread) / scale))]
 
 
 def paired_difference(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, list[float]]:
