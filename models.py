@@ -103,11 +103,14 @@ class Head(nn.Module):
 
     kind: `linear`, or `mlp` with one hidden layer. The weights start as torch's layers do, uniform within
     1/sqrt(fan-in): the first logits are small, so the first pseudo-labels are unsure, and heads of two keys differ.
+
+    Features come first to a root mean square of 1. Backbones differ in scale by a factor of ten and more, and large
+    features make large logits: a teacher that is sure from the start teaches its errors.
     """
 
     def __init__(self, kind: str, in_features: int, num_classes: int) -> None:
         super().__init__()
-        self.layers = nn.Sequential()
+        self.layers = nn.Sequential(nn.RMSNorm(in_features, eps=1e-6, elementwise_affine=False))
         if kind == "mlp":
             self.layers.extend([nn.Linear(in_features, HEAD_WIDTH), nn.ReLU(), nn.Dropout(HEAD_DROPOUT)])
             in_features = HEAD_WIDTH

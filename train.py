@@ -77,14 +77,14 @@ def masked_cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor
     return (mask * F.cross_entropy(logits, labels, reduction="none")).mean()
 
 
-def align(probabilities: Tensor, learner: Learner) -> Tensor:
+def align(probabilities: Tensor, learner: Learner, strength: float) -> Tensor:
     """Distribution alignment (Berthelot et al. 2020, ReMixMatch): divide by the learner's running mean prediction.
 
-    The classes are taken to be equally frequent among the unlabeled images.
+    It takes the classes to be equally frequent among the unlabeled images. strength: 1 as published, less for half-way.
     """
     mean = probabilities.mean(dim=0).to(learner.marginal.dtype)
     learner.marginal.lerp_(mean, 1.0 if learner.step == 0 else 0.05)
-    aligned = probabilities / learner.marginal.clamp(min=1e-3)
+    aligned = probabilities / learner.marginal.clamp(min=1e-3).pow(strength)
     return aligned / aligned.sum(dim=1, keepdim=True)
 
 
@@ -168,10 +168,9 @@ def teach(teacher: Learner, batch: Batch, step: int, rules: Rules) -> Lesson:
 
 def confident_target(weak_logits: Tensor, teacher: Learner, learning: Learning) -> tuple[Tensor, Tensor]:
     """p = softmax(T(x_w) / temperature) [B, C], aligned if wanted, and the mask max p >= threshold [B]."""
+    target = (weak_logits / learning.temperature).softmax(dim=1)
     if learning.distribution_alignment:
-        target = align((weak_logits / learning.temperature).softmax(dim=1), teacher)
-    else:
-        target = (weak_logits / learning.temperature).softmax(dim=1)
+        target = align(target, teacher, learning.distribution_alignment)
     return target, (target.amax(dim=1) >= learning.threshold).float()
 
 

@@ -41,7 +41,7 @@ SPACE: dict[str, tuple] = {
     "pseudo_label": ("argmax", "sample"),
     "pseudo_label_view": ("strong", "weak"),
     "student_threshold": (0.0, 0.5, 0.7, 0.8, 0.9),
-    "distribution_alignment": (False, True),
+    "distribution_alignment": (0.0, 0.5, 1.0),
     "label_smoothing": (0.0, 0.05, 0.1),
     "unlabeled_batch_size": (64, 128, 256),
     "augmentation_draws": (4, 8),

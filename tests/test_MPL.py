@@ -91,7 +91,6 @@ def test_the_defaults_on_digits_in_a_process(tmp_path: Path) -> None:
     outcome = end(start("--name", "x", cwd=tmp_path), tmp_path)
     assert outcome.code == 0, outcome.err
     assert outcome.summary()["test"]["ensemble"]["accuracy"] > 0.9
-    assert outcome.summary()["seconds"]["total"] < 90
     baseline = end(start("--name", "base", "--finetune_mode", cwd=tmp_path), tmp_path)
     better = outcome.summary()["test"]["ensemble"]["accuracy"]
     assert better > baseline.summary("base")["test"]["student"]["accuracy"]

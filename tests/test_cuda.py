@@ -35,7 +35,7 @@ def training(tmp_path: Path, *words: str) -> Training:
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_step_never_waits_for_the_device(compiled: bool) -> None:
     """bf16, channels last, feedback and alignment; torch itself watches for synchronisation."""
-    learning = args.Learning(distribution_alignment=True, student_threshold=0.1, pseudo_label="sample", grad_clip=1.0)
+    learning = args.Learning(distribution_alignment=1.0, student_threshold=0.1, pseudo_label="sample", grad_clip=1.0)
     learners = []
     for seed in (0, 1):
         backbone = build_backbone(

@@ -81,7 +81,7 @@ CHANGES: dict[str, list[str]] = {
     "unsupervised": ["cos"],
     "threshold": ["0.51"],
     "temperature": ["0.3"],
-    "lambda_u": ["3"],
+    "lambda_u": ["0.2"],
     "uda_steps": ["2"],
     "mpl_weight": ["0"],
     "feedback": ["first_order"],
@@ -90,7 +90,7 @@ CHANGES: dict[str, list[str]] = {
     "pseudo_label": ["sample"],
     "pseudo_label_view": ["weak"],
     "student_threshold": ["0.6"],
-    "distribution_alignment": [],
+    "distribution_alignment": ["1"],
     "head": ["mlp"],
     "num_labels": ["50"],
     "num_labels_percent": ["10%"],
@@ -755,7 +755,7 @@ def resumed(moment: Moment, whole: Outcome, line: tuple[object, ...], cwd: Path)
 @covers("resume")
 @pytest.mark.parametrize("moment", MOMENTS, ids=lambda m: f"{m.function}-{m.count}-{m.when}")
 def test_a_killed_run_goes_on_bit_for_bit(lab: Lab, tmp_path: Path, moment: Moment) -> None:
-    line = (*SURE, "--ema", 0.9, "--pseudo_label", "sample", "--distribution_alignment", "--head", "mlp")
+    line = (*SURE, "--ema", 0.9, "--pseudo_label", "sample", "--distribution_alignment", 0.5, "--head", "mlp")
     resumed(moment, lab.moons(*line), (*MOONS, *line), tmp_path)
 
 

@@ -329,7 +329,7 @@ def test_masked_student_labels_are_not_learned_and_not_judged() -> None:
 def test_alignment_lifts_the_rare_class() -> None:
     made = learner(1)
     probabilities = torch.tensor([[0.8, 0.15, 0.05], [0.7, 0.2, 0.1]])
-    aligned = train.align(probabilities, made)
+    aligned = train.align(probabilities, made, 1.0)
     assert aligned.sum(dim=1) == pytest.approx([1.0, 1.0])
     assert (aligned[:, 2] > probabilities[:, 2]).all()
 
@@ -396,7 +396,7 @@ def run_fit(progress: Progress, pair: list[Learner], learning: Learning, until: 
 def test_a_restored_run_goes_on_bit_for_bit(optimizer: str, tmp_path) -> None:  # type: ignore[no-untyped-def]
     learning = replace(
         PLAIN, optimizer=optimizer, feedback_scale="rms", ema=0.9, lambda_u=0.3, pseudo_label="sample",
-        distribution_alignment=True, weight_decay=0.1,
+        distribution_alignment=1.0, weight_decay=0.1,
     )  # fmt: skip
     whole = [learner(1, learning, "teacher"), learner(2, learning, "student")]
     rows = run_fit(Progress(), whole, learning, until=99)
