@@ -316,7 +316,7 @@ def test_samples_are_drawn_when_asked_for(lab: Lab, tmp_path: Path) -> None:
 def test_which_network_learns_and_what_of_it(lab: Lab) -> None:
     frozen = lab.images("--print_model")
     assert "cnn" not in frozen.checkpoint()["models"]["student"]
-    assert set(frozen.checkpoint()["models"]["student"]) == {"layers.0.weight", "layers.0.bias"}
+    assert set(frozen.checkpoint()["models"]["student"]) == {"layers.1.weight", "layers.1.bias"}
     assert frozen.checkpoint()["backbone"]
     whole = lab.images("--unfreeze", "all", "--print_model")
     assert whole.checkpoint()["backbone"] is None

@@ -432,7 +432,7 @@ def test_state_digest() -> None:
 # --- heads ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kind", "layers"), [("linear", 1), ("mlp", 4)])
+@pytest.mark.parametrize(("kind", "layers"), [("linear", 2), ("mlp", 5)])
 def test_heads(kind: str, layers: int) -> None:
     state = torch.get_rng_state()
     head = build_head(kind, 12, 3, seed_key=(0, "student"))
@@ -444,6 +444,12 @@ def test_heads(kind: str, layers: int) -> None:
     torch.set_rng_state(state)
     build_head(kind, 12, 3, seed_key=(1,))
     assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("kind", ["linear", "mlp"])
+def test_a_head_does_not_mind_the_scale_of_the_features(kind: str) -> None:
+    head, features = build_head(kind, 12, 3, seed_key=(0,)).eval(), torch.randn(5, 12)
+    torch.testing.assert_close(head(features), head(50 * features), rtol=1e-4, atol=1e-5)
 
 
 def test_network_is_head_after_backbone() -> None:
@@ -531,8 +537,8 @@ def test_parameter_groups(resnet_file: tuple[Any, Path]) -> None:
     assert set(placed) == {name for name, parameter in network.named_parameters() if parameter.requires_grad}
     assert placed["backbone.net.layer4.0.conv1.weight"] == (0.1, 0.1)
     assert placed["backbone.net.layer4.0.bn1.weight"] == (0.0, 0.1)
-    assert placed["head.layers.0.weight"] == (0.1, 1.0)
-    assert placed["head.layers.0.bias"] == (0.0, 1.0)
+    assert placed["head.layers.1.weight"] == (0.1, 1.0)
+    assert placed["head.layers.1.bias"] == (0.0, 1.0)
     torch.optim.AdamW(groups, lr=1e-3)
     scratch = models.parameter_groups(build("cnn"), weight_decay=0.1)
     assert {group["lr_scale"] for group in scratch} == {1.0}
