@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 from collections.abc import Sequence
 
@@ -27,8 +28,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except TrainingFault as error:
         return complain(error, 1)
     except KeyboardInterrupt:
-        print("MPL.py: stopped; the same command with --resume goes on", file=sys.stderr)
         return 130
+    except (MemoryError, RuntimeError, OSError) as error:
+        advice = advice_for(error)
+        if advice is None:
+            raise
+        print(f"MPL.py: {advice}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -36,6 +42,15 @@ def complain(error: Exception, code: int) -> int:
     """One line on what is wrong, even where what the user typed has several; returns the exit code."""
     print("MPL.py:", " ".join(str(error).splitlines()), file=sys.stderr)
     return code
+
+
+def advice_for(error: Exception) -> str | None:
+    """What to do when the machine has no more room, in one line; None for any other fault."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"the disk is full ({error.filename or 'results'}); make room, then --resume goes on from the last state"
+    if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
+        return "the memory is too small; lower --batch_size and --unlabeled_batch_size, or raise --grad_accumulation"
+    return None
 
 
 if __name__ == "__main__":

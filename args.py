@@ -223,7 +223,7 @@ def parse(arguments: Sequence[str]) -> Options:
     """The options of a command line. Raises UserError with one line; `--help` prints and ends the program."""
     values = {k: v for k, v in vars(_parser().parse_args(arguments)).items() if v is not None}
     if "config" in values:
-        values = read_config(Path(values["config"])) | values
+        values = _overruled(read_config(Path(values["config"])), values) | values
     return make(values)
 
 
@@ -252,6 +252,12 @@ def read_config(path: Path) -> dict[str, Any]:
         if name not in _FIELDS:
             raise UserError(f"--config {path}: {_unknown(name)}")
     return values
+
+
+def _overruled(of_file: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The file's values without those that an option of the command line excludes: the line goes before the file."""
+    pairs = {frozenset((name, other)) for name, excluded, _ in RULES for other in excluded}
+    return {name: v for name, v in of_file.items() if not any(frozenset((name, other)) in pairs for other in given)}
 
 
 def recorded(options: Options) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from utils import counter_uniform, key
+from utils import counter_uniform, key, to_device
 
 NUMBERS = 24  # random numbers an image and draw; a fixed count, so that adding a step shifts no other
 
@@ -92,7 +92,7 @@ def augment(images: torch.Tensor, keys: np.ndarray, draws: np.ndarray, view: str
     pixels = _move(pixels, _affine(uniform, signed, strength, recipe.flip), recipe.padding)
     blurred = np.flatnonzero(uniform[:, 9] < strength.blur)
     if len(blurred):
-        places = torch.from_numpy(blurred).to(pixels.device)
+        places = to_device(blurred, pixels.device)
         pixels[places] = _blur(pixels[places], _column(pixels, uniform[blurred, 10]))
     if any((strength.brightness, strength.contrast, strength.saturation, strength.hue, strength.grey)):
         pixels = _recolour(pixels, *_colour_matrix(uniform, signed, strength))
@@ -110,7 +110,7 @@ def _augment_points(points: torch.Tensor, keys: np.ndarray, draws: np.ndarray, v
     radius = np.sqrt(-2 * np.log1p(-uniform[:, :1]))  # Box and Muller 1958
     angle = 2 * np.pi * uniform[:, 1:]
     noise = radius * np.concatenate([np.cos(angle), np.sin(angle)], axis=1)
-    return points.float() + POINT_NOISE * torch.from_numpy(noise.astype(np.float32)).to(points.device)
+    return points.float() + POINT_NOISE * _to(points, noise)
 
 
 def _column(like: torch.Tensor, values: np.ndarray) -> torch.Tensor:
@@ -119,10 +119,7 @@ def _column(like: torch.Tensor, values: np.ndarray) -> torch.Tensor:
 
 
 def _to(like: torch.Tensor, values: np.ndarray) -> torch.Tensor:
-    tensor = torch.from_numpy(np.ascontiguousarray(values, dtype=np.float32))
-    if like.device.type == "cuda":  # a pinned copy does not wait for the device
-        return tensor.pin_memory().to(like.device, non_blocking=True)
-    return tensor.to(like.device)
+    return to_device(values.astype(np.float32), like.device)
 
 
 def _affine(uniform: np.ndarray, signed: np.ndarray, strength: Strength, flip: bool) -> np.ndarray:

@@ -7,6 +7,7 @@ bank (features.py) is the third. `Batches` joins both, so that `fit` asks for `b
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from augment import Recipe, augment
 from data import Dataset, image_batches
 from decode import Transform
 from models import Backbone
-from utils import generator
+from utils import generator, to_device
 
 EVALUATION_BATCH = 64
 # A backbone's last bits depend on the shape of the batch: frozen features are computed in batches of this one shape.
@@ -135,17 +136,10 @@ class Order:
         return wanted
 
 
-_permutations: dict[tuple[object, ...], np.ndarray] = {}
-
-
+@functools.lru_cache(maxsize=8)
 def _permutation(count: int, *parts: object) -> np.ndarray:
-    """The order of one round; the few last ones are kept, since every step of a round asks for it."""
-    name = (count, *parts)
-    if name not in _permutations:
-        if len(_permutations) > 8:
-            _permutations.pop(next(iter(_permutations)))
-        _permutations[name] = generator(*parts).permutation(count)
-    return _permutations[name]
+    """The order of one round; the last few are kept, since every step of a round asks for it."""
+    return generator(*parts).permutation(count)
 
 
 class ImageSource:
@@ -174,7 +168,7 @@ class ImageSource:
         for step, images in zip(itertools.count(start), self.decoded(wanted), strict=False):
             now = asks(step)
             rows = _unique_rows(now)
-            places = [torch.from_numpy(np.searchsorted(rows, ask.rows)).to(self.device) for ask in now]
+            places = [to_device(np.searchsorted(rows, ask.rows), self.device) for ask in now]
             yield [self.view(images[place], ask) for place, ask in zip(places, now, strict=True)]
 
     def evaluation(self, rows: np.ndarray) -> Iterator[Tensor]:
@@ -238,8 +232,8 @@ class Batches:
             self._stream = self.source.stream(self.order.asks, step)
         self._next = step + 1
         tensors, asks = next(self._stream), self.order.asks(step)
-        labels = self.labels[torch.from_numpy(asks[0].rows).to(self.labels.device)]
+        labels = self.labels[to_device(asks[0].rows, self.labels.device)]
         if self.order.unlabeled is None:
             return Batch(tensors[0], labels)
-        hidden = self.labels[torch.from_numpy(asks[1].rows).to(self.labels.device)] if self.knows_hidden else None
+        hidden = self.labels[to_device(asks[1].rows, self.labels.device)] if self.knows_hidden else None
         return Batch(tensors[0], labels, tensors[1], tensors[2], hidden)

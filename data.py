@@ -119,8 +119,10 @@ class Split:
 # --- finding ----------------------------------------------------------------------------------------------------------
 
 
-def find_dataset(data: args.Data) -> Dataset:
+def find_dataset(data: args.Data, *, for_test: bool = False) -> Dataset:
     """Find, scan and clean the data set of the options; what is odd is said in one warning line a kind.
+
+    for_test: it need not suffice to learn from, so it may have a test alone, or one class.
 
     A built-in name wins over a folder of that name in the working directory: `./digits` is the folder, `digits` is not.
     Raises UserError when there is nothing usable.
@@ -132,14 +134,15 @@ def find_dataset(data: args.Data) -> Dataset:
     else:
         folder = _folder(data.data_dir)
         try:
-            found = Found(_from_csv(folder, data.labels_csv) if data.labels_csv else _from_folder(folder))
+            csv_file = data.labels_csv
+            found = Found(_from_csv(folder, csv_file) if csv_file else _from_folder(folder, for_test=for_test))
         except OSError as error:
             raise UserError(f"{error.filename} can't be read ({error.strerror}); give another --data_dir") from error
     if not found.items:
         raise UserError(f"no images in {data.data_dir}; the layouts are {LAYOUTS}")
     dataset = _clean(data.data_dir, found, _scan(found))
     _report(dataset, found)
-    _check_classes(dataset)
+    _check_classes(dataset, for_test=for_test)
     return dataset
 
 
@@ -157,7 +160,7 @@ def _folder(name: str) -> Path:
     raise UserError(f"there is no folder {name}; {hint}")
 
 
-def _from_folder(folder: Path) -> list[Item]:
+def _from_folder(folder: Path, *, for_test: bool) -> list[Item]:
     images = _images_by_folder(folder)
     placed = {sub: _PLACES[sub.name.lower()] for sub, files in images.items() if files and sub.name.lower() in _PLACES}
     others = [sub.name for sub, files in images.items() if files and sub not in placed]
@@ -167,7 +170,7 @@ def _from_folder(folder: Path) -> list[Item]:
     names = _list(sub.name for sub in placed)
     if others:
         raise UserError(f"{folder} has {names} beside {_list(others)}; move one kind elsewhere")
-    if not {"train", "labeled"} & set(placed.values()):
+    if not for_test and not {"train", "labeled"} & set(placed.values()):
         raise UserError(f"{folder} has {names} but no train; the layouts are {LAYOUTS}")
     items = []
     for sub, place in placed.items():
@@ -381,9 +384,11 @@ def _report(dataset: Dataset, found: Found) -> None:
         warn(f"no usable image is left of {_list(sorted(gone))}, so no class of that name")
 
 
-def _check_classes(dataset: Dataset) -> None:
+def _check_classes(dataset: Dataset, *, for_test: bool) -> None:
     if not len(dataset):
         raise UserError(f"none of the image files in {dataset.name} can be used; see the warnings")
+    if for_test:
+        return
     apart = np.isin(dataset.places, _KEPT_APART)
     trained = set(dataset.labels[~apart])
     unseen = sorted({int(c) for c in dataset.labels[apart]} - trained)

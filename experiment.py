@@ -32,17 +32,19 @@ from learner import Learner
 from loading import (
     check_classes,
     check_leaks,
+    check_not_itself,
     check_same_images,
+    hashes_in,
     inherit,
     load_run,
     resumed_options,
     run_of,
-    seen_hashes,
     with_classes,
 )
 from models import (
     Backbone,
     Network,
+    batch_norms_in_exam,
     build_backbone,
     build_head,
     describe,
@@ -97,6 +99,25 @@ def run(options: Options) -> dict[str, Any]:
     if options.mode.test_mode:
         return test(options)
     began = time.monotonic()
+    training = prepare(options)
+    options = training.options
+    if options.run.overwrite:
+        training.fill_bank()  # what can still go wrong with files and disks goes wrong before a run is deleted
+    folder = run_folder(options.run.name or "", resume=options.run.resume, overwrite=options.run.overwrite)
+    training.options = options.changed(name=folder.name)
+    write_records(folder, training)
+    if options.data.show_images:
+        say(f"samples: {training.draw_samples(folder / 'samples.png')}")
+    progress = training.restore(folder) if options.run.resume else Progress()
+    seconds = training.train(folder, progress)
+    summary = training.finish(folder, progress, began, seconds)
+    say(results_table(summary))
+    say(f"results: {folder}")
+    return summary
+
+
+def prepare(options: Options) -> Training:
+    """Everything up to the first step, checked, without writing anything but features. Raises UserError."""
     if options.run.resume:
         options = resumed_options(options)
     loaded = load_run(options) if options.mode.load_path else None
@@ -108,24 +129,15 @@ def run(options: Options) -> dict[str, Any]:
     split = split_dataset(dataset, options.data, options.run.seed)
     if loaded is not None:
         check_leaks(loaded, dataset, split)
+        check_not_itself(loaded, options)
     if options.run.resume:
         check_same_images(RESULTS / (options.run.name or ""), dataset, split)
-    training = Training(options, dataset, split, loaded)
-    folder = run_folder(options.run.name or "", resume=options.run.resume, overwrite=options.run.overwrite)
-    training.options = options.changed(name=folder.name)
-    write_records(folder, training)
     say(summary_table(dataset, split))
+    training = Training(options, dataset, split, loaded)
     if options.model.print_model:
         backbone = {"backbone": training.backbone} if training.frozen else {}
         say(describe(backbone | {learner.name: learner.network for learner in training.learners}))
-    if options.data.show_images:
-        say(f"samples: {training.draw_samples(folder / 'samples.png')}")
-    progress = training.restore(folder) if options.run.resume else Progress()
-    seconds = training.train(folder, progress)
-    summary = training.finish(folder, progress, began, seconds)
-    say(results_table(summary))
-    say(f"results: {folder}")
-    return summary
+    return training
 
 
 # --- the experiment ---------------------------------------------------------------------------------------------------
@@ -140,7 +152,7 @@ class Setup:
         self.options, self.dataset, self.split, self.loaded = options, dataset, split, loaded
         self.device = choose_device(options.run.device)
         self.precision = choose_precision(options.run.precision, self.device)
-        self.backbone = make_backbone(options, dataset, loaded).to(self.device)
+        self.backbone = make_backbone(options, dataset, loaded)
         set_trainable(self.backbone, resolve_unfreeze(options.model, self.backbone))
         self.frozen = not any(p.requires_grad for p in self.backbone.parameters())
         if self.frozen and loaded is not None and not loaded["model"]["frozen"]:
@@ -153,7 +165,7 @@ class Setup:
         images = ImageSource(self.dataset, transform, recipe, self.device, workers=run.num_workers)
         if not self.frozen:
             return images
-        self.backbone.to(memory_format=torch.channels_last)
+        self.backbone.to(self.device).to(memory_format=torch.channels_last)
         frozen = FrozenSource(images, self.backbone, self.precision)
         if not run.cache:
             return frozen
@@ -188,7 +200,16 @@ class Setup:
         set_trainable(own, resolve_unfreeze(self.options.model, own))
         return own
 
-    def results(self, models: Mapping[str, nn.Module], rows: np.ndarray, folder: Path | None = None) -> dict[str, Any]:
+    def used_images(self) -> dict[str, np.ndarray]:
+        """Contents uint64 that this run and those that it came from have used, by what for (see `hashes_in`)."""
+        split = self.split
+        seen = np.concatenate([split.labeled, split.unlabeled, split.val])
+        rows = {"seen": seen, "labels": split.labeled, "validation": split.val}
+        return {name: np.union1d(self.dataset.hashes[own], hashes_in(self.loaded, name)) for name, own in rows.items()}
+
+    def results(
+        self, models: Mapping[str, nn.Module], rows: np.ndarray, folder: Path | None = None, prefix: str = ""
+    ) -> dict[str, Any]:
         """Metrics of each model and the ensemble on the rows; with a folder also their confusion matrices."""
         if not len(rows):
             return {}
@@ -199,14 +220,14 @@ class Setup:
             results[name] = metrics(confusion, classes)
             if folder is not None:
                 title = f"{name}: {100 * results[name]['accuracy']:.1f}% of {len(rows)} test images"
-                visualization.draw_confusion(folder / f"{name}_CM.png", confusion, classes, title=title)
+                visualization.draw_confusion(folder / f"{prefix}{name}_CM.png", confusion, classes, title=title)
         return results
 
     def summary(
         self, folder: Path, results: Mapping[str, Any], best_epoch: Mapping[str, int], seconds: Mapping[str, float]
     ) -> dict[str, Any]:
         """What `summary.json` holds."""
-        split, peak = self.split, peak_memory_bytes(self.device)
+        split, used = self.split, self.used_images()
         counts = {"labeled": split.labeled, "unlabeled": split.unlabeled, "val": split.val, "test": split.test}
         filled = self.source.seconds if isinstance(self.source, FeatureBank) else 0.0
         return {
@@ -219,11 +240,11 @@ class Setup:
                 "classes": list(self.dataset.classes),
                 "images": {name: len(rows) for name, rows in counts.items()},
             },
-            "labels_used": len(split.labeled) + len(split.val),
+            "labels_used": len(np.union1d(used["labels"], used["validation"])),
             **results,
             "best_epoch": dict(best_epoch),
             "seconds": {name: round(value, 3) for name, value in {**seconds, "features": filled}.items()},
-            "peak_memory_bytes": peak.get("device", peak["process"]),
+            "peak_memory_bytes": peak_memory_bytes(self.device),
             "versions": versions(),
             "commit": commit(),
         }
@@ -242,6 +263,7 @@ class Training(Setup):
         self.learners = self._learners()
         self.companions = self._companions()
         self.enough_validation = self._enough_validation()
+        self._check_batch_norms()
         if options.run.tensorboard:
             require_tensorboard()
 
@@ -304,6 +326,23 @@ class Training(Setup):
             )
         return enough
 
+    def _check_batch_norms(self) -> None:
+        """A batch norm can't learn from one value: say so before the run begins."""
+        network, learning = self.learners[0].network.train(), self.options.learning
+        if not any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in network.modules()):
+            return
+        smallest = max(1, min(len(self.split.labeled), learning.batch_size) // learning.grad_accumulation)
+        images = next(self.images.decoded(iter([self.split.labeled[:smallest]])))
+        ask = Ask(self.split.labeled[:smallest], np.zeros(smallest, dtype=np.int64), "eval")
+        try:
+            with torch.no_grad(), batch_norms_in_exam(network):
+                network(self.images.view(images, ask))
+        except ValueError as error:
+            raise UserError(
+                f"batches of {smallest} labeled images are too small for the batch norms of this network; "
+                "raise --batch_size, lower --grad_accumulation or give more labels"
+            ) from error
+
     # What is done.
 
     def train(self, folder: Path, progress: Progress) -> float:
@@ -319,8 +358,12 @@ class Training(Setup):
 
         with Screen(self.schedule.total_steps, progress.step) as screen, contextlib.closing(board):
             last = folder / "checkpoints" / "last.pt"
-            if not self.out_of_patience(progress):
-                self.learn(progress, write=write, show=screen.show, save=lambda: self.save(last, progress))
+            try:
+                if not self.out_of_patience(progress):
+                    self.learn(progress, write=write, show=screen.show, save=lambda: self.save(last, progress))
+            except KeyboardInterrupt:
+                warn(f"stopped; --name {folder.name} --resume goes on")
+                raise
         return time.monotonic() - began
 
     def learn(
@@ -351,7 +394,7 @@ class Training(Setup):
             return
         wanted = self.order.wanted(self.schedule.total_steps)
         held_out = np.concatenate([self.split.val, self.split.test])
-        wanted["eval", 0] = np.union1d(held_out, self.split.labeled)
+        wanted["eval", 0] = held_out
         missing = self.source.missing(wanted)
         if missing:
             with Screen(missing, what="features", unit="image") as screen:
@@ -398,10 +441,7 @@ class Training(Setup):
     # What is kept.
 
     def description(self) -> dict[str, Any]:
-        """What a checkpoint says of the network and the data; `seen` are the images that were not held out for test."""
-        used = [self.split.labeled, self.split.unlabeled, self.split.val]
-        seen = set(self.dataset.hashes[np.concatenate(used)].tolist())
-        seen |= set(seen_hashes(self.loaded).tolist()) if self.loaded is not None else set()
+        """What a checkpoint says of the network, and of the images that were used."""
         model = {
             "name": self.options.model.model_name or default_model(self.dataset),
             "pretrained": self.backbone.pretrained,
@@ -414,7 +454,7 @@ class Training(Setup):
             "classes": list(self.dataset.classes),
             "model": model,
             "options": recorded(self.options),
-            "seen": torch.tensor(np.array(sorted(seen), dtype=np.uint64).view(np.int64)),
+            **{name: torch.from_numpy(hashes.view(np.int64)) for name, hashes in self.used_images().items()},
             "backbone": self.backbone.state_dict() if self.frozen else None,
         }
 
@@ -529,7 +569,7 @@ def fold_accuracy(options: Options, dataset: Dataset, split: Split) -> dict[str,
 
 
 def test(options: Options) -> dict[str, Any]:
-    """Test a loaded run, and write into its folder: `test_summary.json` and the confusion matrices.
+    """Test a loaded run, and write into its folder: `test_summary.json` and `test_<model>_CM.png`.
 
     Every labeled image under `--data_dir` that the run has not learned from is tested: with the run's own data that is
     its test split, with new images it is all of them. No choice here can let a training image in.
@@ -539,10 +579,15 @@ def test(options: Options) -> dict[str, Any]:
     mine = {"device", "num_workers", "precision", "cache", "cache_dir", "cache_limit"}
     mine |= {"data_dir", "labels_csv", "data_root"}
     given = {name: value for name, value in options.flat().items() if name in options.given & mine}
+    if "data_dir" in given:  # a table of labels belongs to the folder that it was made for
+        given.setdefault("labels_csv", None)
+    unused = options.given - mine - {"test_mode", "load_path", "load_best", "keep_pages"}
+    if unused:
+        warn(f"--{', --'.join(sorted(unused))}: not used; --test_mode takes the options of the run that it tests")
     stored = loaded["stored"].changed(model_name=loaded["model"]["name"], **given)
     stored = replace(stored, mode=options.mode)
-    dataset = with_classes(find_dataset(stored.data), loaded)
-    rows = np.flatnonzero((dataset.labels >= 0) & ~np.isin(dataset.hashes, seen_hashes(loaded)))
+    dataset = with_classes(find_dataset(stored.data, for_test=True), loaded)
+    rows = np.flatnonzero((dataset.labels >= 0) & ~np.isin(dataset.hashes, hashes_in(loaded, "seen")))
     if not len(rows):
         raise UserError(f"every labeled image under {dataset.name} was used in training; give new images to test on")
     nothing = np.zeros(0, dtype=np.int64)
@@ -550,7 +595,7 @@ def test(options: Options) -> dict[str, Any]:
     models = {name: setup.network(name, state) for name, state in loaded["models"].items()}
     folder = run_of(loaded["path"])
     say(f"testing {', '.join(models)} of {folder} on {len(rows)} images of {len(dataset.classes)} classes")
-    results = {"val": {}, "test": setup.results(models, rows, folder)}
+    results = {"val": {}, "test": setup.results(models, rows, folder, prefix="test_")}
     seconds = {"total": time.monotonic() - began, "training": 0.0}
     summary = setup.summary(folder, results, loaded.get("best_epoch", {}), seconds)
     write_json(folder / "test_summary.json", summary)

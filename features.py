@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import itertools
 import json
@@ -26,7 +27,7 @@ import torch
 from torch import Tensor
 
 from batches import BATCH_ROWS, EVALUATION_BATCH, Ask, FrozenSource
-from utils import UserError, atomic_file, warn, write_json
+from utils import UserError, atomic_file, to_device, warn, write_json
 from weights import state_digest
 
 BLOCK_ROWS = 256
@@ -76,7 +77,7 @@ class FeatureBank:
                 return part
             if result is None:
                 result = part.new_empty((len(ask.rows), self.width))
-            result[torch.from_numpy(chosen).to(part.device)] = part
+            result[to_device(chosen, part.device)] = part
         assert result is not None
         return result
 
@@ -111,15 +112,14 @@ class FeatureBank:
         began, done = time.monotonic(), 0
         for attempt in range(3):
             # First what nobody is at work on; then wait for the others, and take over what they gave up.
-            jobs = self._jobs(wanted)
-            if not jobs:
-                break
-            for count in self._work_off(jobs, wait=attempt > 0):
+            for count in self._work_off(self._jobs(wanted), wait=attempt > 0):
                 done += count
                 if show is not None:
                     show(done)
             for kind in wanted:
                 self.table(kind).reload()
+            if not self.missing(wanted):
+                break
         else:
             raise UserError(f"the feature bank in {self.folder} can't be filled; use --no_cache")
         self.computed += done
@@ -229,7 +229,7 @@ class Table:
         self.folder = bank.folder / f"{kind[0]}-{kind[1]:03d}"
         self.order = np.argsort(bank.hashes, kind="stable")
         self.known: dict[str, int] = {}
-        self.blocks: list[np.ndarray] = []
+        self.blocks: list[Path] = []  # not the maps: each holds a file open, and a system has few of those
         self.block = np.full(len(bank.hashes), -1, dtype=np.int32)
         self.place = np.zeros(len(bank.hashes), dtype=np.int32)
         self.resident: Tensor | None = None
@@ -251,10 +251,9 @@ class Table:
                 warn(f"a block of the feature bank is damaged and is computed again: {path}")
                 path.unlink(missing_ok=True)
                 continue
-            hashes, features = opened
-            self._take_in(hashes, len(self.blocks))
+            self._take_in(opened[0], len(self.blocks))
             self.known[path.name] = len(self.blocks)
-            self.blocks.append(features)
+            self.blocks.append(path)
             self.resident = None
 
     def _take_in(self, hashes: np.ndarray, number: int) -> None:
@@ -266,15 +265,14 @@ class Table:
         self.block[rows], self.place[rows] = number, found
 
     def rows(self, rows: np.ndarray) -> Tensor:
-        """float32 [n, D] on the device."""
+        """float32 [n, D] on the device. Raises KeyError for a row that was never filled."""
+        if not self.has(rows).all():
+            raise KeyError(f"{int((~self.has(rows)).sum())} rows are not in {self.folder}; fill them first")
         if self.resident is None and self._fits():
             self.resident = self._gather(np.arange(len(self.bank.hashes))).to(self.bank.device)
         if self.resident is not None:
-            index = torch.from_numpy(rows)
-            if self.resident.device.type == "cuda":
-                index = index.pin_memory().to(self.resident.device, non_blocking=True)
-            return self.resident[index].float()
-        return self._gather(rows).to(self.bank.device, non_blocking=True).float()
+            return self.resident[to_device(rows, self.bank.device)].float()
+        return self._gather(rows).to(self.bank.device).float()
 
     def _fits(self) -> bool:
         size = len(self.bank.hashes) * self.bank.width * self.bank.dtype.itemsize
@@ -286,7 +284,8 @@ class Table:
         blocks = self.block[rows]
         for number in np.unique(blocks[blocks >= 0]).tolist():
             chosen = np.flatnonzero(blocks == number)
-            result[chosen] = self.blocks[number][self.place[rows[chosen]]]
+            features = mapped(self.blocks[number], self.bank.width, self.bank.dtype)
+            result[chosen] = features[self.place[rows[chosen]]]
         return torch.from_numpy(result)
 
 
@@ -319,6 +318,13 @@ def write_block(path: Path, hashes: np.ndarray, features: np.ndarray) -> None:
         file.write(features.data)
 
 
+@functools.lru_cache(maxsize=64)
+def mapped(path: Path, width: int, dtype: np.dtype[Any]) -> np.ndarray:
+    """The memory-mapped features [n, D] of a block that was read before; only the last few are held open."""
+    count = (path.stat().st_size - HEADER.size) // (8 + width * dtype.itemsize)
+    return np.memmap(path, dtype=dtype, mode="r", offset=HEADER.size + 8 * count, shape=(count, width))
+
+
 def read_block(path: Path, width: int, dtype: np.dtype[Any]) -> tuple[np.ndarray, np.ndarray] | None:
     """(hashes [n], memory-mapped features [n, D]), or None when the block is not what was written."""
     try:
@@ -329,7 +335,7 @@ def read_block(path: Path, width: int, dtype: np.dtype[Any]) -> tuple[np.ndarray
             return None
         offset = HEADER.size + hashes.nbytes
         features = np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=(count, width))
-    except (OSError, ValueError, struct.error):
+    except (FileNotFoundError, ValueError, struct.error):  # any other trouble with the disk is no damage of the block
         return None
     check = hashlib.blake2b(hashes.tobytes(), digest_size=32)
     check.update(features.data)

@@ -13,7 +13,7 @@ from args import Options
 from args import make as make_options
 from data import Dataset, Split, read_split
 from train import load_checkpoint
-from utils import UserError, find_checkpoint, read_json, run_folder
+from utils import RESULTS, UserError, find_checkpoint, read_json, run_folder
 
 
 def resumed_options(options: Options) -> Options:
@@ -52,6 +52,12 @@ def inherit(options: Options, loaded: Mapping[str, Any]) -> Options:
     return options.changed(**{name: value for name, value in values.items() if name not in given})
 
 
+def check_not_itself(loaded: Mapping[str, Any], options: Options) -> None:
+    """A run that is loaded is not replaced by what is made of it."""
+    if options.run.overwrite and run_of(loaded["path"]).resolve() == (RESULTS / (options.run.name or "")).resolve():
+        raise UserError(f"--overwrite would delete {run_of(loaded['path'])}, which is loaded; give another --name")
+
+
 def check_classes(loaded: Mapping[str, Any], dataset: Dataset) -> None:
     """A loaded run goes on with the classes that it knows."""
     if tuple(loaded["classes"]) != dataset.classes:
@@ -64,18 +70,22 @@ def check_classes(loaded: Mapping[str, Any], dataset: Dataset) -> None:
 
 
 def check_leaks(loaded: Mapping[str, Any], dataset: Dataset, split: Split) -> None:
-    """No image in the test that the loaded run has learned from."""
-    leaks = int(np.isin(dataset.hashes[split.test], seen_hashes(loaded)).sum())
-    if leaks:
-        raise UserError(
-            f"{leaks} images of this test were training images of the loaded run; "
-            "leave out --seed and the options of the split to take over its own"
-        )
+    """No image in the test that the loaded run has seen, and none in the validation whose label it has learned."""
+    held_out = {"test": (split.test, "seen"), "validation": (split.val, "labels")}
+    for part, (rows, used) in held_out.items():
+        leaks = int(np.isin(dataset.hashes[rows], hashes_in(loaded, used)).sum())
+        if leaks:
+            raise UserError(
+                f"{leaks} images of this {part} were training images of the loaded run; "
+                "leave out --seed and the options of the split to take over its own"
+            )
 
 
-def seen_hashes(loaded: Mapping[str, Any]) -> np.ndarray:
-    """The contents uint64 that the loaded run, and the runs that it came from, had in training or validation."""
-    return loaded["seen"].numpy().view(np.uint64)
+def hashes_in(loaded: Mapping[str, Any] | None, used: str) -> np.ndarray:
+    """Contents uint64 of the loaded run and the runs that it came from: `seen` in training or validation, `labels`
+    whose label was learned, `validation`. Empty without a loaded run.
+    """
+    return np.zeros(0, dtype=np.uint64) if loaded is None else loaded[used].numpy().view(np.uint64)
 
 
 def check_same_images(folder: Path, dataset: Dataset, split: Split) -> None:
@@ -83,7 +93,8 @@ def check_same_images(folder: Path, dataset: Dataset, split: Split) -> None:
     if not (folder / "split.csv").is_file():
         return
     before = read_split(folder / "split.csv")
-    now = {"labeled": split.labeled, "test": split.test, "val": split.val}
+    unlabeled = np.setdiff1d(split.unlabeled, split.labeled)
+    now = {"labeled": split.labeled, "unlabeled": unlabeled, "test": split.test, "val": split.val}
     if any(before.get(name, set()) != set(dataset.hashes[rows].tolist()) for name, rows in now.items()):
         raise UserError(f"the images under {dataset.name} have changed since the run began; start a new run")
 

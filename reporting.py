@@ -124,6 +124,8 @@ def results_table(summary: Mapping[str, Any]) -> str:
     head = f"{'model':<10} {'test accuracy':>13}  {'95% interval':>16}  {'macro F1':>8}"
     has_val = bool(summary.get("val"))
     lines = ["", head + ("  val accuracy" if has_val else "")]
+    if not summary["test"]:
+        lines = [f"{name:<10} {100 * r['accuracy']:.2f}% on validation" for name, r in summary.get("val", {}).items()]
     for name, result in summary["test"].items():
         low, high = result["ci95"]
         interval = f"{100 * low:5.1f}% to {100 * high:5.1f}%"

@@ -199,10 +199,10 @@ def _pseudo_label_measurements(
 def warmup_step(learners: Sequence[Learner], batch: Batch, step: int, rules: Rules) -> dict[str, Tensor]:
     """One update of the teacher alone, by its supervised and consistency losses."""
     teacher = learners[0]
-    rules.randomness(step, "teacher")
     weight = consistency_weight(rules.learning, step - teacher.start)
     totals: dict[str, Tensor] = {}
-    for part, labeled, unlabeled in batch.parts(rules.learning.grad_accumulation):
+    for number, (part, labeled, unlabeled) in enumerate(batch.parts(rules.learning.grad_accumulation)):
+        rules.randomness(step, f"teacher {number}")
         lesson = teach(teacher, part, step, rules)
         (labeled * lesson.supervised + unlabeled * weight * lesson.consistency).backward()
         add_measured(totals, {"supervised_loss": lesson.supervised.detach()}, labeled)
@@ -224,14 +224,15 @@ def mpl_step(learners: Sequence[Learner], batch: Batch, step: int, rules: Rules)
     apart = len(parts) > 1 or (step % MEASURE_EVERY == 0 and learning.mpl_weight > 0)
     weight = consistency_weight(learning, step - teacher.start)
     own, feedback, totals = Sum(), Sum(), dict[str, Tensor]()
-    for part, labeled, unlabeled in parts:
-        rules.randomness(step, "teacher")
+    for number, (part, labeled, unlabeled) in enumerate(parts):
+        rules.randomness(step, f"teacher {number}")
         lesson = teach(teacher, part, step, rules)
         loss = labeled * lesson.supervised + unlabeled * weight * lesson.consistency
         if apart:
             own.add(take_gradients(loss, teacher.parameters, retain_graph=True))
             feedback.add(take_gradients(unlabeled * lesson.feedback, teacher.parameters))
-        learned = learn(student, part, lesson, step, rules)
+        rules.randomness(step, f"student {number}")
+        learned = learn(student, part, lesson, rules)
         (unlabeled * learned["student_loss"]).backward()
         add_measured(totals, {"supervised_loss": lesson.supervised}, labeled)
         add_measured(totals, {"uda_loss": lesson.consistency, "feedback_loss": lesson.feedback}, unlabeled)
@@ -239,7 +240,9 @@ def mpl_step(learners: Sequence[Learner], batch: Batch, step: int, rules: Rules)
     gain, factor = student_gain(student, batch, step, rules, teacher)
     if apart:
         factor = factor * learning.mpl_weight
-        totals["feedback_ratio"] = (factor.abs() * global_norm(feedback.items)) / global_norm(own.items)
+        totals["feedback_ratio"] = (factor.abs() * global_norm(feedback.items)) / global_norm(own.items).clamp(
+            min=1e-12
+        )
         for parameter, g_own, g_feedback in zip(teacher.parameters, own.items, feedback.items, strict=True):
             parameter.grad = g_own + factor * g_feedback
     else:
@@ -248,10 +251,9 @@ def mpl_step(learners: Sequence[Learner], batch: Batch, step: int, rules: Rules)
     return {**totals, "feedback_h": gain}
 
 
-def learn(student: Learner, batch: Batch, lesson: Lesson, step: int, rules: Rules) -> dict[str, Tensor]:
+def learn(student: Learner, batch: Batch, lesson: Lesson, rules: Rules) -> dict[str, Tensor]:
     """The student's loss on the lesson, with its graph, and how often it agrees with the teacher."""
     assert batch.strong is not None
-    rules.randomness(step, "student")
     logits = rules.logits(student.network, batch.strong)
     agreement = logits.detach().argmax(dim=1).eq(lesson.logits.argmax(dim=1)).float().mean()
     return {"student_loss": masked_cross_entropy(logits, lesson.labels, lesson.mask), "agreement": agreement}
@@ -297,10 +299,10 @@ def exam(student: Learner, batch: Batch, step: int, rules: Rules) -> Tensor:
 def first_order_gain(student: Learner, old: Sequence[Tensor], batch: Batch, step: int, rules: Rules) -> Tensor:
     """h = <grad L_l(theta'), theta - theta'> for the update really taken, with momentum, preconditioner and decay."""
     gradient = Sum()
-    for part, share, _ in batch.parts(rules.learning.grad_accumulation):
-        with exam_conditions(student, step, rules):
+    with exam_conditions(student, step, rules):
+        for part, share, _ in batch.parts(rules.learning.grad_accumulation):
             loss = share * F.cross_entropy(student.network(part.labeled), part.labels)
-        gradient.add(take_gradients(loss, student.parameters))
+            gradient.add(take_gradients(loss, student.parameters))
     with torch.no_grad():
         products = [
             (g * (before - now)).sum() for g, before, now in zip(gradient.items, old, student.parameters, strict=True)
@@ -373,15 +375,20 @@ class Progress:
     step: int = 0
     rows: list[Row] = field(default_factory=list)
     best: dict[str, dict[str, Any]] = field(default_factory=dict)  # by model: epoch, accuracy, state
+    partial: dict[str, Any] = field(default_factory=dict)  # measurements of an epoch that is not yet over
 
 
 class Measurements:
     """Sums of a step's scalars on the device, read together once a logging interval."""
 
-    def __init__(self) -> None:
+    def __init__(self, partial: Mapping[str, Any]) -> None:
         self.sums: dict[str, Tensor] = {}
-        self.counts: dict[str, int] = {}
-        self.read_sums: dict[str, float] = {}
+        self.counts: dict[str, int] = dict(partial.get("counts", {}))
+        self.read_sums: dict[str, float] = dict(partial.get("read_sums", {}))
+
+    def state(self) -> dict[str, Any]:
+        """What has been read of an epoch so far."""
+        return {"counts": dict(self.counts), "read_sums": dict(self.read_sums)}
 
     def add(self, measured: Mapping[str, Tensor]) -> None:
         for name, value in measured.items():
@@ -419,11 +426,19 @@ def fit(
     """Train from `progress.step` to the end of the schedule; the one loop of the project.
 
     steps: what is done during the warm-up, and after it. `after_epoch` may add columns to the epoch's row and says
-    whether to stop; `save` writes a checkpoint and is called between epochs.
+    whether to stop; `save` writes a checkpoint, within long epochs too.
     """
-    measurements, saved = Measurements(), time.monotonic()
+    measurements, saved = Measurements(progress.partial), time.monotonic()
     for learner in learners:
         learner.network.train()
+
+    def save_when_due(*, now: bool = False) -> None:
+        nonlocal saved
+        if now or time.monotonic() - saved > CHECKPOINT_SECONDS:
+            check_weights(learners, progress.step)
+            save()
+            saved = time.monotonic()
+
     for step in range(progress.step, schedule.total_steps):
         warming = step < schedule.warmup_steps
         roles = schedule.roles(step, learners)
@@ -431,19 +446,30 @@ def fit(
         ended = (step + 1) % schedule.steps_per_epoch == 0 or step + 1 == schedule.total_steps
         if ended or (step + 1) % MEASURE_EVERY == 0:
             show(step + 1, measurements.read(step + 1))
+            progress.step, progress.partial = step + 1, measurements.state()
         if not ended:
+            if progress.step == step + 1:
+                save_when_due()
             continue
         rates = {f"learning_rate_{x.name}": x.learning_rate() for x in learners}
         row = {"epoch": len(progress.rows) + 1, "step": step + 1, "teacher": roles[0].name if len(roles) > 1 else ""}
         row |= measurements.read(step + 1) | rates
-        progress.step, measurements = step + 1, Measurements()
+        progress.partial, measurements = {}, Measurements({})
         progress.rows.append(row)
         stop = after_epoch(row)
-        if stop or time.monotonic() - saved > CHECKPOINT_SECONDS or step + 1 == schedule.total_steps:
-            save()
-            saved = time.monotonic()
+        save_when_due(now=stop or step + 1 == schedule.total_steps)
         if stop:
             return
+
+
+def check_weights(learners: Sequence[Learner], step: int) -> None:
+    """Raises TrainingFault where a weight is not finite: such weights never become the last good checkpoint."""
+    for learner in learners:
+        if not bool(torch.stack([p.detach().isfinite().all() for p in learner.parameters]).all()):
+            raise TrainingFault(
+                f"the training broke off at step {step}: weights of {learner.name} are not finite; "
+                "try a lower --max_lr or --grad_clip 1 (the last good checkpoint is kept)"
+            )
 
 
 # --- checkpoints ------------------------------------------------------------------------------------------------------
@@ -472,6 +498,7 @@ def progress_state(progress: Progress, learners: Sequence[Learner]) -> dict[str,
         "step": progress.step,
         "rows": progress.rows,
         "best": progress.best,
+        "partial": progress.partial,
         "learners": {learner.name: learner.state_dict() for learner in learners},
     }
 
@@ -480,7 +507,7 @@ def restore_progress(content: Mapping[str, Any], learners: Sequence[Learner]) ->
     """The inverse: fills the learners, returns the progress."""
     for learner in learners:
         learner.load_state_dict(content["learners"][learner.name])
-    return Progress(step=content["step"], rows=content["rows"], best=content["best"])
+    return Progress(step=content["step"], rows=content["rows"], best=content["best"], partial=content["partial"])
 
 
 def keep_best(progress: Progress, learner: Learner, epoch: int, accuracy: float) -> bool:

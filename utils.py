@@ -99,6 +99,14 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
+def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """The array as a tensor on the device; a GPU gets it from pinned memory, so that nobody waits for the copy."""
+    import torch
+
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
 def choose_precision(name: str, device: torch.device) -> torch.dtype:
     """The dtype of autocast: `auto` is bfloat16 on a GPU that has it, else float32 (which means no autocast)."""
     import torch
@@ -127,14 +135,11 @@ def keep_pages() -> None:
         libc.mallopt(trim_threshold, (1 << 31) - 1)
 
 
-def peak_memory_bytes(device: torch.device) -> dict[str, int]:
-    """The most memory held so far: by the process, and on the device where it keeps count."""
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most memory held so far: on a GPU, of the device; else by the process."""
     import torch
 
-    peak = {"process": _peak_process_bytes()}
-    if device.type == "cuda":
-        peak["device"] = torch.cuda.max_memory_allocated(device)
-    return peak
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else _peak_process_bytes()
 
 
 def _peak_process_bytes() -> int:
@@ -231,9 +236,8 @@ def run_folder(name: str, *, resume: bool = False, overwrite: bool = False) -> P
 
 def remove_run(folder: Path) -> None:
     """Delete a run's folder, but never something that is not a run."""
-    made_here = {"commandline_args.txt", "split.csv", "metrics.csv", "checkpoints"}
     content = {entry.name for entry in folder.iterdir()} if folder.is_dir() and not folder.is_symlink() else None
-    if content is None or (content and not content & made_here):
+    if content is None or (content and "commandline_args.txt" not in content):
         raise UserError(f"{folder} does not look like a run, so --overwrite leaves it alone; choose another --name")
     shutil.rmtree(folder)
 
@@ -244,16 +248,16 @@ def find_checkpoint(load_path: str, *, best: bool) -> Path:
     `/checkpoints/flowers/NAME`, the way the original project wrote it, also finds the run NAME.
     """
     given = Path(load_path).expanduser()
-    if given.is_file():
+    if os.path.isfile(given):  # unlike Path.is_file, it takes a name that is too long for a plain no
         return given
     wanted = "best.pt" if best else "last.pt"
     folders = [RESULTS / load_path, given, RESULTS / given.name]
     for folder in folders:
         for candidate in (folder / "checkpoints" / wanted, folder / wanted):
-            if candidate.is_file():
+            if os.path.isfile(candidate):
                 return candidate
     for folder in folders:
-        if (folder / "commandline_args.txt").is_file():
+        if os.path.isfile(folder / "commandline_args.txt"):
             hint = "leave out --load_best to take the last one" if best else "its training has not got that far"
             raise UserError(f"the run {folder} has no {wanted} yet; {hint}, or go on with --resume")
     raise UserError(f"--load_path {load_path}: no such run, folder or checkpoint; see the names in {RESULTS}/")

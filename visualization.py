@@ -302,9 +302,10 @@ def _draw_matrix(
     from matplotlib.colors import PowerNorm
     from matplotlib.ticker import MaxNLocator
 
-    written = {place: text(float(cell)) for place, cell in np.ndenumerate(cells)}
-    points = min(10.0, 72 * 0.8 * inches / (0.64 * max(2, *map(len, written.values()), 0)))
+    longest = max(2, len(text(float(np.nanmax(cells)))) if np.isfinite(cells).any() else 0)
+    points = min(10.0, 72 * 0.8 * inches / (0.64 * longest))
     legible = points >= 5.5
+    written = {place: text(float(cell)) for place, cell in np.ndenumerate(cells)} if legible else {}
     colors = matplotlib.colormaps["Blues"].with_extremes(bad="#D9D9D9")
     # Without numbers the colour alone must show a single error among many hits.
     image = axes.imshow(np.ma.masked_invalid(cells), cmap=colors, norm=PowerNorm(1.0 if legible else 0.5, 0, top))
@@ -315,7 +316,7 @@ def _draw_matrix(
     axes.set(xlabel="predicted class", ylabel="true class")
     _clear(axes)
     _name_classes(axes, names, inches)
-    for (row, column), label in written.items() if legible else ():
+    for (row, column), label in written.items():
         color = "white" if cells[row, column] > 0.55 * top else INK if cells[row, column] else FAINT
         number = axes.text(column, row, label, ha="center", va="center", fontsize=points, color=color)
         number.set_in_layout(False)  # it lies inside its cell; asking a thousand of them takes seconds

@@ -97,15 +97,27 @@ def test_the_defaults_on_digits_in_a_process(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import experiment
+    """It names the folder that the run really has."""
 
-    def interrupted(options: object) -> None:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(experiment, "run", interrupted)
-    outcome = run("--name", "x", cwd=tmp_path)
-    assert outcome.code == 130
-    assert outcome.complaint() == ["MPL.py: stopped; the same command with --resume goes on"]
+    for name in ("x", "x-2"):
+        monkeypatch.setattr("experiment.fit", interrupted)
+        outcome = run("--name", "x", "--data_dir", "moons", cwd=tmp_path)
+        assert outcome.code == 130
+        assert f"stopped; --name {name} --resume goes on" in outcome.err
+
+
+@pytest.mark.parametrize("fault", [OSError(28, "No space left on device"), RuntimeError("CUDA out of memory. Tried")])
+def test_no_more_room_is_one_line(fault: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object, **__: object) -> None:
+        raise fault
+
+    monkeypatch.setattr("experiment.fit", broken)
+    outcome = run("--name", "x", "--data_dir", "moons", cwd=tmp_path)
+    assert outcome.code == 1
+    assert len(outcome.complaint()) == 1
 
 
 # --- wrong input ------------------------------------------------------------------------------------------------------

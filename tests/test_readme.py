@@ -14,7 +14,9 @@ README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_table_of_options_is_made_from_args() -> None:
-    assert args.readme_table().strip() in README, 'paste the output of python -c "import args; print(args.readme_table())"'
+    assert args.readme_table().strip() in README, (
+        'paste the output of python -c "import args; print(args.readme_table())"'
+    )
 
 
 def commands() -> list[str]:

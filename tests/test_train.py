@@ -35,7 +35,13 @@ from utils import UserError
 
 CLASSES, IMAGES, WIDTH = 3, 2, 4
 PLAIN = Learning(
-    max_lr=0.05, weight_decay=0.0, lambda_u=0.0, mpl_weight=1.0, feedback_scale="none", threshold=0.0, optimizer="SGD",
+    max_lr=0.05,
+    weight_decay=0.0,
+    lambda_u=0.0,
+    mpl_weight=1.0,
+    feedback_scale="none",
+    threshold=0.0,
+    optimizer="SGD",
     student_threshold=0.0,
 )
 OPTIMIZERS = {
