@@ -88,16 +88,6 @@ class Board:
             if name not in ("epoch", "step") and isinstance(value, (int, float)):
                 self.writer.add_scalar(name, value, row["step"])
 
-    def add_picture(self, name: str, path: Path) -> None:
-        """A picture that the run has drawn, such as a confusion matrix."""
-        if self.writer is None:
-            return
-        import numpy as np
-        from PIL import Image
-
-        with Image.open(path) as image:
-            self.writer.add_image(name, np.asarray(image.convert("RGB")), dataformats="HWC")
-
     def close(self) -> None:
         """Write what is still held back."""
         if self.writer is not None:

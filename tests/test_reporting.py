@@ -107,7 +107,6 @@ def test_a_run_that_goes_on_writes_its_rows_anew(tmp_path: Path) -> None:
 def test_without_the_option_nothing_of_tensorboard_is_loaded(tmp_path: Path) -> None:
     board = Board(tmp_path, wanted=False)
     board.add({"epoch": 1, "step": 5, "loss": 0.5})
-    board.add_picture("a", tmp_path / "absent.png")
     board.close()
     assert list(tmp_path.iterdir()) == []
 
