@@ -29,10 +29,10 @@ lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Runs of MPL.py that the tests start are counted too (tests/conftest.py passes the setting on).
+# Of this process alone: runs that the tests start or fork are not counted.
 coverage: $(READY)
 	$(BIN)/coverage erase
-	MPL_COVERAGE=1 $(BIN)/coverage run -m pytest -m "not slow"
+	$(BIN)/coverage run -m pytest -m "not slow"
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --sort=cover
 
