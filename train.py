@@ -356,10 +356,6 @@ class Schedule:
     warmup_steps: int = 0
     switch: bool = False
 
-    @property
-    def epochs(self) -> int:
-        return math.ceil(self.total_steps / self.steps_per_epoch)
-
     def roles(self, step: int, learners: Sequence[Learner]) -> Sequence[Learner]:
         """(teacher, student) at a step: exchanged every epoch after the warm-up in switch mode."""
         if not self.switch or step < self.warmup_steps:
