@@ -3,8 +3,22 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
+
+# What does the work, by the option that asks for it; a run is trained when none does.
+COMMANDS = {
+    "test_mode": "experiment.test",
+    "predict_dir": "predict.predict",
+    "export": "predict.export",
+    "inspect": "audit.inspect",
+    "compare": "compare.compare",
+    "optuna_mode": "optuna_search.search",
+    "list_views": "views.list_views",
+    "view_report": "views.view_report",
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -17,12 +31,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.run.keep_pages:
             keep_pages()
         # Heavy imports come after the command line is known to be right.
-        import experiment
         from train import TrainingFault
+
+        command = command_of(options)
     except UserError as error:
         return complain(error, 2)
     try:
-        experiment.run(options)
+        command(options)
     except UserError as error:
         return complain(error, 2)
     except TrainingFault as error:
@@ -36,6 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"MPL.py: {advice}", file=sys.stderr)
         return 1
     return 0
+
+
+def command_of(options: Any) -> Callable[[Any], Any]:
+    """The function that does what the options ask for."""
+    asked = (path for option, path in COMMANDS.items() if getattr(options.mode, option))
+    module, _, function = next(asked, "experiment.run").partition(".")
+    return getattr(importlib.import_module(module), function)
 
 
 def complain(error: Exception, code: int) -> int:

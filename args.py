@@ -159,11 +159,42 @@ class Mode:
     test_mode: bool = option(False, "only test a trained run, and write into it")
     load_path: str | None = option(None, "the run to load: its name, its folder or a checkpoint file", metavar="RUN")
     load_best: bool = option(False, "load the best checkpoint instead of the last")
+    cotrain_mode: bool = option(False, "Meta Co-Training: a model on each of --views, which teach each other")
+    optuna_mode: bool = option(False, "search for better options with Optuna")
+    compare: bool = option(False, "train with every method on the same splits, and say which to use")
+    inspect: bool = option(False, "look for what is wrong with the data before training")
+    list_views: bool = option(False, "print the backbones that --views knows by a short name")
+    view_report: bool = option(False, "measure how good each of --views is alone, and how far their errors overlap")
+    predict_dir: str | None = option(None, "classify all images under DIR with the run of --load_path", metavar="DIR")
+    export: str | None = option(None, "write the classifier of --load_path into one file", choices=("onnx", "torch_export"))
+
+
+@dataclass(frozen=True)
+class Cotraining:
+    """Co-training (--cotrain_mode)"""
+
+    views: tuple[str, ...] = option((), "two or more backbones: short names (--list_views), pixels, gradients, or what --model_name takes, each with =FILE for its weights", metavar="NAME[=FILE]")
+
+
+@dataclass(frozen=True)
+class Search:
+    """Search (--optuna_mode)"""
+
+
+@dataclass(frozen=True)
+class Study:
+    """Comparing and inspecting"""
+
+
+@dataclass(frozen=True)
+class Use:
+    """Using a finished run (--predict_dir, --export)"""
 
 
 # fmt: on
 
 GROUPS: dict[str, type] = {"run": Run, "data": Data, "model": Model, "learning": Learning, "mode": Mode}
+GROUPS |= {"cotraining": Cotraining, "search": Search, "study": Study, "use": Use}
 
 
 @dataclass(frozen=True)
@@ -175,15 +206,20 @@ class Options:
     model: Model = field(default_factory=Model)
     learning: Learning = field(default_factory=Learning)
     mode: Mode = field(default_factory=Mode)
+    cotraining: Cotraining = field(default_factory=Cotraining)
+    search: Search = field(default_factory=Search)
+    study: Study = field(default_factory=Study)
+    use: Use = field(default_factory=Use)
     given: frozenset[str] = frozenset()
 
     @property
     def mode_name(self) -> str:
-        """`test`, `finetune`, `switch` or `mpl`."""
+        """How a run trains (`finetune`, `switch`, `cotrain` or `mpl`), or `test`."""
         named = (
             ("test", self.mode.test_mode),
             ("finetune", self.mode.finetune_mode),
             ("switch", self.mode.switch_mode),
+            ("cotrain", self.mode.cotrain_mode),
         )
         return next((name for name, on in named if on), "mpl")
 
@@ -206,11 +242,20 @@ _TYPES = {name: hint for group in GROUPS.values() for name, hint in typing.get_t
 # Not written into a run: they say what to do with the folder, not what the run is.
 NOT_RECORDED = ("resume", "overwrite", "config")
 
+# What the program does instead of training one run; at most one of them. The named ones need no --name.
+COMMANDS = ("test_mode", "predict_dir", "export", "inspect", "compare", "optuna_mode", "list_views", "view_report")
+NAMELESS = ("test_mode", "predict_dir", "export", "list_views")
+
 # Who excludes whom, and who needs whom: (option, excluded beside it, at least one needed beside it).
 RULES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
-    ("test_mode", ("finetune_mode", "switch_mode", "resume", "overwrite", "name"), ("load_path",)),
-    ("finetune_mode", ("switch_mode",), ()),
-    ("load_path", (), ("finetune_mode", "test_mode")),
+    *((name, COMMANDS[:index], ()) for index, name in enumerate(COMMANDS)),
+    *((name, ("finetune_mode", "switch_mode", "cotrain_mode"), ()) for name in COMMANDS if name != "optuna_mode"),
+    *((name, ("resume", "overwrite", "name"), ("load_path",)) for name in ("test_mode", "predict_dir", "export")),
+    ("finetune_mode", ("switch_mode", "cotrain_mode"), ()),
+    ("switch_mode", ("cotrain_mode",), ()),
+    ("cotrain_mode", ("model_name", "weights"), ("views",)),
+    ("view_report", (), ("views",)),
+    ("load_path", (), ("finetune_mode", "test_mode", "predict_dir", "export")),
     ("load_best", (), ("load_path",)),
     ("resume", ("overwrite",), ("name",)),
     ("num_labels", ("num_labels_percent",), ()),
@@ -278,11 +323,11 @@ def readme_table() -> str:
 def _usage(f: dataclasses.Field[Any]) -> str:
     if _is_switch(f.name):
         return f"--no_{f.name}" if f.default is True else f"--{f.name}"
-    return f"--{f.name} {_metavar(f)}"
+    return f"--{f.name} {_metavar(f)}" + (" ..." if _is_list(f.name) else "")
 
 
 def _show_default(f: dataclasses.Field[Any]) -> str:
-    if f.default is None:
+    if f.default in (None, ()):
         return ""
     if _is_switch(f.name):
         return "on" if f.default else "off"
@@ -300,6 +345,10 @@ def _base_type(name: str) -> type:
     if isinstance(hint, types.UnionType):
         return next(t for t in typing.get_args(hint) if t is not types.NoneType)
     return hint
+
+
+def _is_list(name: str) -> bool:
+    return typing.get_origin(_TYPES[name]) is tuple
 
 
 def _is_switch(name: str) -> bool:
@@ -325,8 +374,9 @@ def _parser() -> argparse.ArgumentParser:
                 help_off = argparse.SUPPRESS if not f.default else f"not: {text}"
                 section.add_argument(f"--no_{f.name}", dest=f.name, action="store_false", default=None, help=help_off)
             else:
-                default = "" if f.default is None else f" (default: {str(f.default).replace('%', '%%')})"
-                section.add_argument(f"--{f.name}", default=None, metavar=_metavar(f), help=text + default)
+                default = "" if f.default in (None, ()) else f" (default: {str(f.default).replace('%', '%%')})"
+                count = "+" if _is_list(f.name) else None
+                section.add_argument(f"--{f.name}", default=None, metavar=_metavar(f), nargs=count, help=text + default)
     return parser
 
 
@@ -338,6 +388,8 @@ def _unknown(name: str) -> str:
 def _convert(name: str, value: Any) -> Any:
     """A value from the command line or a file, as its option's type and within its limits."""
     meta, kind = _FIELDS[name].metadata, _base_type(name)
+    if _is_list(name):
+        return _converted_list(name, value)
     if kind is bool:
         if not isinstance(value, bool):
             raise UserError(f"--{name} is on or off: write true or false, not {value!r}")
@@ -362,6 +414,18 @@ def _convert(name: str, value: Any) -> Any:
     return converted
 
 
+def _converted_list(name: str, value: Any) -> tuple[Any, ...]:
+    """The words of an option that takes several, each as its `parse` makes it."""
+    words = [value] if isinstance(value, str) else value
+    if not isinstance(words, (list, tuple)) or not all(isinstance(word, str) and word for word in words):
+        raise UserError(f"--{name} takes a list of words, not {value!r}")
+    parse = _FIELDS[name].metadata["parse"] or str
+    try:
+        return tuple(parse(word) for word in words)
+    except ValueError as error:
+        raise UserError(f"--{name} {' '.join(words)}: {error}") from None
+
+
 def _check_limits(name: str, value: Any, limits: Mapping[str, float | None]) -> None:
     low, high, above = limits["low"], limits["high"], limits["above"]
     # Written so that NaN fails as well.
@@ -374,7 +438,7 @@ def _check_limits(name: str, value: Any, limits: Mapping[str, float | None]) -> 
 
 def _check_rules(options: Options, converted: Mapping[str, Any]) -> None:
     """Apply RULES to what the user turned on; the option left at its default is not meant."""
-    on = {name for name, value in converted.items() if value not in (False, 0, 0.0)}
+    on = {name for name, value in converted.items() if value not in (False, 0, 0.0, ())}
     for name, excluded, needed in RULES:
         if name not in on:
             continue
@@ -383,5 +447,5 @@ def _check_rules(options: Options, converted: Mapping[str, Any]) -> None:
                 raise UserError(f"--{name} and --{other} exclude each other; leave one out")
         if needed and not on & set(needed):
             raise UserError(f"--{name} needs {' or '.join('--' + other for other in needed)} beside it")
-    if options.run.name is None and not options.mode.test_mode:
+    if options.run.name is None and not on & set(NAMELESS):
         raise UserError("--name is missing: give the run a name, e.g. --name exp")

@@ -95,9 +95,7 @@ MEASURED = (
 
 
 def run(options: Options) -> dict[str, Any]:
-    """Do what the options say and return the summary, which is also written. Raises UserError and TrainingFault."""
-    if options.mode.test_mode:
-        return test(options)
+    """Train a run, test it, and return the summary, which is also written. Raises UserError and TrainingFault."""
     began = time.monotonic()
     training = prepare(options)
     options = training.options
