@@ -313,7 +313,7 @@ def recorded(options: Options) -> dict[str, Any]:
 def readme_table() -> str:
     """The README's tables of options, in Markdown."""
     lines = []
-    for group in GROUPS.values():
+    for group in filter(dataclasses.fields, GROUPS.values()):
         lines += [f"\n**{group.__doc__}**\n", "| option | default | what it does |", "| --- | --- | --- |"]
         for f in dataclasses.fields(group):
             lines.append(f"| `{_usage(f)}` | {_show_default(f)} | {f.metadata['help'].replace('%%', '%')} |")
@@ -438,7 +438,8 @@ def _check_limits(name: str, value: Any, limits: Mapping[str, float | None]) -> 
 
 def _check_rules(options: Options, converted: Mapping[str, Any]) -> None:
     """Apply RULES to what the user turned on; the option left at its default is not meant."""
-    on = {name for name, value in converted.items() if value not in (False, 0, 0.0, ())}
+    off = (False, 0, 0.0, ())
+    on = {name for name, value in converted.items() if value not in off and value != _FIELDS[name].default}
     for name, excluded, needed in RULES:
         if name not in on:
             continue

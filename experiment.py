@@ -13,7 +13,7 @@ import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -133,45 +133,21 @@ def prepare(options: Options) -> Training:
     say(summary_table(dataset, split))
     training = Training(options, dataset, split, loaded)
     if options.model.print_model:
-        backbone = {"backbone": training.backbone} if training.frozen else {}
-        say(describe(backbone | {learner.name: learner.network for learner in training.learners}))
+        backbones = {view.name: view.backbone for view in training.views if training.frozen}
+        say(describe(backbones | {learner.name: learner.network for learner in training.learners}))
     return training
 
 
 # --- the experiment ---------------------------------------------------------------------------------------------------
 
 
-class Setup:
-    """Data, device, backbone and the source of its inputs: what training and testing share. Writes nothing."""
+@dataclass(frozen=True)
+class View:
+    """One way to see an image: a backbone and the source of what is learned on it. All but co-training have one."""
 
-    def __init__(
-        self, options: Options, dataset: Dataset, split: Split, loaded: Mapping[str, Any] | None = None
-    ) -> None:
-        self.options, self.dataset, self.split, self.loaded = options, dataset, split, loaded
-        self.device = choose_device(options.run.device)
-        self.precision = choose_precision(options.run.precision, self.device)
-        self.backbone = make_backbone(options, dataset, loaded)
-        set_trainable(self.backbone, resolve_unfreeze(options.model, self.backbone))
-        self.frozen = not any(p.requires_grad for p in self.backbone.parameters())
-        if self.frozen and loaded is not None and not loaded["model"]["frozen"]:
-            raise UserError("--unfreeze head: the loaded models have a backbone each; leave out --unfreeze")
-        self.source = self._source()
-
-    def _source(self) -> Source:
-        run, recipe = self.options.run, recipe_for(self.dataset.kind, self.options.data.flip)
-        transform = self.backbone.transform
-        images = ImageSource(self.dataset, transform, recipe, self.device, workers=run.num_workers)
-        if not self.frozen:
-            return images
-        self.backbone.to(self.device).to(memory_format=torch.channels_last)
-        frozen = FrozenSource(images, self.backbone, self.precision)
-        if not run.cache:
-            return frozen
-        cache = Path(run.cache_dir).expanduser()
-        bank = FeatureBank(cache, frozen, run.cache_dtype)
-        for folder in evict(cache, int(run.cache_limit * 1e9), bank.folder):
-            warn(f"--cache_limit {run.cache_limit:g}: removed the old feature bank {folder}")
-        return bank
+    name: str
+    backbone: Backbone
+    source: Source
 
     @property
     def images(self) -> ImageSource:
@@ -179,10 +155,54 @@ class Setup:
         source = self.source.frozen if isinstance(self.source, FeatureBank) else self.source
         return source.images if isinstance(source, FrozenSource) else source  # type: ignore[return-value]
 
+
+class Setup:
+    """Data, device, backbones and the sources of their inputs: what training and testing share. Writes nothing."""
+
+    def __init__(
+        self, options: Options, dataset: Dataset, split: Split, loaded: Mapping[str, Any] | None = None
+    ) -> None:
+        self.options, self.dataset, self.split, self.loaded = options, dataset, split, loaded
+        self.device = choose_device(options.run.device)
+        self.precision = choose_precision(options.run.precision, self.device)
+        backbones = make_backbones(options, dataset, loaded)
+        for backbone in backbones.values():
+            set_trainable(backbone, resolve_unfreeze(options.model, backbone))
+        self.frozen = not any(p.requires_grad for backbone in backbones.values() for p in backbone.parameters())
+        if self.frozen and loaded is not None and not loaded["model"]["frozen"]:
+            raise UserError("--unfreeze head: the loaded models have a backbone each; leave out --unfreeze")
+        self.views = [View(name, backbone, self._source(backbone)) for name, backbone in backbones.items()]
+        self._evict()
+
+    def _source(self, backbone: Backbone) -> Source:
+        run, recipe = self.options.run, recipe_for(self.dataset.kind, self.options.data.flip)
+        images = ImageSource(self.dataset, backbone.transform, recipe, self.device, workers=run.num_workers)
+        if not self.frozen:
+            return images
+        backbone.to(self.device).to(memory_format=torch.channels_last)
+        frozen = FrozenSource(images, backbone, self.precision)
+        return FeatureBank(Path(run.cache_dir).expanduser(), frozen, run.cache_dtype) if run.cache else frozen
+
+    @property
+    def banks(self) -> list[FeatureBank]:
+        """The feature banks of this run; none where a backbone learns or with `--no_cache`."""
+        return [view.source for view in self.views if isinstance(view.source, FeatureBank)]
+
+    def _evict(self) -> None:
+        """Remove old banks beyond `--cache_limit`, but none of this run's."""
+        run, own = self.options.run, [bank.folder for bank in self.banks]
+        for folder in evict(Path(run.cache_dir).expanduser(), int(run.cache_limit * 1e9), own) if own else []:
+            warn(f"--cache_limit {run.cache_limit:g}: removed the old feature bank {folder}")
+
+    def view_of(self, model: str) -> View:
+        """The view that a model sees: in co-training the one of its name, else the only one."""
+        return next((view for view in self.views if view.name == model), self.views[0])
+
     def network(self, name: str, state: Mapping[str, Any] | None = None) -> nn.Module:
         """A model to learn or to test: the head alone on a shared frozen backbone; else a whole network of its own."""
         kind, classes = self.options.model.head, len(self.dataset.classes)
-        head = build_head(kind, self.backbone.num_features, classes, seed_key=(self.options.run.seed, name, "head"))
+        width = self.view_of(name).backbone.num_features
+        head = build_head(kind, width, classes, seed_key=(self.options.run.seed, name, "head"))
         network: nn.Module = head if self.frozen else Network(self._own_backbone(name), head)
         if state is not None:
             # A head that was learned on a frozen backbone may now stand on the same backbone, learning too.
@@ -192,9 +212,10 @@ class Setup:
 
     def _own_backbone(self, name: str) -> Backbone:
         """A copy of pretrained weights; from scratch two models begin apart."""
-        if self.backbone.pretrained or self.loaded is not None:
-            return copy.deepcopy(self.backbone)
-        own = make_backbone(self.options.changed(seed=key(self.options.run.seed, name)), self.dataset, None)
+        backbone = self.view_of(name).backbone
+        if backbone.pretrained or self.loaded is not None:
+            return copy.deepcopy(backbone)
+        own = make_backbone(self.options.changed(seed=key(self.options.run.seed, name)), self.dataset)
         set_trainable(own, resolve_unfreeze(self.options.model, own))
         return own
 
@@ -205,6 +226,15 @@ class Setup:
         rows = {"seen": seen, "labels": split.labeled, "validation": split.val}
         return {name: np.union1d(self.dataset.hashes[own], hashes_in(self.loaded, name)) for name, own in rows.items()}
 
+    def predictions(self, models: Mapping[str, nn.Module], rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Class probabilities [N, C] of each model and the ensemble on the rows, unaugmented."""
+        predicted: dict[str, np.ndarray] = {}
+        for view in self.views:
+            mine = {name: model for name, model in models.items() if self.view_of(name) is view}
+            if mine:
+                predicted |= probabilities(mine, view.source.evaluation(rows))
+        return with_ensemble({name: predicted[name] for name in models})
+
     def results(
         self, models: Mapping[str, nn.Module], rows: np.ndarray, folder: Path | None = None, prefix: str = ""
     ) -> dict[str, Any]:
@@ -213,7 +243,7 @@ class Setup:
             return {}
         results = {}
         classes, labels = self.dataset.classes, self.dataset.labels[rows]
-        for name, predicted in with_ensemble(probabilities(models, self.source.evaluation(rows))).items():
+        for name, predicted in self.predictions(models, rows).items():
             confusion = confusion_matrix(labels, predicted.argmax(axis=1), len(classes))
             results[name] = metrics(confusion, classes)
             if folder is not None:
@@ -227,7 +257,7 @@ class Setup:
         """What `summary.json` holds."""
         split, used = self.split, self.used_images()
         counts = {"labeled": split.labeled, "unlabeled": split.unlabeled, "val": split.val, "test": split.test}
-        filled = self.source.seconds if isinstance(self.source, FeatureBank) else 0.0
+        filled = sum(bank.seconds for bank in self.banks)
         return {
             "name": folder.name,
             "mode": self.options.mode_name,
@@ -330,11 +360,11 @@ class Training(Setup):
         if not any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in network.modules()):
             return
         smallest = max(1, min(len(self.split.labeled), learning.batch_size) // learning.grad_accumulation)
-        images = next(self.images.decoded(iter([self.split.labeled[:smallest]])))
+        images = next(self.views[0].images.decoded(iter([self.split.labeled[:smallest]])))
         ask = Ask(self.split.labeled[:smallest], np.zeros(smallest, dtype=np.int64), "eval")
         try:
             with torch.no_grad(), batch_norms_in_exam(network):
-                network(self.images.view(images, ask))
+                network(self.views[0].images.view(images, ask))
         except ValueError as error:
             raise UserError(
                 f"batches of {smallest} labeled images are too small for the batch norms of this network; "
@@ -377,7 +407,7 @@ class Training(Setup):
         rules = Rules(self.options.learning, self.options.run.seed, self.precision)
         main = supervised_step if self.supervised else mpl_step
         steps = (functools.partial(warmup_step, rules=rules), functools.partial(main, rules=rules))
-        batches = Batches(self.order, self.source, self.dataset.labels, self.device)
+        batches = Batches(self.order, self.views[0].source, self.dataset.labels, self.device)
 
         def after_epoch(row: Row) -> bool:
             stop = validated and self.validate(row, progress)
@@ -388,15 +418,13 @@ class Training(Setup):
 
     def fill_bank(self) -> None:
         """Compute the features that training and test will ask for, all at once."""
-        if not isinstance(self.source, FeatureBank):
-            return
-        wanted = self.order.wanted(self.schedule.total_steps)
-        held_out = np.concatenate([self.split.val, self.split.test])
-        wanted["eval", 0] = held_out
-        missing = self.source.missing(wanted)
-        if missing:
-            with Screen(missing, what="features", unit="image") as screen:
-                self.source.fill(wanted, show=screen.show)
+        wanted = self.order.wanted(self.schedule.total_steps) if self.frozen else {}
+        wanted["eval", 0] = np.concatenate([self.split.val, self.split.test])
+        for bank in self.banks:
+            missing = bank.missing(wanted)
+            if missing:
+                with Screen(missing, what=f"features of {bank.frozen.backbone.name}", unit="image") as screen:
+                    bank.fill(wanted, show=screen.show)
 
     def validate(self, row: Row, progress: Progress) -> bool:
         """Measure each model on the validation images, if there are some; says whether to stop early."""
@@ -404,7 +432,7 @@ class Training(Setup):
             return False
         labels = self.dataset.labels[self.split.val]
         with self.evaluated() as models:
-            predictions = with_ensemble(probabilities(models, self.source.evaluation(self.split.val)))
+            predictions = self.predictions(models, self.split.val)
         for name, predicted in predictions.items():
             row[f"val_accuracy_{name}"] = float((predicted.argmax(axis=1) == labels).mean())
         if not self.enough_validation:
@@ -442,7 +470,6 @@ class Training(Setup):
         """What a checkpoint says of the network, and of the images that were used."""
         model = {
             "name": self.options.model.model_name or default_model(self.dataset),
-            "pretrained": self.backbone.pretrained,
             "native_size": self.dataset.native_size,
             "kind": self.dataset.kind,
             "frozen": self.frozen,
@@ -453,7 +480,13 @@ class Training(Setup):
             "model": model,
             "options": recorded(self.options),
             **{name: torch.from_numpy(hashes.view(np.int64)) for name, hashes in self.used_images().items()},
-            "backbone": self.backbone.state_dict() if self.frozen else None,
+            "views": {
+                view.name: {
+                    "pretrained": view.backbone.pretrained,
+                    "backbone": view.backbone.state_dict() if self.frozen else None,
+                }
+                for view in self.views
+            },
         }
 
     def save(self, path: Path, progress: Progress) -> None:
@@ -493,10 +526,10 @@ class Training(Setup):
     def draw_samples(self, path: Path, count: int = 8, draws: int = 3) -> Path:
         """A picture of some labeled images: raw, and a few draws of each view."""
         chosen = generator(self.options.run.seed, "samples").permutation(self.split.labeled)[:count]
-        decoded = next(self.images.decoded(iter([chosen])))
+        decoded = next(self.views[0].images.decoded(iter([chosen])))
 
         def view(name: str, draw: int) -> np.ndarray:
-            return self.images.view(decoded, Ask(chosen, np.full(len(chosen), draw), name)).cpu().numpy()
+            return self.views[0].images.view(decoded, Ask(chosen, np.full(len(chosen), draw), name)).cpu().numpy()
 
         names = [self.dataset.classes[label] for label in self.dataset.labels[chosen]]
         if decoded.ndim == 2:
@@ -519,21 +552,30 @@ def default_model(dataset: Dataset) -> str:
     return DEFAULT_MODEL.get(dataset.name, "resnet")
 
 
-def make_backbone(options: Options, dataset: Dataset, loaded: Mapping[str, Any] | None) -> Backbone:
-    """The backbone that the options name; with a loaded run, the one that it was trained with."""
-    model = options.model if loaded is None else replace(options.model, weights="none")
-    backbone = build_backbone(
-        model,
-        native_size=dataset.native_size if loaded is None else loaded["model"]["native_size"],
+def make_backbones(options: Options, dataset: Dataset, loaded: Mapping[str, Any] | None) -> dict[str, Backbone]:
+    """The backbones that the options name, by view; with a loaded run, those that it was trained with."""
+    if loaded is None:
+        backbone = make_backbone(options, dataset)
+        return {backbone.name: backbone}
+    options = options.changed(weights="none")
+    backbones = {}
+    for name, view in loaded["views"].items():
+        backbones[name] = make_backbone(options, dataset, native_size=loaded["model"]["native_size"])
+        backbones[name].pretrained = view["pretrained"]
+        if view["backbone"] is not None:
+            backbones[name].load_state_dict(view["backbone"])
+    return backbones
+
+
+def make_backbone(options: Options, dataset: Dataset, native_size: int | None = None) -> Backbone:
+    """The backbone of `--model_name`; native_size: of the images that it was trained on, where that is another."""
+    return build_backbone(
+        options.model,
+        native_size=dataset.native_size if native_size is None else native_size,
         points=dataset.kind == "points",
         seed=options.run.seed,
         default_name=default_model(dataset),
     )
-    if loaded is not None:
-        backbone.pretrained = loaded["model"]["pretrained"]
-        if loaded["backbone"] is not None:
-            backbone.load_state_dict(loaded["backbone"])
-    return backbone
 
 
 # --- folds ------------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ import shutil
 import struct
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -389,15 +389,15 @@ def free_memory(device: torch.device) -> int:
     return 4 << 30  # where the system does not tell, a cautious guess
 
 
-def evict(cache_dir: Path, limit: int, keep: Path) -> list[Path]:
-    """Remove whole banks, the longest unused first, until the rest takes at most `limit` bytes; never `keep`."""
+def evict(cache_dir: Path, limit: int, keep: Collection[Path]) -> list[Path]:
+    """Remove whole banks, the longest unused first, until the rest takes at most `limit` bytes; not those to `keep`."""
     banks = [(path.stat().st_mtime, path.parent) for path in cache_dir.glob("*/bank.json")]
     sizes = {folder: sum(f.stat().st_size for f in folder.rglob("*.block")) for _, folder in banks}
     total, removed = sum(sizes.values()), []
     for _, folder in sorted(banks):
         if total <= limit:
             break
-        if folder != keep:
+        if folder not in keep:
             shutil.rmtree(folder, ignore_errors=True)
             total -= sizes[folder]
             removed.append(folder)

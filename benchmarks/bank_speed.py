@@ -63,7 +63,7 @@ def bank_fill(folder: str, weights: str) -> float:
     training = make_training(folder, weights, "--max_steps", "1", "--warmup_epoch_num", "0")
     rows = np.arange(len(training.dataset))
     began = time.perf_counter()
-    training.source.fill({("eval", 0): rows})
+    training.banks[0].fill({("eval", 0): rows})
     return len(rows) / (time.perf_counter() - began)
 
 
@@ -75,12 +75,12 @@ def read_rows(folder: str, weights: str) -> float:
 
     training = make_training(folder, weights, "--max_steps", "1", "--warmup_epoch_num", "0", cache="shared")
     rows = np.arange(len(training.dataset))
-    training.source.fill({("eval", 0): rows})
+    training.banks[0].fill({("eval", 0): rows})
     random, count = np.random.default_rng(0), 2000
-    training.source.rows(Ask(rows[:1], np.zeros(1, dtype=np.int64), "eval"))
+    training.banks[0].rows(Ask(rows[:1], np.zeros(1, dtype=np.int64), "eval"))
     began = time.perf_counter()
     for _ in range(count):
-        training.source.rows(Ask(random.integers(0, len(rows), 64), np.zeros(64, dtype=np.int64), "eval"))
+        training.banks[0].rows(Ask(random.integers(0, len(rows), 64), np.zeros(64, dtype=np.int64), "eval"))
     return count * 64 / (time.perf_counter() - began)
 
 

@@ -71,7 +71,7 @@ def filling(folder: str) -> float:
         options = args.parse([*words, "--cache_dir", cache])
         dataset = find_dataset(options.data)
         training = Training(options, dataset, split_dataset(dataset, options.data, 0))
-        training.source.fill({("eval", 0): np.arange(len(dataset))})
+        training.banks[0].fill({("eval", 0): np.arange(len(dataset))})
     return peak_mb() - base
 
 

@@ -66,6 +66,11 @@ class Outcome:
     def checkpoint(self, which: str = "best", name: str = "x") -> dict[str, Any]:
         return torch.load(self.folder(name) / "checkpoints" / f"{which}.pt", weights_only=True)
 
+    def backbone(self, name: str = "x") -> Any:
+        """The weights of the run's one frozen backbone; None where a backbone learns."""
+        (view,) = self.checkpoint(name=name)["views"].values()
+        return view["backbone"]
+
     def complaint(self) -> list[str]:
         """The lines on stderr, warnings apart."""
         return [line for line in self.err.splitlines() if not line.startswith("warning: ")]

@@ -35,6 +35,7 @@ VALUES: dict[str, str] = {
     "unsupervised": "cos", "threshold": "0.9", "temperature": "0.5", "lambda_u": "2", "uda_steps": "0",
     "mpl_weight": "0", "feedback": "first_order", "feedback_scale": "none", "pseudo_label": "sample",
     "pseudo_label_view": "weak", "student_threshold": "0.5", "distribution_alignment": "0.5", "load_path": "exp",
+    "views": "pixels", "predict_dir": "/new", "export": "onnx",
 }  # fmt: skip
 # What must stand beside an option that can't stand alone.
 BESIDE: dict[str, list[str]] = {
@@ -42,7 +43,16 @@ BESIDE: dict[str, list[str]] = {
     "load_path": ["--finetune_mode"],
     "load_best": ["--finetune_mode", "--load_path", "exp"],
     "download": ["--data_dir", "cifar10"],
+    "cotrain_mode": ["--views", "pixels", "gradients"],
+    "view_report": ["--views", "pixels", "gradients"],
+    "predict_dir": ["--load_path", "exp"],
+    "export": ["--load_path", "exp"],
 }
+
+
+def named(*options: str) -> list[str]:
+    """A name, unless one of these options needs none."""
+    return [] if set(options) & set(args.NAMELESS) else ["--name", "x"]
 
 
 def error_of(*arguments: str) -> str:
@@ -60,18 +70,17 @@ def test_every_option_that_takes_a_value_has_one_below() -> None:
 
 @pytest.mark.parametrize("name", sorted(set(VALUES) - {"config"}))
 def test_a_value_arrives_as_its_type(name: str) -> None:
-    options = parse(["--name", "x", *BESIDE.get(name, []), f"--{name}", VALUES[name]])
+    options = parse([*named(name), *BESIDE.get(name, []), f"--{name}", VALUES[name]])
     value = options.flat()[name]
-    assert isinstance(value, args._base_type(name))
+    assert isinstance(value, tuple if args._is_list(name) else args._base_type(name))
     assert value != FIELDS[name].default
     assert name in options.given
 
 
 @pytest.mark.parametrize("name", SWITCHES)
 def test_a_switch_is_turned_on_and_off(name: str) -> None:
-    beside = ["--name", "x"] if name != "test_mode" else []
-    beside += BESIDE.get(name, [])
-    assert parse([*beside, f"--{name}"]).flat()[name] is True
+    beside = BESIDE.get(name, [])
+    assert parse([*named(name), *beside, f"--{name}"]).flat()[name] is True
     without = ["--finetune_mode", *beside] if name == "test_mode" else beside
     assert parse([*without, "--name", "x", f"--no_{name}"]).flat()[name] is False
 
@@ -80,7 +89,7 @@ def test_a_switch_is_turned_on_and_off(name: str) -> None:
 def test_every_option_says_what_it_does(name: str) -> None:
     text = FIELDS[name].metadata["help"]
     assert len(text.split()) > 1
-    assert not text[0].isupper() or text.split()[0].isupper()
+    assert not text[0].isupper() or text.split()[0].isupper() or text.startswith("Meta ")
     assert not text.endswith(".")
 
 
@@ -126,7 +135,7 @@ def test_every_number_has_a_range_or_is_a_share() -> None:
 @pytest.mark.parametrize("name", sorted(n for n, f in FIELDS.items() if f.metadata["choices"]))
 def test_a_choice_is_one_of_those_named(name: str) -> None:
     for choice in FIELDS[name].metadata["choices"]:
-        assert parse(["--name", "x", f"--{name}", choice]).flat()[name] == choice
+        assert parse([*named(name), *BESIDE.get(name, []), f"--{name}", choice]).flat()[name] == choice
     message = error_of(f"--{name}", "other")
     assert all(choice in message for choice in FIELDS[name].metadata["choices"])
 
@@ -266,7 +275,7 @@ def test_a_config_in_a_config_is_not_followed(tmp_path: Path) -> None:
 def everything() -> list[str]:
     """A command line that sets as many options as may stand together."""
     left_out = {"config", "num_labels", "num_epochs", "load_path", "load_best", "resume", "overwrite"}
-    left_out |= {"finetune_mode", "test_mode"}
+    left_out |= {"finetune_mode", "switch_mode", "model_name", "weights", *args.COMMANDS} - {"optuna_mode"}
     line = [f"--{name}={value}" for name, value in VALUES.items() if name not in left_out]
     return line + [f"--no_{n}" if FIELDS[n].default is True else f"--{n}" for n in SWITCHES if n not in left_out]
 
@@ -292,7 +301,7 @@ def given_line(name: str) -> list[str]:
 @pytest.mark.parametrize(("name", "other"), [(name, other) for name, others, _ in RULES for other in others])
 def test_what_excludes_each_other(name: str, other: str) -> None:
     line = [*given_line(name), *given_line(other), *BESIDE.get(name, []), *BESIDE.get(other, [])]
-    line += [] if "test_mode" in (name, other) else ["--name", "x"]
+    line += named(name, other)
     for order in (line, line[::-1] if all(word.startswith("--") for word in line) else line):
         with pytest.raises(UserError, match="exclude each other") as caught:
             parse(order)
@@ -302,7 +311,7 @@ def test_what_excludes_each_other(name: str, other: str) -> None:
 
 @pytest.mark.parametrize(("name", "needed"), [(name, needed) for name, _, needed in RULES if needed])
 def test_what_needs_another(name: str, needed: tuple[str, ...]) -> None:
-    line = given_line(name) + ([] if "name" in needed or name == "test_mode" else ["--name", "x"])
+    line = given_line(name) + ([] if "name" in needed else named(name))
     with pytest.raises(UserError, match="needs") as caught:
         parse(line)
     assert all(f"--{other}" in str(caught.value) for other in needed)
@@ -355,7 +364,7 @@ def test_the_readme_table_lists_every_option_with_its_default() -> None:
         own = [line for line in lines if line.startswith((f"| `--{name} ", f"| `--{name}`", f"| `--no_{name}`"))]
         assert len(own) == 1, name
         assert f.metadata["help"].replace("%%", "%") in own[0]
-        if f.default is not None and name not in SWITCHES:
+        if f.default not in (None, ()) and name not in SWITCHES:
             assert f"| `{f.default}` |" in own[0]
     assert "%%" not in readme_table()
     assert all(line.count("|") == 4 for line in lines if line.startswith("|"))
@@ -375,7 +384,7 @@ def test_help_names_every_option_and_loads_nothing_heavy() -> None:
     shown = done.stdout
     for name in FIELDS:
         assert f"--{name}" in shown, name
-    for group in GROUPS.values():
+    for group in filter(dataclasses.fields, GROUPS.values()):
         assert f"{group.__doc__}:" in shown
     assert "%%" not in shown
     assert done.stderr == ""

@@ -64,14 +64,14 @@ def test_a_step_never_waits_for_the_device(compiled: bool) -> None:
 def test_the_bank_lies_in_device_memory(tmp_path: Path) -> None:
     made = training(tmp_path, "--data_dir", "fake", "--model_name", "cnn", "--unfreeze", "head", "--max_steps", "4")
     made.fill_bank()
-    assert isinstance(made.source, FeatureBank)
+    assert isinstance(made.banks[0], FeatureBank)
     rows = made.split.labeled
-    direct = torch.cat(list(made.source.frozen.evaluation(rows)))
-    stored = made.source.rows(Ask(rows, np.zeros(len(rows), dtype=np.int64), "eval"))
+    direct = torch.cat(list(made.banks[0].frozen.evaluation(rows)))
+    stored = made.banks[0].rows(Ask(rows, np.zeros(len(rows), dtype=np.int64), "eval"))
     assert stored.is_cuda
     torch.testing.assert_close(stored, direct, rtol=1e-2, atol=1e-2)  # bf16 passes, float16 rows
-    assert made.source.table(("eval", 0)).resident is not None
-    assert made.source.table(("eval", 0)).resident.is_cuda  # type: ignore[union-attr]
+    assert made.banks[0].table(("eval", 0)).resident is not None
+    assert made.banks[0].table(("eval", 0)).resident.is_cuda  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("words", [["--grad_accumulation", "2", "--ema", "0.9"], ["--feedback", "first_order"]])

@@ -22,7 +22,10 @@ import learner
 import reporting
 import utils
 
-OPTIONS = {f.name for group in args.GROUPS.values() for f in dataclasses.fields(group)}
+# Commands, co-training and what belongs to them are shown to have an effect by their own tests.
+TRAINING = ("run", "data", "model", "learning", "mode")
+OPTIONS = {f.name for name in TRAINING for f in dataclasses.fields(args.GROUPS[name])}
+OPTIONS -= {*args.COMMANDS, "cotrain_mode"} - {"test_mode"}
 _covered: set[str] = set()
 Test = TypeVar("Test", bound=Callable[..., Any])
 
@@ -317,9 +320,9 @@ def test_which_network_learns_and_what_of_it(lab: Lab) -> None:
     frozen = lab.images("--print_model")
     assert "cnn" not in frozen.checkpoint()["models"]["student"]
     assert set(frozen.checkpoint()["models"]["student"]) == {"layers.1.weight", "layers.1.bias"}
-    assert frozen.checkpoint()["backbone"]
+    assert frozen.backbone()
     whole = lab.images("--unfreeze", "all", "--print_model")
-    assert whole.checkpoint()["backbone"] is None
+    assert whole.backbone() is None
     assert any(key.startswith("backbone.") for key in whole.checkpoint()["models"]["student"])
     totals = {}
     for name, outcome in (("head", frozen), ("all", whole), ("1", lab.images("--unfreeze", 1, "--print_model"))):
@@ -331,18 +334,18 @@ def test_which_network_learns_and_what_of_it(lab: Lab) -> None:
     other = lab.images("--model_name", "mlp")
     assert other.checkpoint()["model"]["name"] == "mlp"
     larger = lab.images("--model_name", "mlp", "--image_size", 20)
-    shapes = [outcome.checkpoint()["backbone"]["net.1.weight"].shape[1] for outcome in (other, larger)]
+    shapes = [outcome.backbone()["net.1.weight"].shape[1] for outcome in (other, larger)]
     assert shapes == [3 * 16 * 16, 3 * 20 * 20]
 
 
 @covers("weights")
 def test_weights_from_a_file_are_used_and_frozen(lab: Lab, tmp_path: Path) -> None:
-    backbone = lab.images("--seed", 5).checkpoint()["backbone"]
+    backbone = lab.images("--seed", 5).backbone()
     state = {key.removeprefix("net."): value for key, value in backbone.items()}
     torch.save(state, tmp_path / "w.pth")
     few = ("--data_dir", lab.data, "--model_name", "cnn", "--image_size", 16, "--num_labels", 6, "--max_steps", 2)
     outcome = lab.run(*few, "--num_workers", 0, "--weights", tmp_path / "w.pth")
-    assert same(outcome.checkpoint()["backbone"], backbone)
+    assert same(outcome.backbone(), backbone)
     assert outcome.checkpoint()["model"]["frozen"]
     assert not lab.run(*few, "--num_workers", 0, "--weights", "none").checkpoint()["model"]["frozen"]
 
@@ -609,7 +612,7 @@ def test_fine_tuning_may_open_the_backbone_of_a_frozen_run(lab: Lab, tmp_path: P
     assert any(key.startswith("backbone.") for key in outcome.checkpoint()["models"]["student"])
     frozen = run("--name", "y", *line, cwd=tmp_path)
     assert frozen.checkpoint(name="y")["model"]["frozen"]
-    assert same(frozen.checkpoint(name="y")["backbone"], base.checkpoint()["backbone"])
+    assert same(frozen.backbone("y"), base.backbone())
 
 
 def test_every_option_was_shown_to_have_an_effect() -> None:

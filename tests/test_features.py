@@ -532,13 +532,13 @@ def test_the_longest_unused_banks_go_first_and_the_one_in_use_stays(tmp_path: Pa
     banks = {name: make_bank(tmp_path, name, 100, age) for name, age in ages.items()}
     (tmp_path / "holiday").mkdir()
     (tmp_path / "holiday" / "photo.block").write_bytes(bytes(1000))
-    assert evict(tmp_path, 400, banks["mine"]) == []
-    assert evict(tmp_path, 399, banks["mine"]) == [banks["older"]]
-    assert evict(tmp_path, 10, banks["mine"]) == [banks["old"], banks["new"]]
-    assert evict(tmp_path, 0, banks["mine"]) == []
+    assert evict(tmp_path, 400, [banks["mine"]]) == []
+    assert evict(tmp_path, 399, [banks["mine"]]) == [banks["older"]]
+    assert evict(tmp_path, 10, [banks["mine"]]) == [banks["old"], banks["new"]]
+    assert evict(tmp_path, 0, [banks["mine"]]) == []
     assert sorted(path.name for path in tmp_path.iterdir()) == ["holiday", "mine"]
     assert (banks["mine"] / "eval-000" / "a.block").exists()
-    assert evict(tmp_path / "absent", 0, banks["mine"]) == []
+    assert evict(tmp_path / "absent", 0, [banks["mine"]]) == []
 
 
 def test_using_a_bank_makes_it_young(tmp_path: Path, folder: Path) -> None:
