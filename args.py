@@ -65,6 +65,14 @@ def run_name(text: str) -> str:
     return text
 
 
+def view_name(text: str) -> str:
+    """A view's name, or NAME=WEIGHTS."""
+    name, sign, weights = text.partition("=")
+    if not name.strip() or (sign and not weights):
+        raise ValueError("takes NAME or NAME=FILE")
+    return text
+
+
 # fmt: off
 @dataclass(frozen=True)
 class Run:
@@ -173,7 +181,7 @@ class Mode:
 class Cotraining:
     """Co-training (--cotrain_mode)"""
 
-    views: tuple[str, ...] = option((), "two or more backbones: short names (--list_views), pixels, gradients, or what --model_name takes, each with =FILE for its weights", metavar="NAME[=FILE]")
+    views: tuple[str, ...] = option((), "two or more backbones: short names (--list_views), pixels, gradients, or what --model_name takes, each with =FILE for its weights", parse=view_name, metavar="NAME[=FILE]")
 
 
 @dataclass(frozen=True)
