@@ -107,7 +107,8 @@ def esvit(weights: str, *, size: int, shape: Mapping[str, Any]) -> Built:
     load_into(net, keys.applied(state), (), complaint)
     if size and size != ESVIT_TRANSFORM.size:
         with size_checked("esvit", size):
-            net.set_input_size(img_size=(size, size))
+            # Without a word on windows timm would change their size, and resample what was learned for them.
+            net.set_input_size(img_size=(size, size), window_size=(shape["window_size"],) * 2)
     return Built(net, ESVIT_TRANSFORM, shape)
 
 
@@ -247,7 +248,7 @@ def vision_tower(family: str, weights: str, *, size: int, shape: Mapping[str, An
         return Built(net, transform, _shape(config, transform))
     get = _opened(family, weights)
     content = read_json(get("config.json") or Path("config.json"))
-    kind = content.get("model_type")
+    kind = content.get("model_type") if isinstance(content, dict) else None
     if kind not in tower.kinds:
         raise UserError(f"--weights {weights} holds a model of the type {kind}, not {tower.kinds[0]}; give another one")
     net, config = _tower_net(family, content.get("vision_config", content))
@@ -272,10 +273,13 @@ def _tower_net(family: str, values: Mapping[str, Any]) -> tuple[VisionTower, Any
         import transformers
     except ImportError as error:
         raise UserError(f"the view {family} needs a package: pip install transformers") from error
-    config = getattr(transformers, tower.config).from_dict(dict(values))
-    # Not every tower is named at the top of the package, but each stands in the file beside its configuration's.
-    module = importlib.import_module(type(config).__module__.replace(".configuration_", ".modeling_"))
-    net = getattr(module, tower.network)(config)
+    try:
+        config = getattr(transformers, tower.config).from_dict(dict(values))
+        # Not every tower is named at the top of the package, but each stands in the file beside its configuration's.
+        module = importlib.import_module(type(config).__module__.replace(".configuration_", ".modeling_"))
+        net = getattr(module, tower.network)(config)
+    except Exception as error:  # what the library makes of a wrong number may be anything
+        raise UserError(f"the config.json of {family} describes no network ({one_line(error)}); mend it") from error
     return VisionTower(net, config.image_size if tower.fixed else None), config
 
 
