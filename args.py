@@ -182,6 +182,9 @@ class Cotraining:
     """Co-training (--cotrain_mode)"""
 
     views: tuple[str, ...] = option((), "two or more backbones: short names (--list_views), pixels, gradients, or what --model_name takes, each with =FILE for its weights", parse=view_name, metavar="NAME[=FILE]")
+    algorithm: str = option("meta", "how the views learn: each from the labels alone, from the others' sure labels, or also by feedback of what was gained", choices=("labels_only", "cotraining", "meta"))
+    consistency_target: str = option("mean", "whose weak predictions a view shall keep to on strong images (meta): its own, or the mean of all views", choices=("own", "mean"))
+    finetune_views: bool = option(False, "first fine-tune each view's backbone on the labeled images")
 
 
 @dataclass(frozen=True)
@@ -261,8 +264,11 @@ RULES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     *((name, ("resume", "overwrite", "name"), ("load_path",)) for name in ("test_mode", "predict_dir", "export")),
     ("finetune_mode", ("switch_mode", "cotrain_mode"), ()),
     ("switch_mode", ("cotrain_mode",), ()),
-    ("cotrain_mode", ("model_name", "weights"), ("views",)),
+    ("cotrain_mode", ("model_name", "weights", "unfreeze", "image_size", "compile"), ("views",)),
     ("view_report", (), ("views",)),
+    ("algorithm", (), ("cotrain_mode",)),
+    ("consistency_target", (), ("cotrain_mode",)),
+    ("finetune_views", (), ("cotrain_mode",)),
     ("load_path", (), ("finetune_mode", "test_mode", "predict_dir", "export")),
     ("load_best", (), ("load_path",)),
     ("resume", ("overwrite",), ("name",)),

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
+import cotraining
 import visualization
 from args import Options, recorded
 from augment import recipe_for
@@ -81,6 +82,7 @@ from utils import (
     write_json,
     write_text,
 )
+from views import build_view, restored_view, view_labels, view_record
 
 DEFAULT_MODEL = {"digits": "cnn", "fake": "cnn", "moons": "mlp"} | dict.fromkeys(
     ("cifar10", "cifar100", "svhn"), "wrn28_2"
@@ -131,7 +133,7 @@ def prepare(options: Options) -> Training:
     if options.run.resume:
         check_same_images(RESULTS / (options.run.name or ""), dataset, split)
     say(summary_table(dataset, split))
-    training = Training(options, dataset, split, loaded)
+    training = make_training(options, dataset, split, loaded)
     if options.model.print_model:
         backbones = {view.name: view.backbone for view in training.views if training.frozen}
         say(describe(backbones | {learner.name: learner.network for learner in training.learners}))
@@ -167,7 +169,8 @@ class Setup:
         self.precision = choose_precision(options.run.precision, self.device)
         backbones = make_backbones(options, dataset, loaded)
         for backbone in backbones.values():
-            set_trainable(backbone, resolve_unfreeze(options.model, backbone))
+            several = len(backbones) > 1  # the views of co-training are frozen whatever they are
+            set_trainable(backbone, "head" if several else resolve_unfreeze(options.model, backbone))
         self.frozen = not any(p.requires_grad for backbone in backbones.values() for p in backbone.parameters())
         if self.frozen and loaded is not None and not loaded["model"]["frozen"]:
             raise UserError("--unfreeze head: the loaded models have a backbone each; leave out --unfreeze")
@@ -322,6 +325,7 @@ class Training(Setup):
         return Schedule(epoch, total, warmup_steps=warmup, switch=self.options.mode.switch_mode)
 
     def _learners(self) -> list[Learner]:
+        """Models with optimizers, the first of them the first teacher."""
         names = ["model_1", "model_2"] if self.options.mode.switch_mode else ["teacher", "student"]
         if self.supervised:
             names = ["student"]
@@ -404,17 +408,33 @@ class Training(Setup):
         save: Callable[[], None] = lambda: None,
     ) -> None:
         """The training alone; what is to be written or shown is the caller's."""
-        rules = Rules(self.options.learning, self.options.run.seed, self.precision)
-        main = supervised_step if self.supervised else mpl_step
-        steps = (functools.partial(warmup_step, rules=rules), functools.partial(main, rules=rules))
-        batches = Batches(self.order, self.views[0].source, self.dataset.labels, self.device)
 
         def after_epoch(row: Row) -> bool:
+            if row["step"] == self.schedule.warmup_steps:
+                self.after_warmup()
             stop = validated and self.validate(row, progress)
             write(row)
             return stop
 
-        fit(self.learners, batches, steps, self.schedule, progress, after_epoch=after_epoch, show=show, save=save)
+        target = self.options.cotraining.consistency_target
+        rules = Rules(self.options.learning, self.options.run.seed, self.precision, target)
+        warmup, main = (functools.partial(step, rules=rules) for step in self.steps())
+        batches = self.batches([Batches(self.order, v.source, self.dataset.labels, self.device) for v in self.views])
+        fit(
+            self.learners, batches, (warmup, main), self.schedule, progress,
+            after_epoch=after_epoch, show=show, save=save,
+        )  # fmt: skip
+
+    def steps(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        """What is done in the warm-up, and after it."""
+        return warmup_step, supervised_step if self.supervised else mpl_step
+
+    def batches(self, of_views: list[Batches]) -> Callable[[int], Any]:
+        """What a step sees: of the only view."""
+        return of_views[0]
+
+    def after_warmup(self) -> None:
+        """What is measured once when the warm-up is over."""
 
     def fill_bank(self) -> None:
         """Compute the features that training and test will ask for, all at once."""
@@ -458,11 +478,15 @@ class Training(Setup):
     def columns(self) -> list[str]:
         """The columns of metrics.csv."""
         names = [learner.name for learner in self.learners]
-        measured = ["supervised_loss"] if self.supervised else list(MEASURED)
+        measured = self.measured()
         if len(self.split.val):
             models = [*names, *self.companions]
             measured += [f"val_accuracy_{name}" for name in (*models, *(["ensemble"] if len(models) > 1 else []))]
         return ["epoch", "step", "teacher", *measured, *(f"learning_rate_{name}" for name in names)]
+
+    def measured(self) -> list[str]:
+        """The names of what the steps measure."""
+        return ["supervised_loss"] if self.supervised else list(MEASURED)
 
     # What is kept.
 
@@ -482,7 +506,7 @@ class Training(Setup):
             **{name: torch.from_numpy(hashes.view(np.int64)) for name, hashes in self.used_images().items()},
             "views": {
                 view.name: {
-                    "pretrained": view.backbone.pretrained,
+                    "record": view_record(view.backbone),
                     "backbone": view.backbone.state_dict() if self.frozen else None,
                 }
                 for view in self.views
@@ -539,6 +563,45 @@ class Training(Setup):
         return visualization.draw_samples(path, view("eval", 0), weak, strong, names, title=self.dataset.name)
 
 
+class CoTraining(Training):
+    """A training of one head a view, on frozen backbones, by one of the algorithms of cotraining.py."""
+
+    def _order(self) -> Order:
+        self.supervised = self.options.cotraining.algorithm == "labels_only"
+        return super()._order()
+
+    def _learners(self) -> list[Learner]:
+        """One learner a view, named like it; a step of `meta` updates each twice."""
+        schedule, learners = self.schedule, []
+        total = schedule.total_steps
+        if self.options.cotraining.algorithm == "meta":
+            total += schedule.total_steps - schedule.warmup_steps
+        for view in self.views:
+            network = self.network(view.name)
+            learner = Learner(
+                view.name, network, self.options.learning, classes=len(self.dataset.classes), start=0, total=total
+            )
+            learners.append(learner)
+        return learners
+
+    def steps(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        return cotraining.labels_only_step, cotraining.STEPS[self.options.cotraining.algorithm]
+
+    def batches(self, of_views: list[Batches]) -> Callable[[int], Any]:
+        return cotraining.ViewBatches(of_views)
+
+    def measured(self) -> list[str]:
+        return cotraining.measured(self.options.cotraining.algorithm, [view.name for view in self.views])
+
+
+def make_training(
+    options: Options, dataset: Dataset, split: Split, loaded: Mapping[str, Any] | None = None
+) -> Training:
+    """The training that the options ask for."""
+    kind = CoTraining if options.mode.cotrain_mode else Training
+    return kind(options, dataset, split, loaded)
+
+
 def write_records(folder: Path, training: Training) -> None:
     """What says what the run is: its options, its split, and the files that were left out."""
     write_json(folder / "commandline_args.txt", recorded(training.options))
@@ -554,24 +617,28 @@ def default_model(dataset: Dataset) -> str:
 
 def make_backbones(options: Options, dataset: Dataset, loaded: Mapping[str, Any] | None) -> dict[str, Backbone]:
     """The backbones that the options name, by view; with a loaded run, those that it was trained with."""
+    specs = options.cotraining.views
+    if options.mode.cotrain_mode and loaded is None:
+        seed, points = options.run.seed, dataset.kind == "points"
+        built = [build_view(spec, native_size=dataset.native_size, points=points, seed=seed) for spec in specs]
+        return dict(zip(view_labels(specs), built, strict=True))
     if loaded is None:
         backbone = make_backbone(options, dataset)
         return {backbone.name: backbone}
-    options = options.changed(weights="none")
     backbones = {}
     for name, view in loaded["views"].items():
-        backbones[name] = make_backbone(options, dataset, native_size=loaded["model"]["native_size"])
-        backbones[name].pretrained = view["pretrained"]
+        size, points = loaded["model"]["native_size"], loaded["model"]["kind"] == "points"
+        backbones[name] = restored_view(view["record"], native_size=size, points=points, seed=options.run.seed)
         if view["backbone"] is not None:
             backbones[name].load_state_dict(view["backbone"])
     return backbones
 
 
-def make_backbone(options: Options, dataset: Dataset, native_size: int | None = None) -> Backbone:
-    """The backbone of `--model_name`; native_size: of the images that it was trained on, where that is another."""
+def make_backbone(options: Options, dataset: Dataset) -> Backbone:
+    """The backbone of `--model_name`."""
     return build_backbone(
         options.model,
-        native_size=dataset.native_size if native_size is None else native_size,
+        native_size=dataset.native_size,
         points=dataset.kind == "points",
         seed=options.run.seed,
         default_name=default_model(dataset),
@@ -597,7 +664,7 @@ def folds_of(dataset: Dataset, split: Split, count: int, seed: int) -> list[Spli
 
 def fold_accuracy(options: Options, dataset: Dataset, split: Split) -> dict[str, float]:
     """Train on one of `folds_of` and measure every model on its validation images, once, at the end."""
-    training = Training(options, dataset, split)
+    training = make_training(options, dataset, split)
     training.fill_bank()
     training.learn(Progress(), validated=False)
     with training.evaluated() as models:
