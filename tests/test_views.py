@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shlex
 import shutil
 import sys
 import time
@@ -197,6 +198,7 @@ def test_views_without_weights_are_frozen_functions(name: str) -> None:
     features = backbone(images)
     assert features.isfinite().all()
     torch.testing.assert_close(backbone(images[1:2]), features[1:2])
+    torch.testing.assert_close(backbone(images.to(memory_format=torch.channels_last)), features)
     with torch.autocast("cpu", torch.bfloat16):
         torch.testing.assert_close(backbone(images), features)
     assert backbone.double()(images.double()).dtype == torch.float64
@@ -784,6 +786,25 @@ def test_the_list(tmp_path: Path, no_network: Path) -> None:
     assert "yes, at its start" in rows["blip"]
     assert rows["pixels"].endswith("none needed")
     assert all(len(line) <= 140 for line in lines)
+
+
+def test_the_page_on_views_says_the_same() -> None:
+    text = (Path(views.__file__).parent / "docs" / "views.md").read_text(encoding="utf-8")
+    rows = [
+        [cell.strip(" `") for cell in line.split("|")[1:-1]] for line in text.splitlines() if line.startswith("| `")
+    ]
+    page = {row[0]: row for row in rows if row[0] in CATALOGUE}
+    assert list(page) == list(CATALOGUE)
+    for name, entry in CATALOGUE.items():
+        cells = page[name]
+        assert cells[-1] == entry.labels
+        if name not in views.RAW:
+            assert cells[1:4] == [str(entry.size), f"{entry.parameters:.1f} M", str(entry.features)]
+            assert cells[5] == entry.licence
+    commands = [line for line in text.splitlines() if line.startswith("python MPL.py")]
+    assert commands
+    for command in commands:
+        assert check_views(args.parse(shlex.split(command)[2:]).cotraining.views) is not None
 
 
 def test_timms_licences_are_those_that_timm_states() -> None:
