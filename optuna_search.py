@@ -18,6 +18,7 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -85,6 +86,7 @@ OF_THE_MACHINE = (
 FAILURES_IN_A_ROW = 10
 TICK_SECONDS = 0.5
 PLAIN_LINE_SECONDS = 10.0  # between two lines where the output is no terminal
+WORKERS_LOG = "workers.log"
 START = "spawn"  # how workers are started: a GPU does not survive a fork
 FAREWELL_SECONDS = 15.0  # that a stopped worker gets to write down its trial
 
@@ -382,6 +384,8 @@ def work(connection: Connection, options: Options, name: str, folder: Path, numb
     """What a worker process does: a trial for each True that it gets, until it gets False or its supervisor is gone."""
     if options.run.keep_pages:
         keep_pages()
+    redirect_output(folder / WORKERS_LOG)
+    threading.Thread(target=end_with_supervisor, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the study is never left half-written; see `interruptible`
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // options.search.search_workers))
@@ -400,6 +404,21 @@ def work(connection: Connection, options: Options, name: str, folder: Path, numb
             if not connection.recv():
                 break
             worker.run(study)
+
+
+def end_with_supervisor() -> None:
+    """End at once when the supervisor dies: it may be started anew, and then nobody else may write to its study."""
+    supervisor = multiprocessing.parent_process()
+    assert supervisor is not None
+    wait([supervisor.sentinel])
+    os._exit(1)
+
+
+def redirect_output(path: Path) -> None:
+    """Send what this process and its libraries say to a file: the screen belongs to the supervisor's bar."""
+    with path.open("a", encoding="utf-8") as file:
+        for stream in (1, 2):
+            os.dup2(file.fileno(), stream)
 
 
 class Worker:
@@ -572,7 +591,7 @@ class Supervisor:
     def fault_of(self, trials: list[FrozenTrial]) -> str:
         """Why the search must stop, or nothing: failures in a row, of trials or of whole workers."""
         if self.deaths >= FAILURES_IN_A_ROW:
-            return f"{self.deaths} workers in a row died before they could run a trial"
+            return f"{self.deaths} workers in a row died before their first trial, see {self.folder / WORKERS_LOG}"
         ended = [trial for trial in trials if trial.state.is_finished() and trial.datetime_complete]
         ended = sorted(ended, key=lambda trial: trial.datetime_complete)  # type: ignore[arg-type,return-value]
         last = [trial for trial in ended if trial.user_attrs.get("reason") != INTERRUPTED][-FAILURES_IN_A_ROW:]

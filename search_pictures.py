@@ -54,8 +54,9 @@ def draw_history(path: Path, trials: Sequence[FrozenTrial], *, title: str) -> Pa
 
     def fill(figure: Any) -> None:
         axes = figure.subplots()
-        axes.scatter([t.number for t in pruned], [t.value for t in pruned], s=14, color=FAINT, marker="x",
-                     linewidth=0.9, label=f"{len(pruned)} pruned (value when given up)")  # fmt: skip
+        if pruned:
+            axes.scatter([t.number for t in pruned], [t.value for t in pruned], s=14, color=FAINT, marker="x",
+                         linewidth=0.9, label=f"{len(pruned)} pruned (value when given up)")  # fmt: skip
         axes.scatter([t.number for t in complete], [t.value for t in complete], s=16, color=BLUE, alpha=0.75,
                      linewidth=0, label=f"{len(complete)} complete")  # fmt: skip
         if complete:
@@ -97,9 +98,9 @@ def draw_importances(path: Path, importances: dict[str, float], *, title: str) -
 def draw_slices(path: Path, trials: Sequence[FrozenTrial], names: Sequence[str], *, title: str) -> Path:
     """For each option a panel: accuracy by its value; later trials are darker."""
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
-    columns = min(4, len(names))
-    lines = math.ceil(len(names) / columns)
-    best = max(complete, key=lambda trial: trial.value or 0.0)
+    lines = math.ceil(len(names) / 5)
+    columns = math.ceil(len(names) / lines)
+    best = max(complete, key=lambda trial: (trial.value or 0.0, -trial.number))
 
     def fill(figure: Any) -> None:
         panels = figure.subplots(lines, columns, squeeze=False, sharey=True).ravel()
@@ -124,7 +125,7 @@ def draw_slices(path: Path, trials: Sequence[FrozenTrial], names: Sequence[str],
 
 def draw_parallel(path: Path, complete: Sequence[FrozenTrial], names: Sequence[str], *, title: str) -> Path:
     """A line a trial through its values: the best tenth in colour, so that what they share is seen."""
-    ranked = sorted(complete, key=lambda trial: trial.value or 0.0)
+    ranked = sorted(complete, key=lambda trial: (trial.value or 0.0, -trial.number))  # the best, as elsewhere, is last
     leaders = max(1, len(ranked) // 10)
     scales = [Scale(complete, name) for name in names]
 
@@ -152,7 +153,7 @@ def draw_parallel(path: Path, complete: Sequence[FrozenTrial], names: Sequence[s
             for index, choice in enumerate(scale.choices):
                 _tick(axes, place, index / max(1, len(scale.choices) - 1), _plain(choice, 12))
         labels = ["accuracy", *names]
-        axes.set_xticks(range(len(labels)), [_plain(name).replace("_", "_\n", 1) for name in labels])
+        axes.set_xticks(range(len(labels)), [_two_lines(_plain(name)) for name in labels])
         axes.set_yticks([])
         axes.set(xlim=(-0.25, len(labels) - 0.45), ylim=(-0.04, 1.04),
                  title=f"Complete trials: the best in red, the rest of the best {leaders} in green")  # fmt: skip
@@ -204,6 +205,10 @@ class Scale:
 
 def _short(value: float) -> str:
     return f"{value:.2g}" if abs(value) < 100 else f"{value:.0f}"
+
+
+def _two_lines(name: str) -> str:
+    return name.replace("_", "_\n", 1) if len(name) > 10 else name
 
 
 def _tick(axes: Any, place: float, height: float, text: str) -> None:
