@@ -191,6 +191,14 @@ class Cotraining:
 class Search:
     """Search (--optuna_mode)"""
 
+    n_trials: int = option(100, "trials of the whole search, all its workers and machines together", low=1)
+    timeout: float | None = option(None, "seconds after which no new trial begins", above=0, metavar="SECONDS")
+    search: tuple[str, ...] = option((), "KEY=LOW:HIGH, KEY=LOW:HIGH:log or KEY=A,B,C: search any option, or change its usual range; KEY=VALUE holds it fast", metavar="KEY=RANGE")
+    folds: int = option(3, "parts of the labeled images, each held out once a trial, where there are no validation images", low=2)
+    search_workers: int = option(1, "processes that run trials side by side on this machine", low=1)
+    storage: str | None = option(None, "URL of a database that all machines of a search share (SQLite, PostgreSQL, MySQL); default: a journal file in results/NAME", metavar="URL")
+    pruner: str = option("median", "gives up trials that lag behind after some of their folds", choices=("median", "hyperband", "none"))
+
 
 @dataclass(frozen=True)
 class Study:
@@ -250,12 +258,23 @@ _FIELDS = {f.name: f for group in GROUPS.values() for f in dataclasses.fields(gr
 _GROUP_OF = {f.name: name for name, group in GROUPS.items() for f in dataclasses.fields(group)}
 _TYPES = {name: hint for group in GROUPS.values() for name, hint in typing.get_type_hints(group).items()}
 
+
+def kind_of(name: str) -> tuple[str, type]:
+    """The group and the type of an option; `tuple` where it takes several words. Raises UserError for no option."""
+    if name not in _FIELDS:
+        raise UserError(_unknown(name))
+    return _GROUP_OF[name], tuple if _is_list(name) else _base_type(name)
+
+
 # Not written into a run: they say what to do with the folder, not what the run is.
 NOT_RECORDED = ("resume", "overwrite", "config")
 
 # What the program does instead of training one run; at most one of them. The named ones need no --name.
 COMMANDS = ("test_mode", "predict_dir", "export", "inspect", "compare", "optuna_mode", "list_views", "view_report")
 NAMELESS = ("test_mode", "predict_dir", "export", "list_views")
+
+# Options of a search that mean nothing without one.
+SEARCHING = ("n_trials", "timeout", "search", "folds", "search_workers", "storage", "pruner")
 
 # Who excludes whom, and who needs whom: (option, excluded beside it, at least one needed beside it).
 RULES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
@@ -269,6 +288,9 @@ RULES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("algorithm", (), ("cotrain_mode",)),
     ("consistency_target", (), ("cotrain_mode",)),
     ("finetune_views", (), ("cotrain_mode",)),
+    ("optuna_mode", ("load_path", "tensorboard", "show_images"), ()),
+    ("storage", ("overwrite",), ()),
+    *((name, (), ("optuna_mode",)) for name in SEARCHING),
     ("load_path", (), ("finetune_mode", "test_mode", "predict_dir", "export")),
     ("load_best", (), ("load_path",)),
     ("resume", ("overwrite",), ("name",)),

@@ -12,7 +12,7 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -158,24 +158,47 @@ class View:
         return source.images if isinstance(source, FrozenSource) else source  # type: ignore[return-value]
 
 
+# Frozen views, by what they depend on: many trainings in one process build them once.
+Kept = dict[Hashable, list[View]]
+WriteRow = Callable[[Row], None]
+
+
+def foundation_of(options: Options) -> Hashable:
+    """What frozen views depend on, beside the data set: all but the learning and the head."""
+    return options.run, options.data, replace(options.model, head=""), options.cotraining.views, options.mode.load_path
+
+
 class Setup:
     """Data, device, backbones and the sources of their inputs: what training and testing share. Writes nothing."""
 
     def __init__(
-        self, options: Options, dataset: Dataset, split: Split, loaded: Mapping[str, Any] | None = None
+        self,
+        options: Options,
+        dataset: Dataset,
+        split: Split,
+        loaded: Mapping[str, Any] | None = None,
+        kept: Kept | None = None,
     ) -> None:
         self.options, self.dataset, self.split, self.loaded = options, dataset, split, loaded
         self.device = choose_device(options.run.device)
         self.precision = choose_precision(options.run.precision, self.device)
-        backbones = make_backbones(options, dataset, loaded)
+        foundation, kept = foundation_of(options), {} if kept is None else kept
+        self.frozen = foundation in kept
+        self.views = kept[foundation] if self.frozen else self._views()
+        if self.frozen:
+            kept[foundation] = self.views
+
+    def _views(self) -> list[View]:
+        backbones = make_backbones(self.options, self.dataset, self.loaded)
         for backbone in backbones.values():
             several = len(backbones) > 1  # the views of co-training are frozen whatever they are
-            set_trainable(backbone, "head" if several else resolve_unfreeze(options.model, backbone))
+            set_trainable(backbone, "head" if several else resolve_unfreeze(self.options.model, backbone))
         self.frozen = not any(p.requires_grad for backbone in backbones.values() for p in backbone.parameters())
-        if self.frozen and loaded is not None and not loaded["model"]["frozen"]:
+        if self.frozen and self.loaded is not None and not self.loaded["model"]["frozen"]:
             raise UserError("--unfreeze head: the loaded models have a backbone each; leave out --unfreeze")
-        self.views = [View(name, backbone, self._source(backbone)) for name, backbone in backbones.items()]
-        self._evict()
+        views = [View(name, backbone, self._source(backbone)) for name, backbone in backbones.items()]
+        self._evict(views)
+        return views
 
     def _source(self, backbone: Backbone) -> Source:
         run, recipe = self.options.run, recipe_for(self.dataset.kind, self.options.data.flip)
@@ -191,9 +214,9 @@ class Setup:
         """The feature banks of this run; none where a backbone learns or with `--no_cache`."""
         return [view.source for view in self.views if isinstance(view.source, FeatureBank)]
 
-    def _evict(self) -> None:
+    def _evict(self, views: list[View]) -> None:
         """Remove old banks beyond `--cache_limit`, but none of this run's."""
-        run, own = self.options.run, [bank.folder for bank in self.banks]
+        run, own = self.options.run, [view.source.folder for view in views if isinstance(view.source, FeatureBank)]
         for folder in evict(Path(run.cache_dir).expanduser(), int(run.cache_limit * 1e9), own) if own else []:
             warn(f"--cache_limit {run.cache_limit:g}: removed the old feature bank {folder}")
 
@@ -285,9 +308,14 @@ class Training(Setup):
     """A setup with learners, their order of batches and their schedule."""
 
     def __init__(
-        self, options: Options, dataset: Dataset, split: Split, loaded: Mapping[str, Any] | None = None
+        self,
+        options: Options,
+        dataset: Dataset,
+        split: Split,
+        loaded: Mapping[str, Any] | None = None,
+        kept: Kept | None = None,
     ) -> None:
-        super().__init__(options, dataset, split, loaded)
+        super().__init__(options, dataset, split, loaded, kept)
         self.supervised = options.mode.finetune_mode
         self.order = self._order()
         self.schedule = self._schedule()
@@ -530,11 +558,7 @@ class Training(Setup):
 
     def finish(self, folder: Path, progress: Progress, began: float, training: float) -> dict[str, Any]:
         """Choose each model's epoch, test once, and write everything that the run leaves."""
-        best_epoch = {learner.name: len(progress.rows) for learner in self.learners}
-        for learner in self.learners if self.enough_validation else []:
-            if learner.name in progress.best:
-                best_epoch[learner.name] = progress.best[learner.name]["epoch"]
-                learner.take_over(progress.best[learner.name]["state"])
+        best_epoch = self.take_best(progress)
         with self.evaluated() as models:
             states = {name: model.state_dict() for name, model in models.items()}
             content = {**self.description(), "models": states, "best_epoch": best_epoch}
@@ -546,6 +570,15 @@ class Training(Setup):
         summary = self.summary(folder, results, best_epoch, seconds)
         write_json(folder / "summary.json", summary)
         return summary
+
+    def take_best(self, progress: Progress) -> dict[str, int]:
+        """Give each model the weights of its best epoch where validation tells it, else leave the last; the epochs."""
+        best_epoch = {learner.name: len(progress.rows) for learner in self.learners}
+        for learner in self.learners if self.enough_validation else []:
+            if learner.name in progress.best:
+                best_epoch[learner.name] = progress.best[learner.name]["epoch"]
+                learner.take_over(progress.best[learner.name]["state"])
+        return best_epoch
 
     def draw_samples(self, path: Path, count: int = 8, draws: int = 3) -> Path:
         """A picture of some labeled images: raw, and a few draws of each view."""
@@ -595,11 +628,15 @@ class CoTraining(Training):
 
 
 def make_training(
-    options: Options, dataset: Dataset, split: Split, loaded: Mapping[str, Any] | None = None
+    options: Options,
+    dataset: Dataset,
+    split: Split,
+    loaded: Mapping[str, Any] | None = None,
+    kept: Kept | None = None,
 ) -> Training:
     """The training that the options ask for."""
     kind = CoTraining if options.mode.cotrain_mode else Training
-    return kind(options, dataset, split, loaded)
+    return kind(options, dataset, split, loaded, kept)
 
 
 def write_records(folder: Path, training: Training) -> None:
@@ -662,11 +699,22 @@ def folds_of(dataset: Dataset, split: Split, count: int, seed: int) -> list[Spli
     return [Split(split.labeled[fold != i], split.unlabeled, split.labeled[fold == i], nothing) for i in range(count)]
 
 
-def fold_accuracy(options: Options, dataset: Dataset, split: Split) -> dict[str, float]:
-    """Train on one of `folds_of` and measure every model on its validation images, once, at the end."""
-    training = make_training(options, dataset, split)
+def fold_accuracy(
+    options: Options, dataset: Dataset, split: Split, *, kept: Kept | None = None, write: WriteRow | None = None
+) -> dict[str, float]:
+    """Train and measure every model on the validation images of the split, which is never tested.
+
+    One of `folds_of` is measured once, at the end. With `write`, which gets every epoch's row, the validation images
+    are those of a run: they also choose each model's epoch, as they do there.
+    """
+    training = make_training(options, dataset, split, kept=kept)
     training.fill_bank()
-    training.learn(Progress(), validated=False)
+    progress = Progress()
+    if write is None:
+        training.learn(progress, validated=False)
+    else:
+        training.learn(progress, write=write)
+        training.take_best(progress)
     with training.evaluated() as models:
         results = training.results(models, split.val)
     return {name: result["accuracy"] for name, result in results.items()}
