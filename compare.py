@@ -27,7 +27,6 @@ from data import Dataset, Split, find_dataset, split_dataset, summary_table, wri
 from evaluate import paired_difference
 from experiment import Training, carry_out, write_bad_files
 from loading import check_leaks, check_same_images, inherit, load_run, resumed_options
-from models import describe
 from references import REFERENCES, reference_accuracy
 from reporting import commit, versions
 from utils import UserError, read_json, run_folder, say, write_json, write_text
@@ -95,6 +94,7 @@ def compare(options: Options) -> dict[str, Any]:
         raise UserError("--compare needs test images to compare on; give --test_percent or a test folder")
     first = prepared(options, dataset, split)
     folder = make_folder(options, first)
+    options = options.changed(name=folder.name)
     results = measure(options, dataset, seeds, folder, steps=first.schedule.total_steps)
     summary = {
         **summary_of(options, folder, dataset, split, seeds, began),
@@ -104,7 +104,7 @@ def compare(options: Options) -> dict[str, Any]:
     }
     write_json(folder / "summary.json", summary)
     write_text(folder / "comparison.csv", table_as_csv(summary["comparison"], seeds))
-    draw(folder / "comparison.png", results, title=f"{dataset.name}, {summary['labels_used']} labels")
+    draw(folder / "comparison.png", results, title=f"{Path(dataset.name).name}, {summary['labels_used']} labels")
     say("\n" + table(summary["comparison"]))
     say(f"\n{summary['advice']}\n\nresults: {folder}")
     return summary
@@ -123,6 +123,7 @@ def repeat(options: Options) -> dict[str, Any]:
     dataset = find_dataset(options.data)
     split = split_dataset(dataset, options.data, seeds[0])
     folder = make_folder(options, prepared(options, dataset, split))
+    options = options.changed(name=folder.name)
     summaries = {seed: one_of(options, dataset, seed, folder / f"seed-{seed}") for seed in seeds}
     runs = list(summaries.values())
     summary = {
@@ -145,8 +146,7 @@ def prepared(options: Options, dataset: Dataset, split: Split) -> Training:
     """The first training of all, which shows whether the options are right before a folder is made or replaced."""
     say(summary_table(dataset, split))
     training = Training(options, dataset, split)
-    if options.model.print_model:
-        say(describe({learner.name: learner.network for learner in training.learners}))
+    training.show_networks()
     if options.run.overwrite:
         training.fill_bank()
     return training
@@ -207,11 +207,14 @@ def measure(
     """Test accuracies, {method: {seed: {model: accuracy}}}, of the methods (None: all of them) at every seed.
 
     steps: of the methods without unlabeled images, so that all learn equally long. What `folder/journal.json` holds is
-    not done again. A method that others start from must be among the methods.
+    not done again. Raises UserError when a method is wanted without the one that it starts from.
     """
     journal = folder / "journal.json"
     done: dict[str, dict[str, Any]] = read_json(journal) if journal.is_file() else {}
     wanted = [*(method.name for method in METHODS), *REFERENCES] if methods is None else list(methods)
+    for method in METHODS:
+        if method.name in wanted and method.start not in (None, *wanted[: wanted.index(method.name)]):
+            raise UserError(f"the {method.name} starts from {method.start}: name that first")
     for index, seed in enumerate(seeds):
         split = split_dataset(dataset, options.data, seed)
         place = folder / f"seed-{seed}"
@@ -367,7 +370,8 @@ def advice(results: Results) -> str:
     if interval[0] > 0:
         doubt = f"but {count} seeds can't make that sure when it is picked as the best of {len(every)}"
         return f"Use {named}: its {points(gain)} points {ends} over {BASE} are likely more than noise, {doubt}. {rest}"
-    return f"{named} is the best here, but not distinguishable from {BASE}: {points(gain)} points {ends}. {rest}"
+    lead = f"{points(gain)} points {ends}; more seeds or labels may tell"
+    return f"{named} is the best here, but not distinguishable from {BASE}: {lead}. {rest}"
 
 
 def tied_with(best: str, every: Mapping[str, Sequence[float]]) -> list[str]:
@@ -392,7 +396,7 @@ def points(difference: float) -> str:
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The comparison as a table that reads well on a screen and in Markdown."""
-    cells = [("method", "mean", "std", "against labels only, 95% interval")]
+    cells = [("method", "mean", "std", f"against {rows[0]['method']}, 95% interval")]
     for index, row in enumerate(rows):
         std = "" if row["std"] is None else f"{100 * row['std']:.1f}"
         cells.append((row["method"], f"{100 * row['mean']:.1f}%", std, gain_of(row) if index else ""))

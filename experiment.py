@@ -138,9 +138,7 @@ def prepare(options: Options) -> Training:
         check_same_images(RESULTS / (options.run.name or ""), dataset, split)
     say(summary_table(dataset, split))
     training = Training(options, dataset, split, loaded)
-    if options.model.print_model:
-        backbones = {view.name: view.backbone for view in training.views if training.frozen}
-        say(describe(backbones | {learner.name: learner.network for learner in training.learners}))
+    training.show_networks()
     return training
 
 
@@ -378,6 +376,12 @@ class Training(Setup):
             ) from error
 
     # What is done.
+
+    def show_networks(self) -> None:
+        """Print the layers, with `--print_model`."""
+        if self.options.model.print_model:
+            backbones = {view.name: view.backbone for view in self.views if self.frozen}
+            say(describe(backbones | {learner.name: learner.network for learner in self.learners}))
 
     def train(self, folder: Path, progress: Progress) -> float:
         """Train from `progress` to the end, writing as it goes; returns the seconds, the filling of the bank apart."""

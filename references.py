@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 from torch.nn import functional
 
 from args import Options
@@ -38,19 +39,24 @@ def reference_accuracy(name: str, options: Options, dataset: Dataset, split: Spl
 def ground(options: Options, dataset: Dataset, split: Split) -> tuple[Setup, str]:
     """What references stand on: a frozen or pretrained backbone's features; from scratch there are only pixels."""
     setup = Setup(options, dataset, split)
-    if setup.backbone.pretrained and not setup.frozen:
+    if not setup.frozen and all(view.backbone.pretrained for view in setup.views):
         setup = Setup(options.changed(unfreeze="head"), dataset, split)
     return setup, "features" if setup.frozen else "points" if dataset.kind == "points" else "pixels"
 
 
 def inputs(setup: Setup, rows: np.ndarray, what: str) -> np.ndarray:
-    """What a reference sees of the rows, unaugmented: float [n, D]."""
-    parts = []
-    for batch in (setup.source if what == "features" else setup.images).evaluation(rows):
-        if batch.ndim == 4 and max(batch.shape[2:]) > PIXELS:
-            batch = functional.adaptive_avg_pool2d(batch, PIXELS)
-        parts.append(batch.float().flatten(1).cpu().numpy())
-    return np.concatenate(parts) if parts else np.zeros((0, 1), dtype=np.float32)
+    """What a reference sees of the rows, unaugmented: float [n, D], the views of a co-training side by side."""
+    if not len(rows):
+        return np.zeros((0, 1), dtype=np.float32)
+    sources = [view.source if what == "features" else view.images for view in setup.views]
+    return np.concatenate([np.concatenate([flat(batch) for batch in s.evaluation(rows)]) for s in sources], axis=1)
+
+
+def flat(batch: Tensor) -> np.ndarray:
+    """Rows of numbers: features and points as they are, images averaged to at most PIXELS a side."""
+    if batch.ndim == 4 and max(batch.shape[2:]) > PIXELS:
+        batch = functional.adaptive_avg_pool2d(batch, PIXELS)
+    return batch.float().flatten(1).cpu().numpy()
 
 
 @dataclass(frozen=True)
