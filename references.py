@@ -113,12 +113,16 @@ def chosen(model: Any, grid: dict[str, Any], given: Given, rows: np.ndarray, sco
 
 
 def label_spreading(given: Given) -> Classifier:
-    """Labels spread along a graph of neighbours over labeled and unlabeled images; a test image asks its neighbours."""
+    """Labels spread along a graph of neighbours over labeled and unlabeled images; a test image asks its neighbours.
+
+    alpha is that of Zhou et al. 2004: with scikit-learn's own of 0.2 hardly a label gets beyond its nearest neighbours.
+    """
     from sklearn.semi_supervised import LabelSpreading
 
     rows = np.concatenate([given.scaled(part) for part in (given.labeled, given.pile) if len(part)])
     labels = np.concatenate([given.labels, np.full(len(rows) - len(given.labels), -1)])
-    model = LabelSpreading(kernel="knn", n_neighbors=min(10, len(rows)), max_iter=200).fit(rows, labels)
+    neighbours = min(10, len(rows))
+    model = LabelSpreading(kernel="knn", n_neighbors=neighbours, alpha=0.99, max_iter=1000, tol=1e-6).fit(rows, labels)
     return lambda tested: model.predict(given.scaled(tested))
 
 
