@@ -204,6 +204,8 @@ class Search:
 class Study:
     """Comparing and inspecting"""
 
+    repeat: int | None = option(None, "runs that differ in their seed, counted up from --seed, and their mean with its interval; default: 5 with --compare, else 1", low=1)
+
 
 @dataclass(frozen=True)
 class Use:
@@ -291,6 +293,7 @@ RULES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("optuna_mode", ("load_path", "tensorboard", "show_images"), ()),
     ("storage", ("overwrite",), ()),
     *((name, (), ("optuna_mode",)) for name in SEARCHING),
+    ("repeat", (*(name for name in COMMANDS if name != "compare"), "load_path"), ()),
     ("load_path", (), ("finetune_mode", "test_mode", "predict_dir", "export")),
     ("load_best", (), ("load_path",)),
     ("resume", ("overwrite",), ("name",)),

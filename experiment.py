@@ -105,6 +105,12 @@ def run(options: Options) -> dict[str, Any]:
         training.fill_bank()  # what can still go wrong with files and disks goes wrong before a run is deleted
     folder = run_folder(options.run.name or "", resume=options.run.resume, overwrite=options.run.overwrite)
     training.options = options.changed(name=folder.name)
+    return carry_out(training, folder, began)
+
+
+def carry_out(training: Training, folder: Path, began: float) -> dict[str, Any]:
+    """Train in this folder, from where it stopped if the run goes on; test, write and return the summary."""
+    options = training.options
     write_records(folder, training)
     if options.data.show_images:
         say(f"samples: {training.draw_samples(folder / 'samples.png')}")
@@ -134,9 +140,7 @@ def prepare(options: Options) -> Training:
         check_same_images(RESULTS / (options.run.name or ""), dataset, split)
     say(summary_table(dataset, split))
     training = make_training(options, dataset, split, loaded)
-    if options.model.print_model:
-        backbones = {view.name: view.backbone for view in training.views if training.frozen}
-        say(describe(backbones | {learner.name: learner.network for learner in training.learners}))
+    training.show_networks()
     return training
 
 
@@ -405,6 +409,12 @@ class Training(Setup):
 
     # What is done.
 
+    def show_networks(self) -> None:
+        """Print the layers, with `--print_model`."""
+        if self.options.model.print_model:
+            backbones = {view.name: view.backbone for view in self.views if self.frozen}
+            say(describe(backbones | {learner.name: learner.network for learner in self.learners}))
+
     def train(self, folder: Path, progress: Progress) -> float:
         """Train from `progress` to the end, writing as it goes; returns the seconds, the filling of the bank apart."""
         self.fill_bank()
@@ -422,7 +432,7 @@ class Training(Setup):
                 if not self.out_of_patience(progress):
                     self.learn(progress, write=write, show=screen.show, save=lambda: self.save(last, progress))
             except KeyboardInterrupt:
-                warn(f"stopped; --name {folder.name} --resume goes on")
+                warn(f"stopped; --name {self.options.run.name} --resume goes on")
                 raise
         return time.monotonic() - began
 
@@ -556,13 +566,17 @@ class Training(Setup):
         say(f"going on after epoch {len(progress.rows)}, step {progress.step} of {self.schedule.total_steps}")
         return progress
 
+    def save_best(self, path: Path, best_epoch: Mapping[str, int]) -> None:
+        """Write `best.pt`: the models as they are tested and used, without what learning needs."""
+        with self.evaluated() as models:
+            states = {name: model.state_dict() for name, model in models.items()}
+            save_checkpoint(path, {**self.description(), "models": states, "best_epoch": dict(best_epoch)})
+
     def finish(self, folder: Path, progress: Progress, began: float, training: float) -> dict[str, Any]:
         """Choose each model's epoch, test once, and write everything that the run leaves."""
         best_epoch = self.take_best(progress)
+        self.save_best(folder / "checkpoints" / "best.pt", best_epoch)
         with self.evaluated() as models:
-            states = {name: model.state_dict() for name, model in models.items()}
-            content = {**self.description(), "models": states, "best_epoch": best_epoch}
-            save_checkpoint(folder / "checkpoints" / "best.pt", content)
             held_out = {"val": (self.split.val, None), "test": (self.split.test, folder)}
             results = {name: self.results(models, *part) for name, part in held_out.items()}
         visualization.draw_curves(folder / "graphs.png", progress.rows, title=folder.name)
@@ -643,7 +657,12 @@ def write_records(folder: Path, training: Training) -> None:
     """What says what the run is: its options, its split, and the files that were left out."""
     write_json(folder / "commandline_args.txt", recorded(training.options))
     write_split(folder / "split.csv", training.dataset, training.split)
-    lines = [f"{path}\t{reason}\n" for path, reason in training.dataset.bad_files]
+    write_bad_files(folder, training.dataset)
+
+
+def write_bad_files(folder: Path, dataset: Dataset) -> None:
+    """bad_files.txt: the files that were left out, and why."""
+    lines = [f"{path}\t{reason}\n" for path, reason in dataset.bad_files]
     write_text(folder / "bad_files.txt", "".join(lines))
 
 

@@ -25,6 +25,7 @@ SWITCHES = sorted(name for name in FIELDS if args._is_switch(name))
 
 # An allowed value of each option, other than its default, as it is typed.
 VALUES: dict[str, str] = {
+    "repeat": "3",
     "name": "größe 1", "config": "c.json", "seed": "7", "device": "cuda:1", "precision": "bf16", "num_workers": "0",
     "cache_dir": "my cache", "cache_limit": "1.5", "cache_dtype": "float32", "data_dir": "/a b/ü", "data_root": "there",
     "labels_csv": "t.csv", "num_labels_percent": "10%", "num_labels": "40", "val_percent": "0.1", "test_percent": "50%",
@@ -274,7 +275,7 @@ def test_a_config_in_a_config_is_not_followed(tmp_path: Path) -> None:
 
 def everything() -> list[str]:
     """A command line that sets as many options as may stand together."""
-    left_out = {"config", "num_labels", "num_epochs", "load_path", "load_best", "resume", "overwrite"}
+    left_out = {"config", "num_labels", "num_epochs", "load_path", "load_best", "resume", "overwrite", "repeat"}
     left_out |= {"finetune_mode", "switch_mode", "model_name", "weights", *args.COMMANDS} - {"optuna_mode"}
     line = [f"--{name}={value}" for name, value in VALUES.items() if name not in left_out]
     return line + [f"--no_{n}" if FIELDS[n].default is True else f"--{n}" for n in SWITCHES if n not in left_out]
