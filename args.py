@@ -310,6 +310,25 @@ def recorded(options: Options) -> dict[str, Any]:
     return {name: value for name, value in options.flat().items() if name not in NOT_RECORDED}
 
 
+def command_line(options: Options) -> list[str]:
+    """The words that make these options again, without those that do so by themselves.
+
+    Beside a loaded run, which brings values of its own, what the user gave is said even where it is the default.
+    """
+    words, plain = [], Options().flat()
+    for name, value in recorded(options).items():
+        said = options.mode.load_path is not None and name in options.given
+        if value is None or value == () or (value == plain[name] and not said):
+            continue
+        if _is_switch(name):
+            words.append(f"--{name}" if value else f"--no_{name}")
+        elif _is_list(name):
+            words += [f"--{name}", *value]
+        else:
+            words += [f"--{name}={value}"] if str(value).startswith("-") else [f"--{name}", str(value)]
+    return words
+
+
 def readme_table() -> str:
     """The README's tables of options, in Markdown."""
     lines = []

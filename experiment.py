@@ -52,6 +52,7 @@ from models import (
     set_trainable,
 )
 from reporting import Board, MetricsLog, Screen, commit, require_tensorboard, results_table, versions
+from run_report import Finished, write_run
 from train import (
     Progress,
     Row,
@@ -148,6 +149,7 @@ class Setup:
         self, options: Options, dataset: Dataset, split: Split, loaded: Mapping[str, Any] | None = None
     ) -> None:
         self.options, self.dataset, self.split, self.loaded = options, dataset, split, loaded
+        self.tested: dict[str, np.ndarray] = {}  # each model's probabilities for the images of the test
         self.device = choose_device(options.run.device)
         self.precision = choose_precision(options.run.precision, self.device)
         self.backbone = make_backbone(options, dataset, loaded)
@@ -213,7 +215,10 @@ class Setup:
             return {}
         results = {}
         classes, labels = self.dataset.classes, self.dataset.labels[rows]
-        for name, predicted in with_ensemble(probabilities(models, self.source.evaluation(rows))).items():
+        predictions = with_ensemble(probabilities(models, self.source.evaluation(rows)))
+        if folder is not None:
+            self.tested = predictions
+        for name, predicted in predictions.items():
             confusion = confusion_matrix(labels, predicted.argmax(axis=1), len(classes))
             results[name] = metrics(confusion, classes)
             if folder is not None:
@@ -488,6 +493,8 @@ class Training(Setup):
         seconds = {"total": time.monotonic() - began, "training": training}
         summary = self.summary(folder, results, best_epoch, seconds)
         write_json(folder / "summary.json", summary)
+        finished = (self.options, self.dataset, self.split, progress.rows, self.tested, self.backbone.name, self.source)
+        write_run(folder, summary, Finished(*finished))
         return summary
 
     def draw_samples(self, path: Path, count: int = 8, draws: int = 3) -> Path:
