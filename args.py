@@ -79,7 +79,7 @@ class Run:
     precision: str = option("auto", "of the networks' passes; auto: bf16 on a GPU that has it", choices=("auto", "fp32", "bf16"))
     compile: bool = option(False, "compile the networks that learn with torch.compile")
     num_workers: int = option(2, "processes that decode image files beside the training", low=0)
-    tensorboard: bool = option(False, "also write the curves for TensorBoard (pip install tensorboard)")
+    tensorboard: bool = option(False, "also write curves, confusion matrices and sample images for TensorBoard (pip install tensorboard)")
     keep_pages: bool = option(True, "let the C library keep freed memory for the next pass (Linux: much faster on the CPU)")
     cache: bool = option(True, "keep a frozen backbone's features on disk and use them again")
     cache_dir: str = option("cache", "where the feature banks lie", metavar="DIR")

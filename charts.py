@@ -73,7 +73,7 @@ class Scale:
     def __init__(self, values: Sequence[float], kind: str) -> None:
         self.kind = kind
         values = [v for v in values if v > 0] if kind == "log" else list(values)
-        low, high = (min(values), max(values)) if values else (0.0, 1.0)
+        low, high = (min(values), max(values)) if values else (0.1, 1.0)
         if kind == "signed":
             low, high = min(low, 0.0), max(high, 0.0)
         if kind == "log":
@@ -189,7 +189,7 @@ def matrix(counts: np.ndarray, names: Sequence[str]) -> Markup:
         total = max(1, int(counts[row].sum()))
         cells = []
         for column, count in enumerate(counts[row].tolist()):
-            kind = "hit" if row == column else "miss"
+            kind = ("hit" if row == column else "miss") if count else "none"
             told = f"{count} of {total} {name} taken for {names[column]} ({100 * count / total:.0f}%)"
             cells.append(f'<td class="{kind}" style="--share:{count / total:.3f}" title="{text(told)}">{count}</td>')
         lines.append(f'<tr><th scope="row"><bdi>{text(name)}</bdi></th>{"".join(cells)}</tr>')

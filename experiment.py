@@ -353,13 +353,15 @@ class Training(Setup):
         self.fill_bank()
         log = MetricsLog(folder / "metrics.csv", self.columns(), progress.rows)
         board = Board(folder, self.options.run.tensorboard)
+        if self.options.run.tensorboard:
+            board.picture("samples", self.draw_samples(folder / "samples.png"), progress.step)
         began = time.monotonic()
 
         def write(row: Row) -> None:
             log.add(row)
             board.add(row)
 
-        with Screen(self.schedule.total_steps, progress.step) as screen, contextlib.closing(board):
+        with Screen(self.schedule.total_steps, progress.step) as screen, board:
             last = folder / "checkpoints" / "last.pt"
             try:
                 if not self.out_of_patience(progress):
@@ -489,6 +491,9 @@ class Training(Setup):
             save_checkpoint(folder / "checkpoints" / "best.pt", content)
             held_out = {"val": (self.split.val, None), "test": (self.split.test, folder)}
             results = {name: self.results(models, *part) for name, part in held_out.items()}
+        with Board(folder, self.options.run.tensorboard) as board:
+            for name in results["test"]:
+                board.picture(f"confusion_matrix/{name}", folder / f"{name}_CM.png", progress.step)
         visualization.draw_curves(folder / "graphs.png", progress.rows, title=folder.name)
         seconds = {"total": time.monotonic() - began, "training": training}
         summary = self.summary(folder, results, best_epoch, seconds)

@@ -197,7 +197,7 @@ def _embedded(path: Path) -> tuple[str, str] | None:
     except Exception:  # decoders meet damaged data with whatever exception comes up
         return None
     smaller.thumbnail((1800, 1800))
-    source = _data_uri(smaller.quantize(128), "PNG")
+    source = _data_uri(smaller, "JPEG")  # what makes a PNG so large is photographs
     return source, f'width="{smaller.width}" height="{smaller.height}"'
 
 
@@ -281,7 +281,8 @@ th bdi { display: inline-block; max-width: 12rem; }
 .matrix th, .matrix td { min-width: 2.6rem; }
 .matrix th { font-size: 0.85rem; }
 .matrix tbody td { text-align: center; print-color-adjust: exact; }
-.matrix .corner { font-size: 0.75rem; color: var(--soft); vertical-align: bottom; }
+.matrix .corner { font-size: 0.75rem; color: var(--soft); vertical-align: bottom; overflow-wrap: normal; }
+.matrix .none { color: var(--soft); }
 .hit { background: rgb(var(--hit) / calc(0.65 * var(--share))); }
 .miss { background: rgb(var(--miss) / calc(0.12 * min(1, 1000 * var(--share)) + 0.6 * var(--share))); }
 .picture { display: block; width: auto; height: auto; max-width: max(100%, 44rem); padding: 0.5rem; background: #ffffff;

@@ -116,7 +116,7 @@ def _results(summary: Mapping[str, Any]) -> Section:
     told = [
         f"Labels used: {summary['labels_used']}" + (", validation images among them" if images["val"] else "") + ". "
         f"Tested once, at the end, on {images['test']} images that nothing was chosen by.",
-        "Two accuracies within each other's interval can't be told apart by this test.",
+        "Accuracies that lie in each other's interval may differ by chance.",
     ]
     table = {"columns": columns, "rows": rows} if rows else {}
     return {
@@ -134,7 +134,7 @@ def _what_was_run(summary: Mapping[str, Any], run: Finished) -> Section:
     took += f" and {seconds['features']:.0f} s features" if seconds["features"] >= 1 else ""
     rows = [
         ("data", dataset.name),
-        (f"{len(dataset.classes)} classes", names),
+        ("classes", f"{len(dataset.classes)}: {names}"),
         ("images", f"{len(split.labeled)} labeled, {len(split.unlabeled)} unlabeled, {len(split.val)} validation, "
                    f"{len(split.test)} test"),
         ("method", METHODS.get(summary["mode"], summary["mode"])),
@@ -391,7 +391,7 @@ def far_images(run: Finished) -> list[Far]:
     Only features that the run has computed anyway are asked; without them there are none.
     """
     bank, split = run.source, run.split
-    if not isinstance(bank, FeatureBank) or not len(split.labeled):
+    if not isinstance(bank, FeatureBank) or run.dataset.kind == "points":
         return []
     labeled = _some_of(split.labeled, FAR_LABELED, run)
     known = _directions(bank, labeled, "weak")
