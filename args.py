@@ -87,7 +87,7 @@ class Run:
     precision: str = option("auto", "of the networks' passes; auto: bf16 on a GPU that has it", choices=("auto", "fp32", "bf16"))
     compile: bool = option(False, "compile the networks that learn with torch.compile")
     num_workers: int = option(2, "processes that decode image files beside the training", low=0)
-    tensorboard: bool = option(False, "also write the curves for TensorBoard (pip install tensorboard)")
+    tensorboard: bool = option(False, "also write curves, confusion matrices and sample images for TensorBoard (pip install tensorboard)")
     keep_pages: bool = option(True, "let the C library keep freed memory for the next pass (Linux: much faster on the CPU)")
     cache: bool = option(True, "keep a frozen backbone's features on disk and use them again")
     cache_dir: str = option("cache", "where the feature banks lie", metavar="DIR")
@@ -347,6 +347,25 @@ def _overruled(of_file: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str
 def recorded(options: Options) -> dict[str, Any]:
     """What `commandline_args.txt` holds, and `--config` takes back."""
     return {name: value for name, value in options.flat().items() if name not in NOT_RECORDED}
+
+
+def command_line(options: Options) -> list[str]:
+    """The words that make these options again, without those that do so by themselves.
+
+    Beside a loaded run, which brings values of its own, what the user gave is said even where it is the default.
+    """
+    words, plain = [], Options().flat()
+    for name, value in recorded(options).items():
+        said = options.mode.load_path is not None and name in options.given
+        if value is None or value == () or (value == plain[name] and not said):
+            continue
+        if _is_switch(name):
+            words.append(f"--{name}" if value else f"--no_{name}")
+        elif _is_list(name):
+            words += [f"--{name}", *value]
+        else:
+            words += [f"--{name}={value}"] if str(value).startswith("-") else [f"--{name}", str(value)]
+    return words
 
 
 def readme_table() -> str:

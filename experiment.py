@@ -53,6 +53,7 @@ from models import (
     set_trainable,
 )
 from reporting import Board, MetricsLog, Screen, commit, require_tensorboard, results_table, versions
+from run_report import Finished, write_run
 from train import (
     Progress,
     Row,
@@ -184,6 +185,7 @@ class Setup:
         kept: Kept | None = None,
     ) -> None:
         self.options, self.dataset, self.split, self.loaded = options, dataset, split, loaded
+        self.tested: dict[str, np.ndarray] = {}  # each model's probabilities for the images of the test
         self.device = choose_device(options.run.device)
         self.precision = choose_precision(options.run.precision, self.device)
         foundation, kept = foundation_of(options), {} if kept is None else kept
@@ -273,7 +275,10 @@ class Setup:
             return {}
         results = {}
         classes, labels = self.dataset.classes, self.dataset.labels[rows]
-        for name, predicted in self.predictions(models, rows).items():
+        predictions = self.predictions(models, rows)
+        if folder is not None:
+            self.tested = predictions
+        for name, predicted in predictions.items():
             confusion = confusion_matrix(labels, predicted.argmax(axis=1), len(classes))
             results[name] = metrics(confusion, classes)
             if folder is not None:
@@ -420,13 +425,15 @@ class Training(Setup):
         self.fill_bank()
         log = MetricsLog(folder / "metrics.csv", self.columns(), progress.rows)
         board = Board(folder, self.options.run.tensorboard)
+        if self.options.run.tensorboard:
+            board.picture("samples", self.draw_samples(folder / "samples.png"), progress.step)
         began = time.monotonic()
 
         def write(row: Row) -> None:
             log.add(row)
             board.add(row)
 
-        with Screen(self.schedule.total_steps, progress.step) as screen, contextlib.closing(board):
+        with Screen(self.schedule.total_steps, progress.step) as screen, board:
             last = folder / "checkpoints" / "last.pt"
             try:
                 if not self.out_of_patience(progress):
@@ -579,10 +586,23 @@ class Training(Setup):
         with self.evaluated() as models:
             held_out = {"val": (self.split.val, None), "test": (self.split.test, folder)}
             results = {name: self.results(models, *part) for name, part in held_out.items()}
+        with Board(folder, self.options.run.tensorboard) as board:
+            for name in results["test"]:
+                board.picture(f"confusion_matrix/{name}", folder / f"{name}_CM.png", progress.step)
         visualization.draw_curves(folder / "graphs.png", progress.rows, title=folder.name)
         seconds = {"total": time.monotonic() - began, "training": training}
         summary = self.summary(folder, results, best_epoch, seconds)
         write_json(folder / "summary.json", summary)
+        finished = (
+            self.options,
+            self.dataset,
+            self.split,
+            progress.rows,
+            self.tested,
+            self.views[0].name,
+            self.views[0].source,
+        )
+        write_run(folder, summary, Finished(*finished))
         return summary
 
     def take_best(self, progress: Progress) -> dict[str, int]:

@@ -107,8 +107,8 @@ def draw_curves(path: Path, rows: Rows, *, title: str) -> Path:
 
     rows: one dict an epoch. Where the teacher's name changes, a strip below shows who was teacher when.
     """
-    panels = _panels(rows) or [Panel("Nothing was measured", "", [])]
-    counted = np.array([_number(row.get("epoch")) for row in rows])
+    panels = curve_panels(rows) or [Panel("Nothing was measured", "", [])]
+    counted = np.array([to_number(row.get("epoch")) for row in rows])
     epochs = np.where(np.isfinite(counted), counted, np.arange(1, len(rows) + 1))
     lanes = _teachers(rows)
     columns = min(2, len(panels))
@@ -127,7 +127,8 @@ def draw_curves(path: Path, rows: Rows, *, title: str) -> Path:
     return _paint(path, (6.4 * columns + 0.2, sum(heights) + 0.5), title, draw)
 
 
-def _panels(rows: Rows) -> list[Panel]:
+def curve_panels(rows: Rows) -> list[Panel]:
+    """The families of columns that have something to draw; rows: one dict an epoch."""
     colors = _model_colors(rows)
     names = _measured(rows)
     hidden = " (diagnostic: uses hidden labels)" if _start(names, "pseudo_label_accuracy") else ""
@@ -148,7 +149,8 @@ def _panels(rows: Rows) -> list[Panel]:
     return [panel for panel in panels if panel.lines]
 
 
-def _number(cell: Any) -> float:
+def to_number(cell: Any) -> float:
+    """A cell of metrics.csv, NaN where it holds no finite number."""
     try:
         value = float(cell)
     except (TypeError, ValueError):
@@ -161,7 +163,7 @@ def _measured(rows: Rows) -> list[str]:
     found: dict[str, None] = {}
     for row in rows:
         for name, cell in row.items():
-            value = _number(cell)
+            value = to_number(cell)
             if math.isfinite(value) and (value > 0 or not name.startswith("feedback_ratio")):
                 found[name] = None
     return list(found)
@@ -203,7 +205,7 @@ def _draw_panel(axes: Any, panel: Panel, rows: Rows, epochs: np.ndarray) -> None
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
     for column, label, color, dash in panel.lines:
-        values = np.array([_number(row.get(column)) for row in rows])
+        values = np.array([to_number(row.get(column)) for row in rows])
         values = np.where(values > 0, values, np.nan) if panel.kind == "log" else values
         marked = _marked(values)
         axes.plot(epochs, values, color=color, linestyle=dash, label=label, marker="o" if marked else None,
@@ -417,7 +419,7 @@ def draw_comparison(
         for right in beside:
             _draw_differences(right, methods, differences or [])
         for row, values in enumerate(accuracies):
-            _draw_method(axes, row, np.array([_number(value) for value in values]))
+            _draw_method(axes, row, np.array([to_number(value) for value in values]))
         axes.set_yticks(range(len(methods)), [_plain(name, 40) for name in methods], fontsize=9)
         axes.set_xlabel("test accuracy, %   (dots: seeds; diamond: mean; bar: its 95% interval)")
         axes.set_ylim(len(methods) - 0.5, -0.5)

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import args
-from args import GROUPS, NOT_RECORDED, RULES, Options, make, parse, read_config, readme_table, recorded
+from args import GROUPS, NOT_RECORDED, RULES, Options, command_line, make, parse, read_config, readme_table, recorded
 from utils import UserError
 
 ROOT = Path(args.__file__).resolve().parent
@@ -290,6 +290,39 @@ def test_what_is_recorded_is_taken_back(tmp_path: Path, line: list[str]) -> None
     again = parse(["--config", str(tmp_path / "commandline_args.txt")])
     assert recorded(again) == record
     assert recorded(make(record)) == record
+
+
+@given(st.sets(st.sampled_from(sorted(set(VALUES) | set(SWITCHES))), max_size=8))
+@settings(max_examples=200, deadline=None)
+def test_the_command_of_options_makes_them_again(names: set[str]) -> None:
+    line = ["--name", "x", *(f"--{name}={VALUES[name]}" for name in sorted(names & set(VALUES) - {"config"}))]
+    line += [f"--no_{name}" if FIELDS[name].default is True else f"--{name}" for name in sorted(names & set(SWITCHES))]
+    try:
+        options = parse(line)
+    except UserError:  # these exclude each other
+        return
+    assert recorded(parse(command_line(options))) == recorded(options)
+
+
+@pytest.mark.parametrize("line", [everything(), ["--name", "x", "--finetune_mode", "--load_path", "e", "--flip"]])
+def test_the_command_of_many_options_makes_them_again(line: list[str]) -> None:
+    options = parse(line)
+    assert recorded(parse(command_line(options))) == recorded(options)
+
+
+def test_the_command_leaves_out_what_goes_without_saying() -> None:
+    assert command_line(make({"name": "x"})) == ["--name", "x"]
+    assert command_line(parse(["--name", "x", "--seed", "0", "--no_cache", "--flip", "--data_dir=-d"])) == [
+        "--name", "x", "--no_cache", "--data_dir=-d", "--flip",
+    ]  # fmt: skip
+    views = ("pixels", "a=f.pth")
+    assert command_line(make({"name": "x", "cotrain_mode": True, "views": list(views)}))[-2:] == list(views)
+
+
+def test_beside_a_loaded_run_a_default_is_said_too() -> None:
+    loaded = make({"name": "x", "finetune_mode": True, "load_path": "e", "seed": 0, "flip": False})
+    assert "--seed 0" in " ".join(command_line(loaded))
+    assert "--no_flip" in command_line(loaded)
 
 
 # --- who excludes whom ------------------------------------------------------------------------------------------------
