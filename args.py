@@ -185,6 +185,8 @@ class Search:
 class Study:
     """Comparing and inspecting"""
 
+    near_duplicate: float = option(0.65, "how alike two images must be to count as near-duplicates (--inspect): 1 is the same picture, mirrored, cropped or in another size", above=0, high=1)
+
 
 @dataclass(frozen=True)
 class Use:
@@ -255,6 +257,8 @@ RULES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("switch_mode", ("cotrain_mode",), ()),
     ("cotrain_mode", ("model_name", "weights"), ("views",)),
     ("view_report", (), ("views",)),
+    ("inspect", ("resume",), ()),
+    ("near_duplicate", (), ("inspect",)),
     ("load_path", (), ("finetune_mode", "test_mode", "predict_dir", "export")),
     ("load_best", (), ("load_path",)),
     ("resume", ("overwrite",), ("name",)),

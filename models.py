@@ -44,6 +44,11 @@ LEAK = 0.1  # slope of WRN-28-2's leaky ReLU, as in UDA and FixMatch
 AUXILIARY = ("aux1", "aux2", "AuxLogits")  # the side classifiers of googlenet and inception_v3
 NETWORK_TIMEOUT = 8.0  # seconds: without a network the user shall read what to do, not wait
 
+
+class WeightsMissing(UserError):
+    """The library's pretrained weights can't be fetched: what can do without them may go on."""
+
+
 # --- the parts of a network -------------------------------------------------------------------------------------------
 
 
@@ -269,7 +274,7 @@ def _fetch(name: str, entry: Any) -> Mapping[str, Tensor]:
         return entry.get_state_dict(check_hash=True, weights_only=True, map_location="cpu")
     except Exception as error:  # no network, no disk, a proxy's page, a broken file: the way out is the same
         target = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
-        raise UserError(
+        raise WeightsMissing(
             f"the weights of {name} can't be had ({one_line(error)}); put {entry.url} at {target}, "
             "or use --weights FILE or --weights none"
         ) from error
@@ -316,7 +321,7 @@ def _fetch_timm(name: str, config: Any) -> Any:
     except Exception as error:  # as in _fetch
         file = config.hf_hub_filename or "model.safetensors"
         place = f"{file} of https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else config.url
-        raise UserError(
+        raise WeightsMissing(
             f"the weights of {name} can't be had ({one_line(error)}); download {place} elsewhere "
             "and use --weights FILE, or use --weights none"
         ) from error
