@@ -16,7 +16,7 @@ import numpy as np
 from visualization import BLUE, INK, _clear, _paint, _plain
 
 CELL = 160  # pixels of an image's side in a gallery
-_GAP, _TEXT = 8, 34  # between tiles, and for two lines of text below them
+_GAP, _TEXT, _LINES = 8, 46, 3  # pixels between tiles and below them, and how many lines of text stand there
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def draw_gallery(path: Path, tiles: Sequence[Tile], *, title: str, columns: int 
         axes.set_yticks([])
         _clear(axes)
         for (top, left), tile in zip(places, tiles, strict=True):
-            text = "\n".join(_plain(line, 26 * across) for line in tile.lines[:2])
+            text = "\n".join(_plain(line, 26 * across) for line in tile.lines[:_LINES])
             axes.text(left, top + CELL + 4, text, va="top", fontsize=6.5, color=INK, linespacing=1.15)
 
     # As many pixels as the canvas has, at the DPI that figures are written with.
@@ -73,7 +73,7 @@ def draw_sizes(path: Path, widths: np.ndarray, heights: np.ndarray, *, title: st
         edges = np.geomspace(1 / reach, reach, 42)
         right.hist(aspect, bins=edges, color=BLUE)
         right.set_xscale("log")
-        marks = (0.1, 0.2, 0.33, 0.5, 0.67, 0.8, 1, 1.25, 1.5, 2, 3, 5, 10)
+        marks = (0.1, 0.2, 0.33, 0.5, 0.75, 1, 1.33, 2, 3, 5, 10)
         ticks = [mark for mark in marks if 1 / reach < mark < reach]
         right.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
         right.minorticks_off()
@@ -87,6 +87,5 @@ def _draw_area(axes: Any, widths: np.ndarray, heights: np.ndarray) -> None:
     sizes, counts = np.unique(np.stack([widths, heights], axis=1), axis=0, return_counts=True)
     area = 6 + 200 * counts / counts.max(initial=1)
     axes.scatter(sizes[:, 0], sizes[:, 1], s=area, color=BLUE, alpha=0.45, linewidth=0)
-    largest = 1.08 * float(sizes.max(initial=1))
     axes.set(title="Width and height, in pixels (area: number of images)", xlabel="width", ylabel="height")
-    axes.set(xlim=(0, largest), ylim=(0, largest), aspect="equal")
+    axes.set(xlim=(0, 1.08 * widths.max(initial=1)), ylim=(0, 1.15 * heights.max(initial=1)))

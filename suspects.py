@@ -19,7 +19,7 @@ from utils import generator
 
 SIDE = 48  # of the grey thumbnails that are compared, in pixels
 BLOCK, CHUNK = 1024, 8192  # rows that are compared with so many others at a time: 32 MB of similarities
-NEIGHBOURS = 10
+NEIGHBOURS = 20
 # Measured on 2,494 photographs of flowers and on crops, mirrored, turned, re-encoded and smaller copies of 120 of them
 # (docs/inspect.md): of such copies 95% are above the first or the second, other photographs of the same thing are not
 # kept out by either, so pixels decide (`alignment`).
@@ -188,9 +188,9 @@ def groups(pairs: np.ndarray, count: int) -> np.ndarray:
 class Doubts:
     """What a classifier that did not see an image's own label thinks of it.
 
-    probabilities: float [N, C], for rows without a label from a classifier of all; suggested: int64 [N], the class that
-    confident learning finds instead of the given one, or -1; margin: float [N], of the suggested class over the given.
-    accuracy: share of given labels that agree with the classifier.
+    probabilities: float [N, C]; suggested: int64 [N], the class that confident learning finds instead of the given one,
+    or -1; margin: float [N], by how much the suggested class is likelier; accuracy: share of the given labels that are
+    the likeliest class.
     """
 
     probabilities: np.ndarray
@@ -202,30 +202,38 @@ class Doubts:
 def doubtful_labels(features: np.ndarray, labels: np.ndarray, group: np.ndarray, seed: int) -> Doubts:
     """Doubts about labels int64 [N] (-1: none) by cross-validated logistic regression on features [N, D].
 
-    A label is doubted as in confident learning (Northcutt, Jiang, Chuang 2021, eq. 2): the class whose probability is
-    at least the mean that images of this class give it, the likeliest of such classes, is another one than the given.
+    A label is doubted as in confident learning (Northcutt, Jiang, Chuang 2021): among the classes whose probability is
+    at least the mean that images of the class give it, the likeliest is another one than the given.
+
     Images of one `group` int64 [N] are in one fold: a near-copy with the same wrong label does not speak for it. Needs
-    two classes, and FOLDS images of each.
+    two classes, and FOLDS groups of each.
     """
-    known = np.flatnonzero(labels >= 0)
-    inputs = _scaled(features)
-    fold = _folds(labels, group, known, seed)
     classes = int(labels.max()) + 1
-    penalty = _choose_penalty(inputs, labels, fold, classes, seed)
-    predicted = np.zeros((len(labels), classes))
-    for number in range(-1, int(fold.max()) + 1):  # -1: rows without a label
-        rows = np.flatnonzero(fold == number)
-        learned = known[fold[known] != number]
-        if len(rows):
-            predicted[rows] = _classify(inputs, labels, learned, rows, classes, penalty, seed)
-    means = np.array([predicted[labels == label, label].mean() for label in range(classes)])
+    predicted = _cross_validated(_scaled(features), labels, group, classes, seed)
+    means = np.array([predicted[labels == label, label].mean() if (labels == label).any() else np.inf
+                      for label in range(classes)])  # fmt: skip
     confident = np.where(predicted >= means, predicted, -1.0)
-    suggested = np.where((confident.max(axis=1) >= 0) & (labels >= 0), confident.argmax(axis=1), -1)
-    suggested[suggested == labels] = -1
+    doubted = (labels >= 0) & (confident.max(axis=1) >= 0) & (confident.argmax(axis=1) != labels)
+    suggested = np.where(doubted, confident.argmax(axis=1), -1)
     at = np.arange(len(labels))
-    margin = np.where(suggested >= 0, predicted[at, suggested] - predicted[at, labels], 0.0)
+    margin = np.where(doubted, predicted[at, suggested] - predicted[at, labels], 0.0)
+    known = labels >= 0
     accuracy = float((predicted[known].argmax(axis=1) == labels[known]).mean())
     return Doubts(predicted, suggested, margin, accuracy)
+
+
+def _cross_validated(inputs: np.ndarray, labels: np.ndarray, group: np.ndarray, classes: int, seed: int) -> np.ndarray:
+    """Probabilities float [N, C] of logistic regressions that did not learn the row, nor any of its group."""
+    known = np.flatnonzero(labels >= 0)
+    fold = _folds(labels, group, known, seed)
+    penalty = _choose_penalty(inputs, labels, fold, classes, seed)
+    predicted = np.zeros((len(labels), classes))
+    for number in range(-1, FOLDS):  # -1: rows without a label
+        rows = np.flatnonzero(fold == number)
+        if len(rows):
+            learned = known[fold[known] != number]
+            predicted[rows] = _classify(inputs, labels, learned, rows, classes, penalty, seed)
+    return predicted
 
 
 def _scaled(features: np.ndarray) -> np.ndarray:
@@ -249,8 +257,7 @@ def _folds(labels: np.ndarray, group: np.ndarray, known: np.ndarray, seed: int) 
 
 def _choose_penalty(inputs: np.ndarray, labels: np.ndarray, fold: np.ndarray, classes: int, seed: int) -> float:
     """The penalty with which the first fold's labels are likeliest."""
-    held_out = np.flatnonzero(fold == fold[fold >= 0].min())
-    learned = np.flatnonzero((fold >= 0) & ~np.isin(np.arange(len(fold)), held_out))
+    held_out, learned = np.flatnonzero(fold == 0), np.flatnonzero(fold > 0)
 
     def loss(penalty: float) -> float:
         predicted = _classify(inputs, labels, learned, held_out, classes, penalty, seed)
