@@ -258,7 +258,6 @@ RULES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("cotrain_mode", ("model_name", "weights"), ("views",)),
     ("view_report", (), ("views",)),
     ("inspect", ("resume",), ()),
-    ("near_duplicate", (), ("inspect",)),
     ("load_path", (), ("finetune_mode", "test_mode", "predict_dir", "export")),
     ("load_best", (), ("load_path",)),
     ("resume", ("overwrite",), ("name",)),

@@ -204,9 +204,9 @@ class Audit:
             a, b = (self.items[self.dataset.paths[row]] for row in (one, other))
             text = "looks like the same picture"
             if _at_odds(a, b):
-                text += f", filed under {b.label} and {a.label}"
+                text += f", filed under {a.label} and {b.label}"
             if a.place != b.place:
-                text += f", in {b.place} and {a.place}"
+                text += f", in {a.place} and {b.place}"
             yield self._finding(
                 "near-duplicate", b.path, other_path=a.path, score=round(float(score), 4), explanation=text
             )

@@ -34,8 +34,8 @@ ADVICE = {
     "copy": "A run counts each once.",
     "near-duplicate": "The same picture cropped, mirrored, recoloured or in another size, or the next of a series. "
     "In two splits it makes the test easier than life; in two classes one label is wrong.",
-    "wrong label": "A classifier that did not see the label is sure of another one. Look before you change any: "
-    "about half of them are right and only hard (docs/inspect.md).",
+    "wrong label": "A classifier that did not see the label is sure of another one. Look before you change any: of "
+    "photographs of flowers two in three were labelled rightly, and only hard.",
     "outlier": "Nothing else looks like these. Some belong to no class; others are what the class has too few of.",
     "odd file": "They are used all the same.",
     "class": "A rare class is learned and tested badly; a class that only the test has can't be learned.",

@@ -35,6 +35,7 @@ VALUES: dict[str, str] = {
     "unsupervised": "cos", "threshold": "0.9", "temperature": "0.5", "lambda_u": "2", "uda_steps": "0",
     "mpl_weight": "0", "feedback": "first_order", "feedback_scale": "none", "pseudo_label": "sample",
     "pseudo_label_view": "weak", "student_threshold": "0.5", "distribution_alignment": "0.5", "load_path": "exp",
+    "near_duplicate": "0.8",
 }  # fmt: skip
 # What must stand beside an option that can't stand alone.
 BESIDE: dict[str, list[str]] = {
