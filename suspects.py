@@ -20,9 +20,8 @@ from utils import generator
 SIDE = 48  # of the grey thumbnails that are compared, in pixels
 BLOCK, CHUNK = 1024, 8192  # rows that are compared with so many others at a time: 32 MB of similarities
 NEIGHBOURS = 20
-# Measured on 2,494 photographs of flowers and on crops, mirrored, turned, re-encoded and smaller copies of 120 of them
-# (docs/inspect.md): of such copies 95% are above the first or the second, other photographs of the same thing are not
-# kept out by either, so pixels decide (`alignment`).
+# Measured on 2,494 photographs of flowers and on changed copies of 120 of them (benchmarks/inspect_recall.py): nearly all
+# copies are above the first or the second, and so are other photographs of the same thing: pixels decide (`alignment`).
 FEATURES_ALIKE = 0.85  # cosine of two images' features
 STRUCTURE_ALIKE = 0.85  # correlation of two images' edges, without looking for the place
 MOST_CANDIDATES = 20_000  # pairs whose pixels are compared: 3 to 8 ms each on one core
