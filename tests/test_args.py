@@ -37,6 +37,7 @@ VALUES: dict[str, str] = {
     "mpl_weight": "0", "feedback": "first_order", "feedback_scale": "none", "pseudo_label": "sample",
     "pseudo_label_view": "weak", "student_threshold": "0.5", "distribution_alignment": "0.5", "load_path": "exp",
     "views": "pixels", "predict_dir": "/new", "export": "onnx",
+    "near_duplicate": "0.8",
 }  # fmt: skip
 # What must stand beside an option that can't stand alone.
 BESIDE: dict[str, list[str]] = {
