@@ -274,7 +274,7 @@ RULES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("switch_mode", ("cotrain_mode",), ()),
     ("cotrain_mode", ("model_name", "weights"), ("views",)),
     ("view_report", (), ("views",)),
-    ("optuna_mode", ("load_path", "tensorboard", "show_images"), ()),
+    ("optuna_mode", ("load_path", "tensorboard", "show_images", "print_model"), ()),
     ("storage", ("overwrite",), ()),
     *((name, (), ("optuna_mode",)) for name in SEARCHING),
     ("load_path", (), ("finetune_mode", "test_mode", "predict_dir", "export")),

@@ -140,6 +140,7 @@ def prepare(options: Options) -> Training:
 
 # --- the experiment ---------------------------------------------------------------------------------------------------
 
+
 @dataclass(frozen=True)
 class View:
     """One way to see an image: a backbone and the source of what is learned on it. All but co-training have one."""
