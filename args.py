@@ -65,6 +65,14 @@ def run_name(text: str) -> str:
     return text
 
 
+def view_name(text: str) -> str:
+    """A view's name, or NAME=WEIGHTS."""
+    name, sign, weights = text.partition("=")
+    if not name.strip() or (sign and not weights):
+        raise ValueError("takes NAME or NAME=FILE")
+    return text
+
+
 # fmt: off
 @dataclass(frozen=True)
 class Run:
@@ -79,7 +87,7 @@ class Run:
     precision: str = option("auto", "of the networks' passes; auto: bf16 on a GPU that has it", choices=("auto", "fp32", "bf16"))
     compile: bool = option(False, "compile the networks that learn with torch.compile")
     num_workers: int = option(2, "processes that decode image files beside the training", low=0)
-    tensorboard: bool = option(False, "also write the curves for TensorBoard (pip install tensorboard)")
+    tensorboard: bool = option(False, "also write curves, confusion matrices and sample images for TensorBoard (pip install tensorboard)")
     keep_pages: bool = option(True, "let the C library keep freed memory for the next pass (Linux: much faster on the CPU)")
     cache: bool = option(True, "keep a frozen backbone's features on disk and use them again")
     cache_dir: str = option("cache", "where the feature banks lie", metavar="DIR")
@@ -173,7 +181,10 @@ class Mode:
 class Cotraining:
     """Co-training (--cotrain_mode)"""
 
-    views: tuple[str, ...] = option((), "two or more backbones: short names (--list_views), pixels, gradients, or what --model_name takes, each with =FILE for its weights", metavar="NAME[=FILE]")
+    views: tuple[str, ...] = option((), "two or more backbones: short names (--list_views), pixels, gradients, or what --model_name takes, each with =FILE for its weights", parse=view_name, metavar="NAME[=FILE]")
+    algorithm: str = option("meta", "how the views learn: each from the labels alone, from the others' sure labels, or also by feedback of what was gained", choices=("labels_only", "cotraining", "meta"))
+    consistency_target: str = option("mean", "whose weak predictions a view shall keep to on strong images (meta): its own, or the mean of all views", choices=("own", "mean"))
+    finetune_views: bool = option(False, "first fine-tune each view's backbone on the labeled images")
 
 
 @dataclass(frozen=True)
@@ -192,6 +203,8 @@ class Search:
 @dataclass(frozen=True)
 class Study:
     """Comparing and inspecting"""
+
+    repeat: int | None = option(None, "runs that differ in their seed, counted up from --seed, and their mean with its interval; default: 5 with --compare, else 1", low=1)
 
 
 @dataclass(frozen=True)
@@ -272,11 +285,15 @@ RULES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     *((name, ("resume", "overwrite", "name"), ("load_path",)) for name in ("test_mode", "predict_dir", "export")),
     ("finetune_mode", ("switch_mode", "cotrain_mode"), ()),
     ("switch_mode", ("cotrain_mode",), ()),
-    ("cotrain_mode", ("model_name", "weights"), ("views",)),
+    ("cotrain_mode", ("model_name", "weights", "unfreeze", "image_size", "compile"), ("views",)),
     ("view_report", (), ("views",)),
+    ("algorithm", (), ("cotrain_mode",)),
+    ("consistency_target", (), ("cotrain_mode",)),
+    ("finetune_views", (), ("cotrain_mode",)),
     ("optuna_mode", ("load_path", "tensorboard", "show_images", "print_model"), ()),
     ("storage", ("overwrite",), ()),
     *((name, (), ("optuna_mode",)) for name in SEARCHING),
+    ("repeat", (*(name for name in COMMANDS if name != "compare"), "load_path"), ()),
     ("load_path", (), ("finetune_mode", "test_mode", "predict_dir", "export")),
     ("load_best", (), ("load_path",)),
     ("resume", ("overwrite",), ("name",)),
@@ -330,6 +347,25 @@ def _overruled(of_file: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str
 def recorded(options: Options) -> dict[str, Any]:
     """What `commandline_args.txt` holds, and `--config` takes back."""
     return {name: value for name, value in options.flat().items() if name not in NOT_RECORDED}
+
+
+def command_line(options: Options) -> list[str]:
+    """The words that make these options again, without those that do so by themselves.
+
+    Beside a loaded run, which brings values of its own, what the user gave is said even where it is the default.
+    """
+    words, plain = [], Options().flat()
+    for name, value in recorded(options).items():
+        said = options.mode.load_path is not None and name in options.given
+        if value is None or value == () or (value == plain[name] and not said):
+            continue
+        if _is_switch(name):
+            words.append(f"--{name}" if value else f"--no_{name}")
+        elif _is_list(name):
+            words += [f"--{name}", *value]
+        else:
+            words += [f"--{name}={value}"] if str(value).startswith("-") else [f"--{name}", str(value)]
+    return words
 
 
 def readme_table() -> str:

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
+import cotraining
 import visualization
 from args import Options, recorded
 from augment import recipe_for
@@ -52,6 +53,7 @@ from models import (
     set_trainable,
 )
 from reporting import Board, MetricsLog, Screen, commit, require_tensorboard, results_table, versions
+from run_report import Finished, write_run
 from train import (
     Progress,
     Row,
@@ -81,6 +83,7 @@ from utils import (
     write_json,
     write_text,
 )
+from views import build_view, restored_view, view_labels, view_record
 
 DEFAULT_MODEL = {"digits": "cnn", "fake": "cnn", "moons": "mlp"} | dict.fromkeys(
     ("cifar10", "cifar100", "svhn"), "wrn28_2"
@@ -103,6 +106,12 @@ def run(options: Options) -> dict[str, Any]:
         training.fill_bank()  # what can still go wrong with files and disks goes wrong before a run is deleted
     folder = run_folder(options.run.name or "", resume=options.run.resume, overwrite=options.run.overwrite)
     training.options = options.changed(name=folder.name)
+    return carry_out(training, folder, began)
+
+
+def carry_out(training: Training, folder: Path, began: float) -> dict[str, Any]:
+    """Train in this folder, from where it stopped if the run goes on; test, write and return the summary."""
+    options = training.options
     write_records(folder, training)
     if options.data.show_images:
         say(f"samples: {training.draw_samples(folder / 'samples.png')}")
@@ -131,10 +140,8 @@ def prepare(options: Options) -> Training:
     if options.run.resume:
         check_same_images(RESULTS / (options.run.name or ""), dataset, split)
     say(summary_table(dataset, split))
-    training = Training(options, dataset, split, loaded)
-    if options.model.print_model:
-        backbones = {view.name: view.backbone for view in training.views if training.frozen}
-        say(describe(backbones | {learner.name: learner.network for learner in training.learners}))
+    training = make_training(options, dataset, split, loaded)
+    training.show_networks()
     return training
 
 
@@ -163,7 +170,7 @@ WriteRow = Callable[[Row], None]
 
 def foundation_of(options: Options) -> Hashable:
     """What frozen views depend on, beside the data set: all but the learning and the head."""
-    return options.run, options.data, replace(options.model, head=""), options.cotraining, options.mode.load_path
+    return options.run, options.data, replace(options.model, head=""), options.cotraining.views, options.mode.load_path
 
 
 class Setup:
@@ -178,6 +185,7 @@ class Setup:
         kept: Kept | None = None,
     ) -> None:
         self.options, self.dataset, self.split, self.loaded = options, dataset, split, loaded
+        self.tested: dict[str, np.ndarray] = {}  # each model's probabilities for the images of the test
         self.device = choose_device(options.run.device)
         self.precision = choose_precision(options.run.precision, self.device)
         foundation, kept = foundation_of(options), {} if kept is None else kept
@@ -189,7 +197,8 @@ class Setup:
     def _views(self) -> list[View]:
         backbones = make_backbones(self.options, self.dataset, self.loaded)
         for backbone in backbones.values():
-            set_trainable(backbone, resolve_unfreeze(self.options.model, backbone))
+            several = len(backbones) > 1  # the views of co-training are frozen whatever they are
+            set_trainable(backbone, "head" if several else resolve_unfreeze(self.options.model, backbone))
         self.frozen = not any(p.requires_grad for backbone in backbones.values() for p in backbone.parameters())
         if self.frozen and self.loaded is not None and not self.loaded["model"]["frozen"]:
             raise UserError("--unfreeze head: the loaded models have a backbone each; leave out --unfreeze")
@@ -266,7 +275,10 @@ class Setup:
             return {}
         results = {}
         classes, labels = self.dataset.classes, self.dataset.labels[rows]
-        for name, predicted in self.predictions(models, rows).items():
+        predictions = self.predictions(models, rows)
+        if folder is not None:
+            self.tested = predictions
+        for name, predicted in predictions.items():
             confusion = confusion_matrix(labels, predicted.argmax(axis=1), len(classes))
             results[name] = metrics(confusion, classes)
             if folder is not None:
@@ -350,6 +362,7 @@ class Training(Setup):
         return Schedule(epoch, total, warmup_steps=warmup, switch=self.options.mode.switch_mode)
 
     def _learners(self) -> list[Learner]:
+        """Models with optimizers, the first of them the first teacher."""
         names = ["model_1", "model_2"] if self.options.mode.switch_mode else ["teacher", "student"]
         if self.supervised:
             names = ["student"]
@@ -401,24 +414,32 @@ class Training(Setup):
 
     # What is done.
 
+    def show_networks(self) -> None:
+        """Print the layers, with `--print_model`."""
+        if self.options.model.print_model:
+            backbones = {view.name: view.backbone for view in self.views if self.frozen}
+            say(describe(backbones | {learner.name: learner.network for learner in self.learners}))
+
     def train(self, folder: Path, progress: Progress) -> float:
         """Train from `progress` to the end, writing as it goes; returns the seconds, the filling of the bank apart."""
         self.fill_bank()
         log = MetricsLog(folder / "metrics.csv", self.columns(), progress.rows)
         board = Board(folder, self.options.run.tensorboard)
+        if self.options.run.tensorboard:
+            board.picture("samples", self.draw_samples(folder / "samples.png"), progress.step)
         began = time.monotonic()
 
         def write(row: Row) -> None:
             log.add(row)
             board.add(row)
 
-        with Screen(self.schedule.total_steps, progress.step) as screen, contextlib.closing(board):
+        with Screen(self.schedule.total_steps, progress.step) as screen, board:
             last = folder / "checkpoints" / "last.pt"
             try:
                 if not self.out_of_patience(progress):
                     self.learn(progress, write=write, show=screen.show, save=lambda: self.save(last, progress))
             except KeyboardInterrupt:
-                warn(f"stopped; --name {folder.name} --resume goes on")
+                warn(f"stopped; --name {self.options.run.name} --resume goes on")
                 raise
         return time.monotonic() - began
 
@@ -432,17 +453,33 @@ class Training(Setup):
         save: Callable[[], None] = lambda: None,
     ) -> None:
         """The training alone; what is to be written or shown is the caller's."""
-        rules = Rules(self.options.learning, self.options.run.seed, self.precision)
-        main = supervised_step if self.supervised else mpl_step
-        steps = (functools.partial(warmup_step, rules=rules), functools.partial(main, rules=rules))
-        batches = Batches(self.order, self.views[0].source, self.dataset.labels, self.device)
 
         def after_epoch(row: Row) -> bool:
+            if row["step"] == self.schedule.warmup_steps:
+                self.after_warmup()
             stop = validated and self.validate(row, progress)
             write(row)
             return stop
 
-        fit(self.learners, batches, steps, self.schedule, progress, after_epoch=after_epoch, show=show, save=save)
+        target = self.options.cotraining.consistency_target
+        rules = Rules(self.options.learning, self.options.run.seed, self.precision, target)
+        warmup, main = (functools.partial(step, rules=rules) for step in self.steps())
+        batches = self.batches([Batches(self.order, v.source, self.dataset.labels, self.device) for v in self.views])
+        fit(
+            self.learners, batches, (warmup, main), self.schedule, progress,
+            after_epoch=after_epoch, show=show, save=save,
+        )  # fmt: skip
+
+    def steps(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        """What is done in the warm-up, and after it."""
+        return warmup_step, supervised_step if self.supervised else mpl_step
+
+    def batches(self, of_views: list[Batches]) -> Callable[[int], Any]:
+        """What a step sees: of the only view."""
+        return of_views[0]
+
+    def after_warmup(self) -> None:
+        """What is measured once when the warm-up is over."""
 
     def fill_bank(self) -> None:
         """Compute the features that training and test will ask for, all at once."""
@@ -486,11 +523,15 @@ class Training(Setup):
     def columns(self) -> list[str]:
         """The columns of metrics.csv."""
         names = [learner.name for learner in self.learners]
-        measured = ["supervised_loss"] if self.supervised else list(MEASURED)
+        measured = self.measured()
         if len(self.split.val):
             models = [*names, *self.companions]
             measured += [f"val_accuracy_{name}" for name in (*models, *(["ensemble"] if len(models) > 1 else []))]
         return ["epoch", "step", "teacher", *measured, *(f"learning_rate_{name}" for name in names)]
+
+    def measured(self) -> list[str]:
+        """The names of what the steps measure."""
+        return ["supervised_loss"] if self.supervised else list(MEASURED)
 
     # What is kept.
 
@@ -510,7 +551,7 @@ class Training(Setup):
             **{name: torch.from_numpy(hashes.view(np.int64)) for name, hashes in self.used_images().items()},
             "views": {
                 view.name: {
-                    "pretrained": view.backbone.pretrained,
+                    "record": view_record(view.backbone),
                     "backbone": view.backbone.state_dict() if self.frozen else None,
                 }
                 for view in self.views
@@ -532,19 +573,36 @@ class Training(Setup):
         say(f"going on after epoch {len(progress.rows)}, step {progress.step} of {self.schedule.total_steps}")
         return progress
 
+    def save_best(self, path: Path, best_epoch: Mapping[str, int]) -> None:
+        """Write `best.pt`: the models as they are tested and used, without what learning needs."""
+        with self.evaluated() as models:
+            states = {name: model.state_dict() for name, model in models.items()}
+            save_checkpoint(path, {**self.description(), "models": states, "best_epoch": dict(best_epoch)})
+
     def finish(self, folder: Path, progress: Progress, began: float, training: float) -> dict[str, Any]:
         """Choose each model's epoch, test once, and write everything that the run leaves."""
         best_epoch = self.take_best(progress)
+        self.save_best(folder / "checkpoints" / "best.pt", best_epoch)
         with self.evaluated() as models:
-            states = {name: model.state_dict() for name, model in models.items()}
-            content = {**self.description(), "models": states, "best_epoch": best_epoch}
-            save_checkpoint(folder / "checkpoints" / "best.pt", content)
             held_out = {"val": (self.split.val, None), "test": (self.split.test, folder)}
             results = {name: self.results(models, *part) for name, part in held_out.items()}
+        with Board(folder, self.options.run.tensorboard) as board:
+            for name in results["test"]:
+                board.picture(f"confusion_matrix/{name}", folder / f"{name}_CM.png", progress.step)
         visualization.draw_curves(folder / "graphs.png", progress.rows, title=folder.name)
         seconds = {"total": time.monotonic() - began, "training": training}
         summary = self.summary(folder, results, best_epoch, seconds)
         write_json(folder / "summary.json", summary)
+        finished = (
+            self.options,
+            self.dataset,
+            self.split,
+            progress.rows,
+            self.tested,
+            self.views[0].name,
+            self.views[0].source,
+        )
+        write_run(folder, summary, Finished(*finished))
         return summary
 
     def take_best(self, progress: Progress) -> dict[str, int]:
@@ -572,11 +630,59 @@ class Training(Setup):
         return visualization.draw_samples(path, view("eval", 0), weak, strong, names, title=self.dataset.name)
 
 
+class CoTraining(Training):
+    """A training of one head a view, on frozen backbones, by one of the algorithms of cotraining.py."""
+
+    def _order(self) -> Order:
+        self.supervised = self.options.cotraining.algorithm == "labels_only"
+        return super()._order()
+
+    def _learners(self) -> list[Learner]:
+        """One learner a view, named like it; a step of `meta` updates each twice."""
+        schedule, learners = self.schedule, []
+        total = schedule.total_steps
+        if self.options.cotraining.algorithm == "meta":
+            total += schedule.total_steps - schedule.warmup_steps
+        for view in self.views:
+            network = self.network(view.name)
+            learner = Learner(
+                view.name, network, self.options.learning, classes=len(self.dataset.classes), start=0, total=total
+            )
+            learners.append(learner)
+        return learners
+
+    def steps(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        return cotraining.labels_only_step, cotraining.STEPS[self.options.cotraining.algorithm]
+
+    def batches(self, of_views: list[Batches]) -> Callable[[int], Any]:
+        return cotraining.ViewBatches(of_views)
+
+    def measured(self) -> list[str]:
+        return cotraining.measured(self.options.cotraining.algorithm, [view.name for view in self.views])
+
+
+def make_training(
+    options: Options,
+    dataset: Dataset,
+    split: Split,
+    loaded: Mapping[str, Any] | None = None,
+    kept: Kept | None = None,
+) -> Training:
+    """The training that the options ask for."""
+    kind = CoTraining if options.mode.cotrain_mode else Training
+    return kind(options, dataset, split, loaded, kept)
+
+
 def write_records(folder: Path, training: Training) -> None:
     """What says what the run is: its options, its split, and the files that were left out."""
     write_json(folder / "commandline_args.txt", recorded(training.options))
     write_split(folder / "split.csv", training.dataset, training.split)
-    lines = [f"{path}\t{reason}\n" for path, reason in training.dataset.bad_files]
+    write_bad_files(folder, training.dataset)
+
+
+def write_bad_files(folder: Path, dataset: Dataset) -> None:
+    """bad_files.txt: the files that were left out, and why."""
+    lines = [f"{path}\t{reason}\n" for path, reason in dataset.bad_files]
     write_text(folder / "bad_files.txt", "".join(lines))
 
 
@@ -587,24 +693,28 @@ def default_model(dataset: Dataset) -> str:
 
 def make_backbones(options: Options, dataset: Dataset, loaded: Mapping[str, Any] | None) -> dict[str, Backbone]:
     """The backbones that the options name, by view; with a loaded run, those that it was trained with."""
+    specs = options.cotraining.views
+    if options.mode.cotrain_mode and loaded is None:
+        seed, points = options.run.seed, dataset.kind == "points"
+        built = [build_view(spec, native_size=dataset.native_size, points=points, seed=seed) for spec in specs]
+        return dict(zip(view_labels(specs), built, strict=True))
     if loaded is None:
         backbone = make_backbone(options, dataset)
         return {backbone.name: backbone}
-    options = options.changed(weights="none")
     backbones = {}
     for name, view in loaded["views"].items():
-        backbones[name] = make_backbone(options, dataset, native_size=loaded["model"]["native_size"])
-        backbones[name].pretrained = view["pretrained"]
+        size, points = loaded["model"]["native_size"], loaded["model"]["kind"] == "points"
+        backbones[name] = restored_view(view["record"], native_size=size, points=points, seed=options.run.seed)
         if view["backbone"] is not None:
             backbones[name].load_state_dict(view["backbone"])
     return backbones
 
 
-def make_backbone(options: Options, dataset: Dataset, native_size: int | None = None) -> Backbone:
-    """The backbone of `--model_name`; native_size: of the images that it was trained on, where that is another."""
+def make_backbone(options: Options, dataset: Dataset) -> Backbone:
+    """The backbone of `--model_name`."""
     return build_backbone(
         options.model,
-        native_size=dataset.native_size if native_size is None else native_size,
+        native_size=dataset.native_size,
         points=dataset.kind == "points",
         seed=options.run.seed,
         default_name=default_model(dataset),
@@ -636,7 +746,7 @@ def fold_accuracy(
     One of `folds_of` is measured once, at the end. With `write`, which gets every epoch's row, the validation images
     are those of a run: they also choose each model's epoch, as they do there.
     """
-    training = Training(options, dataset, split, kept=kept)
+    training = make_training(options, dataset, split, kept=kept)
     training.fill_bank()
     progress = Progress()
     if write is None:

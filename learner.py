@@ -32,7 +32,8 @@ class Learner:
 
     network: what learns; start: the global step at which it begins to learn; total: the global step at which the run
     ends. `moments` are the running mean and mean square of the feedback that it receives as a teacher, with the bias
-    correction's weight; `marginal` is the running mean of its weak predictions [C], for distribution alignment.
+    correction's weight; `marginal` is the running mean of its weak predictions [C], for distribution alignment;
+    `temperature` is tau of its calibration, 1 until it is fitted.
     """
 
     def __init__(
@@ -45,6 +46,7 @@ class Learner:
         device = self.parameters[0].device
         self.moments = torch.zeros(3, device=device)
         self.marginal = torch.zeros(classes, device=device)
+        self.temperature = torch.ones((), device=device)
         self.average = {k: v.clone() for k, v in network.state_dict().items()} if learning.ema else None
 
     def learning_rate(self) -> float:
@@ -105,6 +107,7 @@ class Learner:
             "step": self.step,
             "moments": self.moments,
             "marginal": self.marginal,
+            "temperature": self.temperature,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -117,6 +120,7 @@ class Learner:
         self.step = int(state["step"])
         self.moments.copy_(state["moments"])
         self.marginal.copy_(state["marginal"])
+        self.temperature.copy_(state["temperature"])
 
 
 def make_optimizer(network: nn.Module, learning: Learning) -> torch.optim.Optimizer:

@@ -10,6 +10,7 @@ import contextlib
 import difflib
 import math
 import socket
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
@@ -56,6 +57,7 @@ class Backbone(nn.Module):
 
     mean: Tensor
     std: Tensor
+    shape: Mapping[str, Any] = {}  # what else, beside the name, must be known to build the network again
 
     def __init__(self, net: nn.Module, *, name: str, transform: Transform, pretrained: bool, num_features: int) -> None:
         super().__init__()
@@ -133,7 +135,7 @@ class Network(nn.Module):
 
 def build_head(kind: str, in_features: int, num_classes: int, *, seed_key: tuple[object, ...]) -> Head:
     """A head whose first weights are a function of `seed_key` alone."""
-    with _keyed_weights("head", *seed_key):
+    with keyed_weights("head", *seed_key):
         return Head(kind, in_features, num_classes)
 
 
@@ -144,10 +146,10 @@ def build_backbone(model: args.Model, *, native_size: int, points: bool, seed: i
     Random first weights are a function of `seed`. Raises UserError for an unknown name, for weights that can't be had
     or do not fit, and for a size that the network can't take.
     """
-    name = _resolve_name(model.model_name or default_name)
+    name = resolve_name(model.model_name or default_name)
     if points and name != "mlp":
         raise UserError(f"--model_name {name} needs images and these data are points; use --model_name mlp")
-    with _keyed_weights("backbone", seed):
+    with keyed_weights("backbone", seed):
         if name in SMALL:
             net, transform = _small(name, model, native_size, points)
         elif name.startswith("timm:"):
@@ -155,8 +157,13 @@ def build_backbone(model: args.Model, *, native_size: int, points: bool, seed: i
         else:
             net, transform = _torchvision(name, model)
     pretrained = model.weights != "none" and not (name in SMALL and model.weights == "default")
+    return as_backbone(net, name=name, transform=transform, pretrained=pretrained, points=points)
+
+
+def as_backbone(net: nn.Module, *, name: str, transform: Transform, pretrained: bool, points: bool = False) -> Backbone:
+    """The network with its transform; one image tells how many features it gives. Raises UserError if it gives none."""
     images = torch.zeros(1, 2) if points else torch.zeros(1, 3, transform.size, transform.size)
-    with _size_checked(name, transform.size), torch.no_grad():
+    with size_checked(name, transform.size), torch.no_grad():
         features = net.eval()(images)
     if features.ndim != 2:
         raise UserError(f"--model_name {name} gives maps instead of one feature vector an image; use another backbone")
@@ -166,7 +173,7 @@ def build_backbone(model: args.Model, *, native_size: int, points: bool, seed: i
 
 
 @contextlib.contextmanager
-def _keyed_weights(*key: object) -> Iterator[None]:
+def keyed_weights(*key: object) -> Iterator[None]:
     """Inside, the CPU's random numbers follow from the key; outside, nobody notices."""
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed: it would also reseed the accelerators, which fork_rng leaves alone here.
@@ -175,7 +182,7 @@ def _keyed_weights(*key: object) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _size_checked(name: str, size: int) -> Iterator[None]:
+def size_checked(name: str, size: int) -> Iterator[None]:
     try:
         yield
     except (AssertionError, RuntimeError, ValueError) as error:
@@ -184,7 +191,7 @@ def _size_checked(name: str, size: int) -> Iterator[None]:
         ) from error
 
 
-def _resolve_name(name: str) -> str:
+def resolve_name(name: str) -> str:
     """The library's own name of a backbone. Raises UserError with what comes close."""
     name = ALIASES.get(name, name)
     if name in SMALL:  # these need no library, and a library takes seconds to import
@@ -228,8 +235,8 @@ def _torchvision(name: str, model: args.Model) -> tuple[nn.Module, Transform]:
     transform = Transform(
         preset.crop_size[0], preset.resize_size[0], preset.interpolation.value, tuple(preset.mean), tuple(preset.std)
     )
-    transform = _scaled(transform, model.image_size)
-    with _size_checked(name, transform.size):
+    transform = scaled(transform, model.image_size)
+    with size_checked(name, transform.size):
         net = zoo.get_model(name, weights=None, **_arguments(name, transform.size))
     heads = (_drop_classifier(net), *AUXILIARY)
     if model.weights == "none":
@@ -263,14 +270,21 @@ def _drop_classifier(net: nn.Module) -> str:
 
 def _fetch(name: str, entry: Any) -> Mapping[str, Tensor]:
     """A published state dict of torchvision, from its cache or the network."""
+    with fetching(name, entry.url):
+        return entry.get_state_dict(check_hash=True, weights_only=True, map_location="cpu")
+
+
+@contextlib.contextmanager
+def fetching(name: str, url: str, file: str | None = None) -> Iterator[None]:
+    """Inside, torch.hub gets a file (in its folder named as in the url, or `file`); without it, what to do is said."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(NETWORK_TIMEOUT)
     try:
-        return entry.get_state_dict(check_hash=True, weights_only=True, map_location="cpu")
+        yield
     except Exception as error:  # no network, no disk, a proxy's page, a broken file: the way out is the same
-        target = Path(torch.hub.get_dir()) / "checkpoints" / Path(entry.url).name
+        target = Path(torch.hub.get_dir()) / "checkpoints" / (file or Path(url).name)
         raise UserError(
-            f"the weights of {name} can't be had ({one_line(error)}); put {entry.url} at {target}, "
+            f"the weights of {name} can't be had ({one_line(error)}); put {url} at {target}, "
             "or use --weights FILE or --weights none"
         ) from error
     finally:
@@ -291,17 +305,30 @@ def _timm(name: str, model: args.Model) -> tuple[nn.Module, Transform]:
     if file is not None:
         heads = net.default_cfg.get("classifier") or ()
         heads = (heads,) if isinstance(heads, str) else tuple(heads)
-        load_into(net, read_weights(file), heads, f"--weights {file} does not fit {name}")
+        _load_timm(net, read_weights(file), heads, f"--weights {file} does not fit {name}")
     own = timm.data.resolve_model_data_config(net)
     size = own["input_size"][-1]
     transform = Transform(
         size, math.floor(size / own["crop_pct"]), own["interpolation"], tuple(own["mean"]), tuple(own["std"])
     )
-    transform = _scaled(transform, model.image_size)
+    transform = scaled(transform, model.image_size)
     if transform.size != size and hasattr(net, "set_input_size"):
-        with _size_checked(name, transform.size):  # resamples position tables, so it comes after loading
+        with size_checked(name, transform.size):  # resamples position tables, so it comes after loading
             net.set_input_size(img_size=(transform.size, transform.size))
     return net, transform
+
+
+def _load_timm(net: Any, state: Mapping[str, Tensor], heads: tuple[str, ...], complaint: str) -> None:
+    """Fill a network from timm's layout or, by timm's own map, from that of the network's authors."""
+    try:
+        load_into(net, state, heads, complaint)
+    except UserError:
+        convert = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
+        try:
+            converted = convert(dict(state), net) if convert is not None else state
+        except Exception:  # the map of another network may stumble over this one
+            converted = state
+        load_into(net, converted, heads, complaint)
 
 
 def _fetch_timm(name: str, config: Any) -> Any:
@@ -311,7 +338,7 @@ def _fetch_timm(name: str, config: Any) -> Any:
     if config is None or not config.has_weights:
         raise UserError(f"timm has no pretrained weights of {name}; use --weights none or --weights FILE")
     try:
-        with _hub_answers_or_is_left_out():
+        with hub_or_cache(cached=config.hf_hub_id and hub_file(config.hf_hub_id, config.hf_hub_filename)):
             return timm.create_model(name.removeprefix("timm:"), pretrained=True, num_classes=0)
     except Exception as error:  # as in _fetch
         file = config.hf_hub_filename or "model.safetensors"
@@ -322,26 +349,42 @@ def _fetch_timm(name: str, config: Any) -> Any:
         ) from error
 
 
+def hub_file(repository: str, file: str | None = None) -> Path | None:
+    """A file of the hub's cache on this disk (without a name, the weights), or None. Asks no network."""
+    from huggingface_hub import try_to_load_from_cache
+
+    names = (file,) if file else ("model.safetensors", "pytorch_model.bin")
+    found = (try_to_load_from_cache(repository, name) for name in names)
+    return next((Path(path) for path in found if isinstance(path, str)), None)
+
+
 @contextlib.contextmanager
-def _hub_answers_or_is_left_out() -> Iterator[None]:
-    """Without a network the hub's client tries each file six times, which takes a minute; its cache works at once."""
+def hub_or_cache(*, cached: object = None) -> Iterator[None]:
+    """Inside, the hub's client asks the hub, or only its cache, where that has the file or the hub gives no answer.
+
+    Without a network it tries each file six times, which takes a minute; its cache works at once.
+    """
     from huggingface_hub import constants
 
     before = constants.HF_HUB_OFFLINE
-    try:
-        request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
-        urllib.request.urlopen(request, timeout=NETWORK_TIMEOUT).close()
-    except urllib.error.HTTPError:
-        pass  # an answer, if not a friendly one
-    except OSError:
-        constants.HF_HUB_OFFLINE = True
+    constants.HF_HUB_OFFLINE = before or bool(cached) or not _answers(constants.ENDPOINT)
     try:
         yield
     finally:
         constants.HF_HUB_OFFLINE = before
 
 
-def _scaled(transform: Transform, size: int | None) -> Transform:
+def _answers(address: str) -> bool:
+    try:
+        urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=NETWORK_TIMEOUT).close()
+    except urllib.error.HTTPError:
+        return True  # an answer, if not a friendly one
+    except OSError:
+        return False
+    return True
+
+
+def scaled(transform: Transform, size: int | None) -> Transform:
     """The same transform for another size: the share of the image that is seen stays."""
     if size is None:
         return transform

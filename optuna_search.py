@@ -322,7 +322,7 @@ def fill_banks(options: Options, goal: Goal) -> None:
     """Compute the features that the first trial needs, once and where one sees it. Finds what is wrong with options."""
     kept: experiment.Kept = {}
     for part in goal.parts:
-        experiment.Training(options, goal.dataset, part, kept=kept).fill_bank()
+        experiment.make_training(options, goal.dataset, part, kept=kept).fill_bank()
 
 
 # --- the study --------------------------------------------------------------------------------------------------------

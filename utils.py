@@ -273,6 +273,12 @@ def find_checkpoint(load_path: str, *, best: bool) -> Path:
                 return candidate
     for folder in folders:
         if os.path.isfile(folder / "commandline_args.txt"):
+            if os.path.isfile(folder / "journal.json"):
+                raise UserError(f"{folder} is a comparison and keeps no models; train the method that it names")
+            for seed in sorted(folder.glob("seed-*")):
+                raise UserError(
+                    f"{folder} holds a run for each seed; give one of them: --load_path {load_path}/{seed.name}"
+                )
             hint = "leave out --load_best to take the last one" if best else "its training has not got that far"
             raise UserError(f"the run {folder} has no {wanted} yet; {hint}, or go on with --resume")
     raise UserError(f"--load_path {load_path}: no such run, folder or checkpoint; see the names in {RESULTS}/")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,28 +14,35 @@ from torch import Tensor, nn
 
 from utils import UserError
 
+SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".pth.tar")
 WRAPPERS = frozenset(("module", "_orig_mod"))  # what DDP or DataParallel, and torch.compile, put into keys
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The state dict in a .pth, .pt, .bin or .safetensors file, cleaned, on the CPU.
+def read_weights(
+    path: Path, below: tuple[str, ...] = (), wanted: Callable[[str], bool] = lambda key: True
+) -> dict[str, Tensor]:
+    """The state dict in a file with one of SUFFIXES, cleaned, on the CPU.
 
-    It may lie below "state_dict", "model_state" or "model". Raises UserError; a file that holds code is refused.
+    It may lie below one of the names `below`, "state_dict", "model_state" or "model". Of a .safetensors file only the
+    wanted keys are read. Raises UserError; a file that holds code is refused.
     """
     content: Any
     try:
         if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+            from safetensors import safe_open
 
-            content = load_file(path)
+            with safe_open(path, framework="pt") as file:
+                content = {key: file.get_tensor(key) for key in file.keys() if wanted(key)}  # noqa: SIM118
         else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            # Many a published checkpoint also keeps its command line, which is names and values and runs no code.
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # each format has its own errors for a broken file
         raise UserError(
             f"--weights {path} is refused: broken, or more than tensors in it; give a state dict"
         ) from error
     if isinstance(content, dict):
-        nested = (content[name] for name in ("state_dict", "model_state", "model") if name in content)
+        nested = (content[name] for name in (*below, "state_dict", "model_state", "model") if name in content)
         content = next(nested, content)
     if not isinstance(content, dict) or not all(
         isinstance(key, str) and isinstance(value, Tensor) for key, value in content.items()
@@ -50,8 +58,8 @@ def weight_file(weights: str) -> Path | None:
     path = Path(weights).expanduser()
     if not path.is_file():
         raise UserError(f"--weights {weights}: there is no such file; give default, none or a file")
-    if path.suffix not in (".pth", ".pt", ".bin", ".safetensors"):
-        raise UserError(f"--weights {weights}: the file must be a .pth, .pt, .bin or .safetensors")
+    if not path.name.endswith(SUFFIXES):
+        raise UserError(f"--weights {weights}: the file must be a {', '.join(SUFFIXES[:-1])} or {SUFFIXES[-1]}")
     return path
 
 
