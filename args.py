@@ -291,7 +291,7 @@ RULES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("algorithm", (), ("cotrain_mode",)),
     ("consistency_target", (), ("cotrain_mode",)),
     ("finetune_views", (), ("cotrain_mode",)),
-    ("optuna_mode", ("load_path", "tensorboard", "show_images"), ()),
+    ("optuna_mode", ("load_path", "tensorboard", "show_images", "print_model"), ()),
     ("storage", ("overwrite",), ()),
     *((name, (), ("optuna_mode",)) for name in SEARCHING),
     ("repeat", (*(name for name in COMMANDS if name != "compare"), "load_path"), ()),

@@ -100,7 +100,7 @@ def search(options: Options) -> dict[str, Any]:
         name = read_json(run_folder(name, resume=True) / "commandline_args.txt")["name"]
         options = resumed_options(options)
     base, space = space_of(options)
-    goal = goal_of(options)
+    goal = goal_of(options, options.search.folds)
     say(summary_table(goal.dataset, goal.whole))
     say(goal.described())
     first = first_values(options, space)
@@ -289,9 +289,9 @@ def _goal(data: Data, seed: int, folds: int) -> Goal:
     return Goal(dataset, split, tuple(experiment.folds_of(dataset, untested, folds, seed)))
 
 
-def goal_of(options: Options) -> Goal:
+def goal_of(options: Options, folds: int) -> Goal:
     """What trials with these options are measured on; made once a process. Raises UserError."""
-    return _goal(options.data, options.run.seed, options.search.folds)
+    return _goal(options.data, options.run.seed, folds)
 
 
 def accuracy(options: Options, goal: Goal, kept: experiment.Kept, report: Callable[[float, int], None]) -> float:
@@ -452,7 +452,8 @@ class Worker:
                     raise optuna.TrialPruned
 
             with interruptible():
-                return accuracy(options, goal_of(options), self.kept, report)
+                goal = goal_of(options, self.options.search.folds)
+                return accuracy(options, goal, self.kept, report)
         except optuna.TrialPruned:
             raise
         except KeyboardInterrupt:
@@ -460,7 +461,8 @@ class Worker:
             raise
         except Exception as error:
             trial.set_user_attr("reason", reason_of(error))
-            free_memory()
+            if isinstance(error, MemoryError) or "memory" in str(error):
+                free_memory()
             raise
 
 
