@@ -128,7 +128,7 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         surprise = float(np.log(np.exp(z * inverse).sum(axis=1)).sum() - true * inverse)
         return surprise + log_temperature**2 / 2
 
-    return math.exp(_lowest(loss, *map(math.log, TEMPERATURES)))
+    return math.exp(_lowest(loss, math.log(TEMPERATURES[0]), math.log(TEMPERATURES[1])))
 
 
 def _lowest(function: Callable[[float], float], low: float, high: float, points: int = 13, rounds: int = 12) -> float:
