@@ -106,9 +106,13 @@ def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
 
     For p = softmax(z) this is softmax(z / T). An ensemble's mean has no logits; its logarithm takes their place.
     """
-    scaled = np.log(np.maximum(probabilities.astype(np.float64), np.finfo(np.float32).tiny)) / temperature
+    scaled = _log(probabilities) / temperature
     scaled = np.exp(scaled - scaled.max(axis=1, keepdims=True))
     return (scaled / scaled.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def _log(probabilities: np.ndarray) -> np.ndarray:
+    return np.log(np.maximum(probabilities.astype(np.float64), np.finfo(np.float32).tiny))
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -129,6 +133,16 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
         return surprise + log_temperature**2 / 2
 
     return math.exp(_lowest(loss, math.log(TEMPERATURES[0]), math.log(TEMPERATURES[1])))
+
+
+def fit_temperatures(predictions: Mapping[str, np.ndarray], labels: np.ndarray) -> dict[str, float]:
+    """The temperature of each model and of the ensemble, from their probabilities [N, C] of held-out images."""
+    return {name: fit_temperature(_log(p), labels) for name, p in predictions.items()}
+
+
+def calibrated(predictions: Mapping[str, np.ndarray], temperatures: Mapping[str, float]) -> dict[str, np.ndarray]:
+    """The predictions, each `tempered` by the temperature of its name where there is one."""
+    return {name: tempered(p, temperatures[name]) if name in temperatures else p for name, p in predictions.items()}
 
 
 def _lowest(function: Callable[[float], float], low: float, high: float, points: int = 13, rounds: int = 12) -> float:
@@ -166,3 +180,8 @@ def brier_score(probabilities: np.ndarray, labels: np.ndarray) -> float:
     distance = probabilities.astype(np.float64)
     distance[np.arange(len(labels)), labels] -= 1.0
     return float((distance**2).sum(axis=1).mean())
+
+
+def calibration_errors(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """The two numbers that are reported of how far probabilities can be trusted."""
+    return {"ece": expected_calibration_error(probabilities, labels), "brier": brier_score(probabilities, labels)}

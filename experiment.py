@@ -27,7 +27,17 @@ from args import Options, recorded
 from augment import recipe_for
 from batches import Ask, Batches, FrozenSource, ImageSource, Order, Source
 from data import Dataset, Split, find_dataset, split_dataset, summary_table, write_split
-from evaluate import confusion_matrix, metrics, probabilities, with_ensemble
+from evaluate import (
+    ENOUGH_TO_FIT,
+    calibrated,
+    calibration_errors,
+    confusion_matrix,
+    fit_temperatures,
+    metrics,
+    probabilities,
+    reliability,
+    with_ensemble,
+)
 from features import FeatureBank, evict
 from learner import Learner
 from loading import (
@@ -58,6 +68,7 @@ from train import (
     Row,
     Rules,
     Schedule,
+    TrainingFault,
     fit,
     keep_best,
     load_checkpoint,
@@ -90,6 +101,7 @@ DEFAULT_MODEL = {"digits": "cnn", "fake": "cnn", "moons": "mlp"} | dict.fromkeys
 DEFAULT_STEPS, DEFAULT_EPOCHS = 1000, 10
 # With fewer validation images a class, choosing the best of many epochs was measured to cost up to 9 points.
 ENOUGH_VALIDATION = 10
+CALIBRATION_FOLDS = 3
 MEASURED = (
     "supervised_loss", "uda_loss", "student_loss", "feedback_loss", "mask_rate", "student_mask_rate", "agreement",
     "pseudo_label_accuracy", "feedback_h", "feedback_ratio",
@@ -242,17 +254,41 @@ class Setup:
         self, models: Mapping[str, nn.Module], rows: np.ndarray, folder: Path | None = None, prefix: str = ""
     ) -> dict[str, Any]:
         """Metrics of each model and the ensemble on the rows; with a folder also their confusion matrices."""
-        if not len(rows):
-            return {}
+        return self.measured(self.predictions(models, rows), rows, folder, prefix) if len(rows) else {}
+
+    def measured(
+        self, predictions: Mapping[str, np.ndarray], rows: np.ndarray, folder: Path | None = None, prefix: str = ""
+    ) -> dict[str, Any]:
+        """The same of probabilities [N, C] that are at hand."""
         results = {}
         classes, labels = self.dataset.classes, self.dataset.labels[rows]
-        for name, predicted in self.predictions(models, rows).items():
+        for name, predicted in predictions.items():
             confusion = confusion_matrix(labels, predicted.argmax(axis=1), len(classes))
             results[name] = metrics(confusion, classes)
             if folder is not None:
                 title = f"{name}: {100 * results[name]['accuracy']:.1f}% of {len(rows)} test images"
                 visualization.draw_confusion(folder / f"{prefix}{name}_CM.png", confusion, classes, title=title)
         return results
+
+    def reliability(
+        self, tested: Mapping[str, np.ndarray], temperatures: Mapping[str, float], folder: Path, prefix: str = ""
+    ) -> dict[str, Any]:
+        """How well the test's probabilities say how often they are right, before and after calibration; and a picture.
+
+        Only reported: nothing is chosen by it.
+        """
+        if not tested:
+            return {}
+        labels = self.dataset.labels[self.split.test]
+        states = {"before": tested} | ({"after": calibrated(tested, temperatures)} if temperatures else {})
+        errors: dict[str, Any] = {}
+        bins: dict[str, Any] = {"before": {}, "after": {}}
+        for state, predictions in states.items():
+            errors[state] = {name: calibration_errors(p, labels) for name, p in predictions.items()}
+            bins[state] = {name: {**reliability(p, labels), **errors[state][name]} for name, p in predictions.items()}
+        title = f"How often a prediction is right that is so sure: {len(labels)} test images"
+        visualization.draw_reliability(folder / f"{prefix}reliability.png", bins["before"], bins["after"], title=title)
+        return errors
 
     def summary(
         self, folder: Path, results: Mapping[str, Any], best_epoch: Mapping[str, int], seconds: Mapping[str, float]
@@ -288,15 +324,26 @@ class Training(Setup):
         self, options: Options, dataset: Dataset, split: Split, loaded: Mapping[str, Any] | None = None
     ) -> None:
         super().__init__(options, dataset, split, loaded)
-        self.supervised = options.mode.finetune_mode
+        self._begin()
+        if options.run.tensorboard:
+            require_tensorboard()
+
+    def _begin(self) -> None:
+        """All that hangs on the split."""
+        self.supervised = self.options.mode.finetune_mode
         self.order = self._order()
         self.schedule = self._schedule()
         self.learners = self._learners()
         self.companions = self._companions()
         self.enough_validation = self._enough_validation()
         self._check_batch_norms()
-        if options.run.tensorboard:
-            require_tensorboard()
+
+    def on(self, split: Split) -> Training:
+        """The same training, not begun, of another split; the backbones and their features are shared."""
+        other = copy.copy(self)
+        other.split = split
+        other._begin()
+        return other
 
     def _order(self) -> Order:
         learning = self.options.learning
@@ -537,15 +584,80 @@ class Training(Setup):
                 learner.take_over(progress.best[learner.name]["state"])
         with self.evaluated() as models:
             states = {name: model.state_dict() for name, model in models.items()}
+            started = time.monotonic()
+            calibration = self.calibrate(models)
+            calibrating = time.monotonic() - started
             content = {**self.description(), "models": states, "best_epoch": best_epoch}
+            content["temperatures"] = calibration["temperatures"]
             save_checkpoint(folder / "checkpoints" / "best.pt", content)
-            held_out = {"val": (self.split.val, None), "test": (self.split.test, folder)}
-            results = {name: self.results(models, *part) for name, part in held_out.items()}
+            results = {"val": self.results(models, self.split.val)}
+            tested = self.predictions(models, self.split.test) if len(self.split.test) else {}
+        results["test"] = self.measured(tested, self.split.test, folder)
+        results["calibration"] = calibration | self.reliability(tested, calibration["temperatures"], folder)
         visualization.draw_curves(folder / "graphs.png", progress.rows, title=folder.name)
-        seconds = {"total": time.monotonic() - began, "training": training}
+        seconds = {"total": time.monotonic() - began, "training": training, "calibration": calibrating}
         summary = self.summary(folder, results, best_epoch, seconds)
         write_json(folder / "summary.json", summary)
         return summary
+
+    # How far its probabilities can be trusted.
+
+    def calibrate(self, models: Mapping[str, nn.Module]) -> dict[str, Any]:
+        """Temperatures of the models and the ensemble, and how they were found; the test takes no part.
+
+        On the validation images where there are enough; else on labeled images that a training without them predicts.
+        """
+        rows = self.split.val
+        if len(rows) >= ENOUGH_TO_FIT:
+            temperatures = fit_temperatures(self.predictions(models, rows), self.dataset.labels[rows])
+            return {"method": "validation", "images": len(rows), "temperatures": temperatures}
+        count, reason = self._calibration_folds()
+        if count:
+            try:
+                held_out, rows = self._cross_fitted(count)
+            except TrainingFault as error:
+                count, reason = 0, str(error)
+        if not count:
+            return {"method": "none", "reason": reason, "images": 0, "temperatures": {}}
+        temperatures = fit_temperatures(held_out, self.dataset.labels[rows])
+        return {"method": "cross-fitted", "folds": count, "images": len(rows), "temperatures": temperatures}
+
+    def _calibration_folds(self) -> tuple[int, str]:
+        """How many folds to train on again; 0 with the reason."""
+        asked = self.options.use.calibration_folds
+        rarest = int(np.bincount(self.dataset.labels[self.split.labeled]).min())
+        instead = f"give --val_percent so much that there are {ENOUGH_TO_FIT} validation images"
+        if asked is None and not self.frozen:
+            return (
+                0,
+                f"training {CALIBRATION_FOLDS} times more takes long: ask for it by --calibration_folds, or {instead}",
+            )
+        if asked == 0:
+            return 0, "--calibration_folds 0"
+        if self.loaded is not None:
+            return 0, f"the loaded run has learned from the labeled images; {instead}"
+        if rarest < 2:
+            return 0, f"a class has one label only; {instead}"
+        return min(asked or CALIBRATION_FOLDS, rarest), ""
+
+    def _cross_fitted(self, count: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Predictions [N, C] of labeled images by trainings that saw nothing of them, and their rows [N]."""
+        parts, steps = [], self.schedule.total_steps
+        folds = folds_of(self.dataset, self.split, count, self.options.run.seed)
+        with Screen(count * steps, what="calibration") as screen:
+            for index, fold in enumerate(folds):
+
+                def show(step: int, means: Mapping[str, float], done: int = index * steps) -> None:
+                    screen.show(done + step)
+
+                # As the test images are: not among the unlabeled ones either.
+                training = self.on(replace(fold, unlabeled=np.setdiff1d(fold.unlabeled, fold.val)))
+                training.fill_bank()
+                training.learn(Progress(), validated=False, show=show)
+                with training.evaluated() as models:
+                    parts.append(self.predictions(models, fold.val))
+        predictions = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return predictions, np.concatenate([fold.val for fold in folds])
 
     def draw_samples(self, path: Path, count: int = 8, draws: int = 3) -> Path:
         """A picture of some labeled images: raw, and a few draws of each view."""
@@ -702,7 +814,11 @@ def test(options: Options) -> dict[str, Any]:
     models = {name: setup.network(name, state) for name, state in loaded["models"].items()}
     folder = run_of(loaded["path"])
     say(f"testing {', '.join(models)} of {folder} on {len(rows)} images of {len(dataset.classes)} classes")
-    results = {"val": {}, "test": setup.results(models, rows, folder, prefix="test_")}
+    tested = setup.predictions(models, rows)
+    temperatures = loaded.get("temperatures", {})
+    results = {"val": {}, "test": setup.measured(tested, rows, folder, prefix="test_")}
+    results["calibration"] = {"temperatures": temperatures}
+    results["calibration"] |= setup.reliability(tested, temperatures, folder, prefix="test_")
     seconds = {"total": time.monotonic() - began, "training": 0.0}
     summary = setup.summary(folder, results, loaded.get("best_epoch", {}), seconds)
     write_json(folder / "test_summary.json", summary)

@@ -444,19 +444,23 @@ def draw_reliability(
 ) -> Path:
     """Draw reliability.png: for each model how often it is right where it is so sure, before and after calibration.
 
-    before, after: {model: what `evaluate.reliability` returns, and `ece`}. Bars below: the share of images in a bin.
+    before, after: {model: what `evaluate.reliability` returns, and `ece`}; after: empty where nothing was calibrated.
+    The steps below are the share of the images in each bin.
     """
     models = list(before)
+    drawn = (
+        [("before calibration", before, ORANGE), ("after calibration", after, BLUE)] if after else [("", before, BLUE)]
+    )
 
     def draw(figure: Any) -> None:
         panes = figure.subplots(2, len(models), squeeze=False, sharex=True, sharey="row", height_ratios=(3, 1))
         for column, model in enumerate(models):
             upper, lower = panes[:, column]
             upper.plot([0, 100], [0, 100], color=FAINT, linewidth=0.9, linestyle=(0, (4, 3)), label="exactly as sure")
-            for which, found, color in (("before", before[model], ORANGE), ("after", after[model], BLUE)):
-                _draw_bins(upper, lower, found, color, f"{which} calibration")
-            errors = [100 * float(found[model]["ece"]) for found in (before, after)]
-            upper.set_title(f"{_plain(model)}: error {errors[0]:.1f} → {errors[1]:.1f} points")
+            for label, found, color in drawn:
+                _draw_bins(upper, lower, found[model], color, label or "not calibrated")
+            errors = " → ".join(f"{100 * float(found[model]['ece']):.1f}" for _, found, _ in drawn)
+            upper.set_title(f"{_plain(model)}: error {errors} points")
             upper.set(xlim=(0, 100), ylim=(0, 104))
             lower.set_xlabel("probability of the predicted class, %")
         panes[0, 0].set_ylabel("right, %")
