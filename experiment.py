@@ -12,7 +12,7 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -243,20 +243,26 @@ class Setup:
 
     def predictions(self, models: Mapping[str, nn.Module], rows: np.ndarray) -> dict[str, np.ndarray]:
         """Class probabilities [N, C] of each model and the ensemble on the rows, unaugmented."""
+        return self.predicted(models, lambda view: view.source.evaluation(rows))
+
+    def predicted(
+        self, models: Mapping[str, nn.Module], inputs: Callable[[View], Iterable[torch.Tensor]]
+    ) -> dict[str, np.ndarray]:
+        """The same of any images: `inputs` gives the batches that the models of a view take."""
         predicted: dict[str, np.ndarray] = {}
         for view in self.views:
             mine = {name: model for name, model in models.items() if self.view_of(name) is view}
             if mine:
-                predicted |= probabilities(mine, view.source.evaluation(rows))
+                predicted |= probabilities(mine, inputs(view))
         return with_ensemble({name: predicted[name] for name in models})
 
     def results(
         self, models: Mapping[str, nn.Module], rows: np.ndarray, folder: Path | None = None, prefix: str = ""
     ) -> dict[str, Any]:
         """Metrics of each model and the ensemble on the rows; with a folder also their confusion matrices."""
-        return self.measured(self.predictions(models, rows), rows, folder, prefix) if len(rows) else {}
+        return self.scored(self.predictions(models, rows), rows, folder, prefix) if len(rows) else {}
 
-    def measured(
+    def scored(
         self, predictions: Mapping[str, np.ndarray], rows: np.ndarray, folder: Path | None = None, prefix: str = ""
     ) -> dict[str, Any]:
         """The same of probabilities [N, C] that are at hand."""
@@ -592,7 +598,7 @@ class Training(Setup):
             save_checkpoint(folder / "checkpoints" / "best.pt", content)
             results = {"val": self.results(models, self.split.val)}
             tested = self.predictions(models, self.split.test) if len(self.split.test) else {}
-        results["test"] = self.measured(tested, self.split.test, folder)
+        results["test"] = self.scored(tested, self.split.test, folder)
         results["calibration"] = calibration | self.reliability(tested, calibration["temperatures"], folder)
         visualization.draw_curves(folder / "graphs.png", progress.rows, title=folder.name)
         seconds = {"total": time.monotonic() - began, "training": training, "calibration": calibrating}
@@ -816,7 +822,7 @@ def test(options: Options) -> dict[str, Any]:
     say(f"testing {', '.join(models)} of {folder} on {len(rows)} images of {len(dataset.classes)} classes")
     tested = setup.predictions(models, rows)
     temperatures = loaded.get("temperatures", {})
-    results = {"val": {}, "test": setup.measured(tested, rows, folder, prefix="test_")}
+    results = {"val": {}, "test": setup.scored(tested, rows, folder, prefix="test_")}
     results["calibration"] = {"temperatures": temperatures}
     results["calibration"] |= setup.reliability(tested, temperatures, folder, prefix="test_")
     seconds = {"total": time.monotonic() - began, "training": 0.0}
