@@ -58,6 +58,13 @@ def unfreeze_level(text: str) -> str:
     raise ValueError("takes head, all, or a number of last stages such as 2")
 
 
+def fold_count(text: str) -> int:
+    """0, or at least 2."""
+    if not text.isdecimal() or text == "1":
+        raise ValueError("takes 0 or a whole number of folds, at least 2")
+    return int(text)
+
+
 def run_name(text: str) -> str:
     """A name that is one folder under results/."""
     if not text or text in (".", "..") or any(sign in text for sign in '/\\:*?"<>|\0\n') or text != text.strip():
@@ -80,7 +87,7 @@ class Run:
 
     name: str | None = option(None, "the run's name: all it leaves goes to results/NAME", parse=run_name)
     resume: bool = option(False, "go on with the run NAME where it stopped")
-    overwrite: bool = option(False, "replace the run NAME instead of making NAME-2")
+    overwrite: bool = option(False, "replace the run NAME instead of making NAME-2; also the file that --predict_dir or --export would write")
     config: str | None = option(None, "a JSON or TOML file of options; the command line goes before it", metavar="FILE")
     seed: int = option(0, "the seed of the split, the order, the weights and the pseudo-labels", low=0)
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")
@@ -210,7 +217,13 @@ class Study:
 
 @dataclass(frozen=True)
 class Use:
-    """Using a finished run (--predict_dir, --export)"""
+    """Using a finished run (--predict_dir, --export), and how far its probabilities can be trusted"""
+
+    calibration_folds: int | None = option(None, "folds of the labeled images on which a run is trained again at its end, to calibrate its probabilities where there are fewer than 50 validation images; 0: not calibrated; default: 3 with a frozen backbone, else 0", parse=fold_count, low=0)
+    out: str | None = option(None, "the file to write; default: predictions.csv or the classifier in the run's folder", metavar="FILE")
+    predict_copy: str | None = option(None, "also sort the images of --predict_dir into a folder for each class under DIR", metavar="DIR")
+    copy_by: str = option("link", "how: by symbolic links, or as copies", choices=("link", "copy"))
+    min_probability: float = option(0.0, "leave images whose class is less probable unnamed, and list them for a person to label", low=0, high=1)
 
 
 # fmt: on
@@ -283,7 +296,12 @@ SEARCHING = ("n_trials", "timeout", "search", "folds", "search_workers", "storag
 RULES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     *((name, COMMANDS[:index], ()) for index, name in enumerate(COMMANDS)),
     *((name, ("finetune_mode", "switch_mode", "cotrain_mode"), ()) for name in COMMANDS if name != "optuna_mode"),
-    *((name, ("resume", "overwrite", "name"), ("load_path",)) for name in ("test_mode", "predict_dir", "export")),
+    *((name, ("resume", "name"), ("load_path",)) for name in ("test_mode", "predict_dir", "export")),
+    ("test_mode", ("overwrite",), ()),
+    ("out", (), ("predict_dir", "export")),
+    ("predict_copy", (), ("predict_dir",)),
+    ("copy_by", (), ("predict_copy",)),
+    ("min_probability", (), ("predict_dir",)),
     ("finetune_mode", ("switch_mode", "cotrain_mode"), ()),
     ("switch_mode", ("cotrain_mode",), ()),
     ("cotrain_mode", ("model_name", "weights", "unfreeze", "image_size", "compile"), ("views",)),

@@ -50,10 +50,10 @@ def open_rgb(file: str | io.BytesIO, shortest: int) -> Image.Image:
         # A broken EXIF block does not spoil the picture.
         with contextlib.suppress(Exception):
             ImageOps.exif_transpose(image, in_place=True)
-        return _to_rgb(image)
+        return to_rgb(image)
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image) -> Image.Image:
     """8-bit RGB of any mode; what is transparent shows white, as on a page."""
     from PIL import Image
 

@@ -1,22 +1,34 @@
-"""Predictions, ensembles and metrics with intervals. Draws nothing."""
+"""Predictions, ensembles, metrics with intervals, and calibration. Draws nothing."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
+TEMPERATURES = (0.05, 20.0)  # no fitted one lies outside
+ENOUGH_TO_FIT = 50  # held-out images that a temperature can be fitted on
 
-@torch.inference_mode()
+
 def probabilities(models: Mapping[str, nn.Module], batches: Iterable[torch.Tensor]) -> dict[str, np.ndarray]:
     """Each model's class probabilities, in eval mode and float32: {name: float32 [N, C]}.
 
     batches: what the models take (images in [0, 1] or features), on their device. Every model sees each batch once.
     """
+    return {name: z.softmax(dim=1).cpu().numpy() for name, z in _outputs(models, batches).items()}
+
+
+def logits(models: Mapping[str, nn.Module], batches: Iterable[torch.Tensor]) -> dict[str, np.ndarray]:
+    """What `probabilities` is the softmax of: {name: float32 [N, C]}."""
+    return {name: z.cpu().numpy() for name, z in _outputs(models, batches).items()}
+
+
+@torch.inference_mode()
+def _outputs(models: Mapping[str, nn.Module], batches: Iterable[torch.Tensor]) -> dict[str, torch.Tensor]:
     was_training = {name: model.training for name, model in models.items()}
     parts: dict[str, list[torch.Tensor]] = {name: [] for name in models}
     for model in models.values():
@@ -24,11 +36,11 @@ def probabilities(models: Mapping[str, nn.Module], batches: Iterable[torch.Tenso
     try:
         for inputs in batches:
             for name, model in models.items():
-                parts[name].append(model(inputs).float().softmax(dim=1))
+                parts[name].append(model(inputs).float())
     finally:
         for name, model in models.items():
             model.train(was_training[name])
-    return {name: torch.cat(part).cpu().numpy() for name, part in parts.items()}
+    return {name: torch.cat(part) for name, part in parts.items()}
 
 
 def with_ensemble(predictions: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -90,3 +102,92 @@ def paired_difference(
     reach = stats.t.ppf(1 - 0.025 / comparisons, len(difference) - 1)
     half = float(reach * difference.std(ddof=1) / math.sqrt(len(difference)))
     return mean, [mean - half, mean + half]
+
+
+# --- calibration ------------------------------------------------------------------------------------------------------
+
+
+def tempered(probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """softmax(log p / T): probabilities [N, C] made less (T > 1) or more (T < 1) sure; float32, the order unchanged.
+
+    For p = softmax(z) this is softmax(z / T). An ensemble's mean has no logits; its logarithm takes their place.
+    """
+    scaled = _log(probabilities) / temperature
+    scaled = np.exp(scaled - scaled.max(axis=1, keepdims=True))
+    return (scaled / scaled.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def _log(probabilities: np.ndarray) -> np.ndarray:
+    return np.log(np.maximum(probabilities.astype(np.float64), np.finfo(np.float32).tiny))
+
+
+def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
+    """The temperature in TEMPERATURES under which held-out logits [N, C] explain their labels [N] best (Guo 2017).
+
+    A weak prior, log T ~ Normal(0, 1), counts beside the N images: without it a few images that are all right would ask
+    for certainty, and a few that are all wrong for none at all. 1.0 without an image.
+    """
+    if not len(logits):
+        return 1.0
+    z = logits.astype(np.float64)
+    z -= z.max(axis=1, keepdims=True)
+    true = z[np.arange(len(z)), labels].sum()
+
+    def loss(log_temperature: float) -> float:
+        inverse = math.exp(-log_temperature)
+        surprise = float(np.log(np.exp(z * inverse).sum(axis=1)).sum() - true * inverse)
+        return surprise + log_temperature**2 / 2
+
+    return math.exp(_lowest(loss, math.log(TEMPERATURES[0]), math.log(TEMPERATURES[1])))
+
+
+def fit_temperatures(predictions: Mapping[str, np.ndarray], labels: np.ndarray) -> dict[str, float]:
+    """The temperature of each model and of the ensemble, from their probabilities [N, C] of held-out images."""
+    return {name: fit_temperature(_log(p), labels) for name, p in predictions.items()}
+
+
+def calibrated(predictions: Mapping[str, np.ndarray], temperatures: Mapping[str, float]) -> dict[str, np.ndarray]:
+    """The predictions, each `tempered` by the temperature of its name where there is one."""
+    return {name: tempered(p, temperatures[name]) if name in temperatures else p for name, p in predictions.items()}
+
+
+def _lowest(function: Callable[[float], float], low: float, high: float, points: int = 13, rounds: int = 12) -> float:
+    """Where a smooth function is lowest: on a grid, then on ever finer ones around the lowest point."""
+    for _ in range(rounds):
+        grid = np.linspace(low, high, points)
+        best = int(np.argmin([function(float(x)) for x in grid]))
+        low, high = float(grid[max(best - 1, 0)]), float(grid[min(best + 1, points - 1)])
+    return (low + high) / 2
+
+
+def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = 10) -> dict[str, np.ndarray]:
+    """Images by the probability of their predicted class, in equally wide bins (an edge belongs to the lower bin).
+
+    Returns `confidence` and `accuracy`, means float64 [bins] with NaN for an empty bin, and `count`, int64 [bins].
+    """
+    confidence = probabilities.max(axis=1).astype(np.float64)
+    right = probabilities.argmax(axis=1) == labels
+    place = np.clip(np.ceil(confidence * bins).astype(np.int64) - 1, 0, bins - 1)
+    count = np.bincount(place, minlength=bins)
+    with np.errstate(invalid="ignore"):
+        means = [np.bincount(place, weights=x, minlength=bins) / count for x in (confidence, right)]
+    return {"confidence": means[0], "accuracy": means[1], "count": count}
+
+
+def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
+    """The mean distance of confidence from accuracy over the bins of `reliability`, weighted by their images."""
+    found = reliability(probabilities, labels, bins)
+    gaps = np.abs(found["confidence"] - found["accuracy"])
+    return float(np.nansum(gaps * found["count"]) / len(labels))
+
+
+def brier_score(probabilities: np.ndarray, labels: np.ndarray) -> float:
+    """The squared distance of probabilities [N, C] from the truth, summed over classes (0 to 2); mean over images."""
+    distance = probabilities.astype(np.float64)
+    distance[np.arange(len(labels)), labels] -= 1.0
+    return float((distance**2).sum(axis=1).mean())
+
+
+def calibration_errors(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """The two numbers that are reported of how far probabilities can be trusted."""
+    return {"ece": expected_calibration_error(probabilities, labels), "brier": brier_score(probabilities, labels)}

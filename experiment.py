@@ -12,7 +12,7 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,17 @@ from args import Options, recorded
 from augment import recipe_for
 from batches import Ask, Batches, FrozenSource, ImageSource, Order, Source
 from data import Dataset, Split, find_dataset, split_dataset, summary_table, write_split
-from evaluate import confusion_matrix, metrics, probabilities, with_ensemble
+from evaluate import (
+    ENOUGH_TO_FIT,
+    calibrated,
+    calibration_errors,
+    confusion_matrix,
+    fit_temperatures,
+    metrics,
+    probabilities,
+    reliability,
+    with_ensemble,
+)
 from features import FeatureBank, evict
 from learner import Learner
 from loading import (
@@ -59,6 +69,7 @@ from train import (
     Row,
     Rules,
     Schedule,
+    TrainingFault,
     fit,
     keep_best,
     load_checkpoint,
@@ -91,6 +102,7 @@ DEFAULT_MODEL = {"digits": "cnn", "fake": "cnn", "moons": "mlp"} | dict.fromkeys
 DEFAULT_STEPS, DEFAULT_EPOCHS = 1000, 10
 # With fewer validation images a class, choosing the best of many epochs was measured to cost up to 9 points.
 ENOUGH_VALIDATION = 10
+CALIBRATION_FOLDS = 3
 MEASURED = (
     "supervised_loss", "uda_loss", "student_loss", "feedback_loss", "mask_rate", "student_mask_rate", "agreement",
     "pseudo_label_accuracy", "feedback_h", "feedback_ratio",
@@ -260,24 +272,33 @@ class Setup:
 
     def predictions(self, models: Mapping[str, nn.Module], rows: np.ndarray) -> dict[str, np.ndarray]:
         """Class probabilities [N, C] of each model and the ensemble on the rows, unaugmented."""
+        return self.predicted(models, lambda view: view.source.evaluation(rows))
+
+    def predicted(
+        self, models: Mapping[str, nn.Module], inputs: Callable[[View], Iterable[torch.Tensor]]
+    ) -> dict[str, np.ndarray]:
+        """The same of any images: `inputs` gives the batches that the models of a view take."""
         predicted: dict[str, np.ndarray] = {}
         for view in self.views:
             mine = {name: model for name, model in models.items() if self.view_of(name) is view}
             if mine:
-                predicted |= probabilities(mine, view.source.evaluation(rows))
+                predicted |= probabilities(mine, inputs(view))
         return with_ensemble({name: predicted[name] for name in models})
 
     def results(
         self, models: Mapping[str, nn.Module], rows: np.ndarray, folder: Path | None = None, prefix: str = ""
     ) -> dict[str, Any]:
         """Metrics of each model and the ensemble on the rows; with a folder also their confusion matrices."""
-        if not len(rows):
-            return {}
+        return self.scored(self.predictions(models, rows), rows, folder, prefix) if len(rows) else {}
+
+    def scored(
+        self, predictions: Mapping[str, np.ndarray], rows: np.ndarray, folder: Path | None = None, prefix: str = ""
+    ) -> dict[str, Any]:
+        """The same of probabilities [N, C] that are at hand."""
         results = {}
         classes, labels = self.dataset.classes, self.dataset.labels[rows]
-        predictions = self.predictions(models, rows)
         if folder is not None:
-            self.tested = predictions
+            self.tested = dict(predictions)
         for name, predicted in predictions.items():
             confusion = confusion_matrix(labels, predicted.argmax(axis=1), len(classes))
             results[name] = metrics(confusion, classes)
@@ -285,6 +306,26 @@ class Setup:
                 title = f"{name}: {100 * results[name]['accuracy']:.1f}% of {len(rows)} test images"
                 visualization.draw_confusion(folder / f"{prefix}{name}_CM.png", confusion, classes, title=title)
         return results
+
+    def reliability(
+        self, tested: Mapping[str, np.ndarray], temperatures: Mapping[str, float], folder: Path, prefix: str = ""
+    ) -> dict[str, Any]:
+        """How well the test's probabilities say how often they are right, before and after calibration; and a picture.
+
+        Only reported: nothing is chosen by it.
+        """
+        if not tested:
+            return {}
+        labels = self.dataset.labels[self.split.test]
+        states = {"before": tested} | ({"after": calibrated(tested, temperatures)} if temperatures else {})
+        errors: dict[str, Any] = {}
+        bins: dict[str, Any] = {"before": {}, "after": {}}
+        for state, predictions in states.items():
+            errors[state] = {name: calibration_errors(p, labels) for name, p in predictions.items()}
+            bins[state] = {name: {**reliability(p, labels), **errors[state][name]} for name, p in predictions.items()}
+        title = f"How often a prediction is right that is so sure: {len(labels)} test images"
+        visualization.draw_reliability(folder / f"{prefix}reliability.png", bins["before"], bins["after"], title=title)
+        return errors
 
     def summary(
         self, folder: Path, results: Mapping[str, Any], best_epoch: Mapping[str, int], seconds: Mapping[str, float]
@@ -325,15 +366,26 @@ class Training(Setup):
         kept: Kept | None = None,
     ) -> None:
         super().__init__(options, dataset, split, loaded, kept)
-        self.supervised = options.mode.finetune_mode
+        self._begin()
+        if options.run.tensorboard:
+            require_tensorboard()
+
+    def _begin(self) -> None:
+        """All that hangs on the split."""
+        self.supervised = self.options.mode.finetune_mode
         self.order = self._order()
         self.schedule = self._schedule()
         self.learners = self._learners()
         self.companions = self._companions()
         self.enough_validation = self._enough_validation()
         self._check_batch_norms()
-        if options.run.tensorboard:
-            require_tensorboard()
+
+    def on(self, split: Split) -> Training:
+        """The same training, not begun, of another split; the backbones and their features are shared."""
+        other = copy.copy(self)
+        other.split = split
+        other._begin()
+        return other
 
     def _order(self) -> Order:
         learning = self.options.learning
@@ -573,24 +625,30 @@ class Training(Setup):
         say(f"going on after epoch {len(progress.rows)}, step {progress.step} of {self.schedule.total_steps}")
         return progress
 
-    def save_best(self, path: Path, best_epoch: Mapping[str, int]) -> None:
+    def save_best(
+        self, path: Path, best_epoch: Mapping[str, int], temperatures: Mapping[str, float] | None = None
+    ) -> None:
         """Write `best.pt`: the models as they are tested and used, without what learning needs."""
         with self.evaluated() as models:
             states = {name: model.state_dict() for name, model in models.items()}
-            save_checkpoint(path, {**self.description(), "models": states, "best_epoch": dict(best_epoch)})
+        content = {**self.description(), "models": states, "best_epoch": dict(best_epoch)}
+        save_checkpoint(path, {**content, "temperatures": dict(temperatures or {})})
 
     def finish(self, folder: Path, progress: Progress, began: float, training: float) -> dict[str, Any]:
-        """Choose each model's epoch, test once, and write everything that the run leaves."""
-        best_epoch = self.take_best(progress)
-        self.save_best(folder / "checkpoints" / "best.pt", best_epoch)
+        """Choose each model's epoch, calibrate, test once, and write everything that the run leaves."""
+        best_epoch, started = self.take_best(progress), time.monotonic()
         with self.evaluated() as models:
+            calibration = self.calibrate(models)
+            calibrating = time.monotonic() - started
+            self.save_best(folder / "checkpoints" / "best.pt", best_epoch, calibration["temperatures"])
             held_out = {"val": (self.split.val, None), "test": (self.split.test, folder)}
             results = {name: self.results(models, *part) for name, part in held_out.items()}
+        results["calibration"] = calibration | self.reliability(self.tested, calibration["temperatures"], folder)
         with Board(folder, self.options.run.tensorboard) as board:
             for name in results["test"]:
                 board.picture(f"confusion_matrix/{name}", folder / f"{name}_CM.png", progress.step)
         visualization.draw_curves(folder / "graphs.png", progress.rows, title=folder.name)
-        seconds = {"total": time.monotonic() - began, "training": training}
+        seconds = {"total": time.monotonic() - began, "training": training, "calibration": calibrating}
         summary = self.summary(folder, results, best_epoch, seconds)
         write_json(folder / "summary.json", summary)
         view = self.views[0]
@@ -606,6 +664,65 @@ class Training(Setup):
                 best_epoch[learner.name] = progress.best[learner.name]["epoch"]
                 learner.take_over(progress.best[learner.name]["state"])
         return best_epoch
+
+    # How far its probabilities can be trusted.
+
+    def calibrate(self, models: Mapping[str, nn.Module]) -> dict[str, Any]:
+        """Temperatures of the models and the ensemble, and how they were found; the test takes no part.
+
+        On the validation images where there are enough; else on labeled images that a training without them predicts.
+        """
+        rows = self.split.val
+        if len(rows) >= ENOUGH_TO_FIT:
+            temperatures = fit_temperatures(self.predictions(models, rows), self.dataset.labels[rows])
+            return {"method": "validation", "images": len(rows), "temperatures": temperatures}
+        count, reason = self._calibration_folds()
+        if count:
+            try:
+                held_out, rows = self._cross_fitted(count)
+            except TrainingFault as error:
+                count, reason = 0, str(error)
+        if not count:
+            return {"method": "none", "reason": reason, "images": 0, "temperatures": {}}
+        temperatures = fit_temperatures(held_out, self.dataset.labels[rows])
+        return {"method": "cross-fitted", "folds": count, "images": len(rows), "temperatures": temperatures}
+
+    def _calibration_folds(self) -> tuple[int, str]:
+        """How many folds to train on again; 0 with the reason."""
+        asked = self.options.use.calibration_folds
+        rarest = int(np.bincount(self.dataset.labels[self.split.labeled]).min())
+        instead = f"give --val_percent so much that there are {ENOUGH_TO_FIT} validation images"
+        if asked is None and not self.frozen:
+            return (
+                0,
+                f"training {CALIBRATION_FOLDS} times more takes long: ask for it by --calibration_folds, or {instead}",
+            )
+        if asked == 0:
+            return 0, "--calibration_folds 0"
+        if self.loaded is not None:
+            return 0, f"the loaded run has learned from the labeled images; {instead}"
+        if rarest < 2:
+            return 0, f"a class has one label only; {instead}"
+        return min(asked or CALIBRATION_FOLDS, rarest), ""
+
+    def _cross_fitted(self, count: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Predictions [N, C] of labeled images by trainings that saw nothing of them, and their rows [N]."""
+        parts, steps = [], self.schedule.total_steps
+        folds = folds_of(self.dataset, self.split, count, self.options.run.seed)
+        with Screen(count * steps, what="calibration") as screen:
+            for index, fold in enumerate(folds):
+
+                def show(step: int, means: Mapping[str, float], done: int = index * steps) -> None:
+                    screen.show(done + step)
+
+                # As the test images are: not among the unlabeled ones either.
+                training = self.on(replace(fold, unlabeled=np.setdiff1d(fold.unlabeled, fold.val)))
+                training.fill_bank()
+                training.learn(Progress(), validated=False, show=show)
+                with training.evaluated() as models:
+                    parts.append(self.predictions(models, fold.val))
+        predictions = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return predictions, np.concatenate([fold.val for fold in folds])
 
     def draw_samples(self, path: Path, count: int = 8, draws: int = 3) -> Path:
         """A picture of some labeled images: raw, and a few draws of each view."""
@@ -782,7 +899,11 @@ def test(options: Options) -> dict[str, Any]:
     models = {name: setup.network(name, state) for name, state in loaded["models"].items()}
     folder = run_of(loaded["path"])
     say(f"testing {', '.join(models)} of {folder} on {len(rows)} images of {len(dataset.classes)} classes")
-    results = {"val": {}, "test": setup.results(models, rows, folder, prefix="test_")}
+    tested = setup.predictions(models, rows)
+    temperatures = loaded.get("temperatures", {})
+    results = {"val": {}, "test": setup.scored(tested, rows, folder, prefix="test_")}
+    results["calibration"] = {"temperatures": temperatures}
+    results["calibration"] |= setup.reliability(tested, temperatures, folder, prefix="test_")
     seconds = {"total": time.monotonic() - began, "training": 0.0}
     summary = setup.summary(folder, results, loaded.get("best_epoch", {}), seconds)
     write_json(folder / "test_summary.json", summary)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from utils import atomic_file
 
 Rows = list[dict[str, float | int | str | None]]
 Lines = list[tuple[str, str, str, Any]]  # column, label, colour, dash
+Reliability = Mapping[str, Any]  # arrays confidence, accuracy and count, and the number ece
 
 DPI = 110
 # Okabe and Ito's colours, which people with any common colour blindness can tell apart.
@@ -470,3 +471,51 @@ def _draw_method(axes: Any, row: int, accuracies: np.ndarray) -> None:
 def _beside(axes: Any, row: int, label: str) -> None:
     axes.annotate(label, (1.0, row), xycoords=("axes fraction", "data"), xytext=(8, 0), textcoords="offset points",
                   va="center", fontsize=8, color=INK, annotation_clip=False)  # fmt: skip
+
+
+# --- reliability ------------------------------------------------------------------------------------------------------
+
+
+def draw_reliability(
+    path: Path, before: Mapping[str, Reliability], after: Mapping[str, Reliability], *, title: str
+) -> Path:
+    """Draw reliability.png: for each model how often it is right where it is so sure, before and after calibration.
+
+    before, after: {model: what `evaluate.reliability` returns, and `ece`}; after: empty where nothing was calibrated.
+    The steps below are the share of the images in each bin.
+    """
+    models = list(before)
+    drawn = (
+        [("before calibration", before, ORANGE), ("after calibration", after, BLUE)] if after else [("", before, BLUE)]
+    )
+
+    def draw(figure: Any) -> None:
+        panes = figure.subplots(2, len(models), squeeze=False, sharex=True, sharey="row", height_ratios=(3, 1))
+        for column, model in enumerate(models):
+            upper, lower = panes[:, column]
+            upper.plot([0, 100], [0, 100], color=FAINT, linewidth=0.9, linestyle=(0, (4, 3)), label="exactly as sure")
+            for label, found, color in drawn:
+                _draw_bins(upper, lower, found[model], color, label or "not calibrated")
+            errors = " → ".join(f"{100 * float(found[model]['ece']):.1f}" for _, found, _ in drawn)
+            upper.set_title(f"{_plain(model)}: error {errors} points")
+            upper.set(xlim=(0, 100), ylim=(0, 104))
+            lower.set_xlabel("probability of the predicted class, %")
+        panes[0, 0].set_ylabel("right, %")
+        panes[1, 0].set_ylabel("images, %")
+        panes[0, -1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+    return _paint(path, (3.6 * len(models) + 2.0, 5.2), title, draw)
+
+
+def _draw_bins(upper: Any, lower: Any, found: Reliability, color: str, label: str) -> None:
+    """A dot a bin that holds images, with its 95% interval (Wilson), and its share of all images as a step below."""
+    from evaluate import wilson_interval
+
+    confidence, accuracy, count = (np.asarray(found[name]) for name in ("confidence", "accuracy", "count"))
+    there = count > 0
+    ends = 100 * np.array(
+        [wilson_interval(round(a * n), int(n)) for a, n in zip(accuracy[there], count[there], strict=True)]
+    )
+    upper.vlines(100 * confidence[there], ends[:, 0], ends[:, 1], color=color, linewidth=1.0, alpha=0.55)
+    upper.plot(100 * confidence[there], 100 * accuracy[there], color=color, marker="o", markersize=4.5, label=label)
+    lower.stairs(100 * count / count.sum(), np.linspace(0, 100, len(count) + 1), color=color, linewidth=1.4)

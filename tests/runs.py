@@ -27,7 +27,7 @@ import MPL
 import visualization
 
 ROOT = Path(MPL.__file__).resolve().parent
-PICTURES = ("draw_curves", "draw_confusion", "draw_samples")
+PICTURES = ("draw_curves", "draw_confusion", "draw_samples", "draw_reliability")
 # One epoch of moons takes four of these steps; the warm-up is the first.
 MOONS = ("--data_dir", "moons", "--unlabeled_batch_size", "200", "--max_steps", "12", "--warmup_epoch_num", "1")
 # A frozen backbone that costs next to nothing, so that the feature bank takes part.

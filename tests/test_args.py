@@ -40,6 +40,7 @@ VALUES: dict[str, str] = {
     "near_duplicate": "0.8", "algorithm": "cotraining", "consistency_target": "own",
     "n_trials": "7", "timeout": "60", "search": "max_lr=1e-4:1e-2:log", "folds": "4", "search_workers": "2",
     "storage": "sqlite:///s.db", "pruner": "none",
+    "calibration_folds": "4", "out": "new/ü.csv", "predict_copy": "sorted", "copy_by": "copy", "min_probability": "0.7",
 }  # fmt: skip
 # What must stand beside an option that can't stand alone.
 BESIDE: dict[str, list[str]] = {
@@ -55,12 +56,22 @@ BESIDE: dict[str, list[str]] = {
     "predict_dir": ["--load_path", "exp"],
     "export": ["--load_path", "exp"],
     **{name: ["--optuna_mode"] for name in args.SEARCHING},
+    "out": ["--export", "onnx", "--load_path", "exp"],
+    "predict_copy": ["--predict_dir", "/new", "--load_path", "exp"],
+    "copy_by": ["--predict_copy", "sorted", "--predict_dir", "/new", "--load_path", "exp"],
+    "min_probability": ["--predict_dir", "/new", "--load_path", "exp"],
 }
 
 
 def named(*options: str) -> list[str]:
-    """A name, unless one of these options needs none."""
-    return [] if set(options) & set(args.NAMELESS) else ["--name", "x"]
+    """A name, unless one of these options, or what stands beside it, needs none."""
+    words = {*options, *(word.removeprefix("--") for option in options for word in BESIDE.get(option, []))}
+    return [] if words & set(args.NAMELESS) else ["--name", "x"]
+
+
+def alone(name: str) -> list[str]:
+    """The shortest command line that an option can be added to."""
+    return [*named(name), *BESIDE.get(name, [])]
 
 
 def error_of(*arguments: str) -> str:
@@ -78,7 +89,7 @@ def test_every_option_that_takes_a_value_has_one_below() -> None:
 
 @pytest.mark.parametrize("name", sorted(set(VALUES) - {"config"}))
 def test_a_value_arrives_as_its_type(name: str) -> None:
-    options = parse([*named(name), *BESIDE.get(name, []), f"--{name}", VALUES[name]])
+    options = parse([*alone(name), f"--{name}", VALUES[name]])
     value = options.flat()[name]
     assert isinstance(value, tuple if args._is_list(name) else args._base_type(name))
     assert value != FIELDS[name].default
@@ -126,7 +137,7 @@ def test_the_ends_of_a_range(name: str, bound: str, value: float) -> None:
     assert f"--{name}" in message
     assert f"{value:g}" in message
     inside = value - step if bound == "above" else value
-    assert parse(["--name", "x", *BESIDE.get(name, []), f"--{name}={inside}"]).flat()[name] == inside
+    assert parse([*alone(name), f"--{name}={inside}"]).flat()[name] == inside
 
 
 def test_every_number_has_a_range_or_is_a_share() -> None:
@@ -143,7 +154,7 @@ def test_every_number_has_a_range_or_is_a_share() -> None:
 @pytest.mark.parametrize("name", sorted(n for n, f in FIELDS.items() if f.metadata["choices"]))
 def test_a_choice_is_one_of_those_named(name: str) -> None:
     for choice in FIELDS[name].metadata["choices"]:
-        assert parse([*named(name), *BESIDE.get(name, []), f"--{name}", choice]).flat()[name] == choice
+        assert parse([*alone(name), f"--{name}", choice]).flat()[name] == choice
     message = error_of(f"--{name}", "other")
     assert all(choice in message for choice in FIELDS[name].metadata["choices"])
 
@@ -187,6 +198,12 @@ def test_the_name_is_needed_where_a_folder_is_made() -> None:
     with pytest.raises(UserError, match="--name is missing"):
         parse([])
     assert parse(["--test_mode", "--load_path", "exp"]).run.name is None
+
+
+def test_calibration_is_off_or_has_two_folds_at_least() -> None:
+    assert parse(["--name", "x", "--calibration_folds", "0"]).use.calibration_folds == 0
+    assert parse(["--name", "x"]).use.calibration_folds is None
+    assert "at least 2" in error_of("--calibration_folds", "1")
 
 
 # --- unknown options --------------------------------------------------------------------------------------------------
@@ -283,17 +300,9 @@ def test_a_config_in_a_config_is_not_followed(tmp_path: Path) -> None:
 def everything() -> list[str]:
     """A command line that sets as many options as may stand together."""
     left_out = {"config", "num_labels", "num_epochs", "load_path", "load_best", "resume", "overwrite", "repeat"}
-    left_out |= {
-        "finetune_mode",
-        "switch_mode",
-        "model_name",
-        "weights",
-        "unfreeze",
-        "image_size",
-        "compile",
-        *args.COMMANDS,
-    } - {"optuna_mode"}
-    left_out |= {"tensorboard", "show_images", "print_model"}
+    left_out |= {"finetune_mode", "switch_mode", *args.COMMANDS} - {"optuna_mode"}
+    left_out |= {"model_name", "weights", "unfreeze", "image_size", "compile"}  # views have their own
+    left_out |= {"tensorboard", "show_images", "print_model", "out", "predict_copy", "copy_by", "min_probability"}
     line = [f"--{name}={value}" for name, value in VALUES.items() if name not in left_out]
     return line + [f"--no_{n}" if FIELDS[n].default is True else f"--{n}" for n in SWITCHES if n not in left_out]
 

@@ -11,7 +11,21 @@ from sklearn.metrics import accuracy_score, f1_score
 from sklearn.metrics import confusion_matrix as sklearn_confusion
 from torch import nn
 
-from evaluate import confusion_matrix, metrics, paired_difference, probabilities, wilson_interval, with_ensemble
+from evaluate import (
+    TEMPERATURES,
+    brier_score,
+    confusion_matrix,
+    expected_calibration_error,
+    fit_temperature,
+    logits,
+    metrics,
+    paired_difference,
+    probabilities,
+    reliability,
+    tempered,
+    wilson_interval,
+    with_ensemble,
+)
 
 CLASSES = ("a", "b", "c", "d")
 
@@ -98,3 +112,78 @@ def test_a_difference_is_paired_over_the_seeds() -> None:
     mean, (low, high) = paired_difference([0.8], [0.7])
     assert mean == pytest.approx(0.1)
     assert np.isnan([low, high]).all()
+
+
+# --- calibration ------------------------------------------------------------------------------------------------------
+
+
+def drawn(count: int, classes: int = 5) -> tuple[np.ndarray, np.ndarray]:
+    """Logits that are as sure as they should be: labels are drawn from their softmax."""
+    random = np.random.default_rng(count)
+    z = 2.5 * random.normal(size=(count, classes))
+    p = softmax(z)
+    return z, (p.cumsum(axis=1) < random.random((count, 1))).sum(axis=1)
+
+
+def softmax(z: np.ndarray) -> np.ndarray:
+    scaled = np.exp(z - z.max(axis=1, keepdims=True))
+    return scaled / scaled.sum(axis=1, keepdims=True)
+
+
+@pytest.mark.parametrize("scale", [0.2, 1.0, 3.0])
+def test_the_temperature_undoes_what_made_the_logits_too_sure_or_too_unsure(scale: float) -> None:
+    z, labels = drawn(4000)
+    fitted = fit_temperature(scale * z, labels)
+    assert fitted == pytest.approx(scale, rel=0.06)
+    losses = [
+        -np.log(softmax(scale * z / t)[np.arange(4000), labels]).mean() for t in (0.9 * fitted, fitted, 1.1 * fitted)
+    ]
+    assert losses[1] < min(losses[0], losses[2])
+    before, after = softmax(scale * z), tempered(softmax(scale * z), fitted)
+    assert expected_calibration_error(after, labels) < 0.03
+    if scale != 1.0:
+        assert expected_calibration_error(before, labels) > 4 * expected_calibration_error(after, labels)
+        assert brier_score(before, labels) > brier_score(after, labels)
+
+
+def test_few_or_separable_images_ask_neither_for_certainty_nor_for_none() -> None:
+    z = 8 * np.eye(3)[[0, 1, 2] * 5]
+    right, wrong = np.array([0, 1, 2] * 5), np.array([1, 2, 0] * 5)
+    assert 0.5 < fit_temperature(z, right) < 1
+    assert 5 < fit_temperature(z, wrong) <= TEMPERATURES[1]
+    assert 0.7 < fit_temperature(z[:1], right[:1]) < 1.4
+    assert fit_temperature(z[:0], right[:0]) == 1.0
+    assert fit_temperature(1000 * z, right) >= TEMPERATURES[0]
+    assert fit_temperature(np.zeros((60, 3)), np.arange(60) % 3) == pytest.approx(1.0, abs=1e-3)
+
+
+def test_tempered_probabilities_are_those_of_scaled_logits_and_predict_the_same() -> None:
+    z, _ = drawn(200)
+    found = tempered(softmax(z).astype(np.float32), 2.5)
+    assert found == pytest.approx(softmax(z / 2.5), abs=1e-5)
+    assert found.dtype == np.float32
+    assert (found.argsort(axis=1) == z.argsort(axis=1)).all()
+    assert tempered(np.array([[1.0, 0.0]]), 0.05) == pytest.approx(np.array([[1.0, 0.0]]))
+    assert tempered(softmax(z), 1.0) == pytest.approx(softmax(z), abs=1e-6)
+
+
+def test_reliability_brier_and_the_calibration_error_by_hand() -> None:
+    p = np.array([[0.9, 0.1], [0.8, 0.2], [0.35, 0.65], [0.45, 0.55]])
+    labels = np.array([0, 1, 1, 1])
+    found = reliability(p, labels, bins=10)
+    assert found["count"].tolist() == [0, 0, 0, 0, 0, 1, 1, 1, 1, 0]  # 0.8 and 0.9 belong to the bin that they end
+    assert found["confidence"][5:9] == pytest.approx([0.55, 0.65, 0.8, 0.9])
+    assert found["accuracy"][5:9] == pytest.approx([1, 1, 0, 1])
+    assert np.isnan(found["accuracy"][[0, 9]]).all()
+    assert expected_calibration_error(p, labels, bins=10) == pytest.approx((0.45 + 0.35 + 0.8 + 0.1) / 4)
+    assert expected_calibration_error(p, labels, bins=1) == pytest.approx(abs(0.725 - 0.75))
+    assert brier_score(p, labels) == pytest.approx(2 * (0.1**2 + 0.8**2 + 0.35**2 + 0.45**2) / 4)
+    assert reliability(np.array([[1.0, 0.0]]), np.array([0]))["count"][-1] == 1
+
+
+def test_probabilities_are_the_softmax_of_the_logits() -> None:
+    torch.manual_seed(0)
+    model, inputs = nn.Linear(5, 3), torch.randn(7, 5)
+    found = logits({"student": model}, [inputs[:4], inputs[4:]])["student"]
+    assert found == pytest.approx(model(inputs).detach().numpy(), abs=1e-6)
+    assert softmax(found) == pytest.approx(probabilities({"student": model}, [inputs])["student"], abs=1e-6)

@@ -637,7 +637,7 @@ def test_every_option_was_shown_to_have_an_effect() -> None:
 
 SUMMARY = {
     "name", "mode", "seed", "command", "dataset", "labels_used", "val", "test", "best_epoch", "seconds",
-    "peak_memory_bytes", "versions", "commit",
+    "peak_memory_bytes", "versions", "commit", "calibration",
 }  # fmt: skip
 
 
@@ -676,7 +676,7 @@ def test_the_files_that_a_run_leaves(tmp_path: Path) -> None:
     outcome = run(*line, cwd=tmp_path, pictures=True)
     assert outcome.code == 0, outcome.err
     left = {path.relative_to(outcome.folder()).as_posix() for path in outcome.folder().rglob("*") if path.is_file()}
-    pictures = {"graphs.png", "samples.png", "teacher_CM.png", "student_CM.png", "ensemble_CM.png"}
+    pictures = {"graphs.png", "samples.png", "teacher_CM.png", "student_CM.png", "ensemble_CM.png", "reliability.png"}
     tables = {"commandline_args.txt", "metrics.csv", "summary.json", "split.csv", "bad_files.txt"}
     assert left == pictures | tables | {"checkpoints/last.pt", "checkpoints/best.pt"}
     for name in pictures:

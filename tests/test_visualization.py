@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import visualization
-from visualization import draw_comparison, draw_confusion, draw_curves, draw_samples
+from visualization import draw_comparison, draw_confusion, draw_curves, draw_reliability, draw_samples
 
 ROOT = Path(visualization.__file__).parent
 
@@ -211,3 +211,16 @@ assert "matplotlib.pyplot" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=ROOT, check=True, timeout=60)
     assert len(list(tmp_path.iterdir())) == 4
+
+
+@pytest.mark.parametrize("models", [["student"], ["teacher", "student", "ensemble"]])
+def test_reliability_before_and_after_with_bins_that_hold_no_image(tmp_path: Path, models: list[str]) -> None:
+    nan = np.full(9, np.nan)
+    found = {"confidence": np.append(nan, 0.95), "accuracy": np.append(nan, 0.5), "count": np.arange(10) // 9 * 7}
+    before = dict.fromkeys(models, found | {"ece": 0.45})
+    after = dict.fromkeys(models, found | {"confidence": np.append(nan, 0.91), "ece": 0.41})
+    path = draw_reliability(tmp_path / "reliability.png", before, after, title="<b>$x$</b>")
+    assert png_size(path)[0] > 380 * len(models)
+    assert (
+        path.read_bytes() != draw_reliability(tmp_path / "other.png", before, before, title="<b>$x$</b>").read_bytes()
+    )
