@@ -348,21 +348,31 @@ def _curves(run: Finished) -> list[Section]:
 
 
 def _reliability(folder: Path, summary: Mapping[str, Any]) -> list[Section]:
-    """The diagram and the numbers of the calibration, where the run has made them."""
-    measured = {name: value for name, value in summary.get("calibration", {}).items() if isinstance(value, Mapping)}
-    names = list(dict.fromkeys(name for value in measured.values() for name in value if _is_number(value[name])))
-    rows = [(model, *(value.get(name) for name in names)) for model, value in measured.items()]
+    """The diagram and the errors of the probabilities, where the run has measured them."""
     section: Section = {"heading": "How far its probabilities can be believed"}
-    if rows and names:
-        section["table"] = {"columns": ["model", *(name.replace("_", " ") for name in names)], "rows": rows}
     if (folder / "reliability.png").is_file():
         section["text"] = "On the diagonal it is right as often as it says; below it, it is too sure."
-        section["pictures"] = [(folder / "reliability.png", "Reliability diagram")]
+        section["pictures"] = [(folder / "reliability.png", "Reliability diagram of the test images")]
+    table = _calibration(summary.get("calibration") or {})
+    if table["rows"]:
+        section["table"] = table
     return [section] if len(section) > 1 else []
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _calibration(measured: Mapping[str, Any]) -> dict[str, Any]:
+    """A row a model: its temperature, and its calibration error and Brier score before and after calibration."""
+    names = {"ece": "calibration error", "brier": "Brier score"}
+    states = {state: measured[state] for state in ("before", "after") if measured.get(state)}
+    temperatures = measured.get("temperatures") or {}
+    models = list(dict.fromkeys(model for errors in states.values() for model in errors))
+    columns = ["model", *(["temperature"] if temperatures else [])]
+    columns += [f"{name}, {state}" for name in names.values() for state in states]
+    rows = [
+        [model, *([temperatures.get(model)] if temperatures else []),
+         *(errors.get(model, {}).get(name) for name in names for errors in states.values())]
+        for model in models
+    ]  # fmt: skip
+    return {"columns": columns, "rows": rows}
 
 
 def _samples(folder: Path) -> list[Section]:

@@ -218,16 +218,26 @@ def test_pseudo_label_quality_is_marked_where_it_needs_hidden_labels(tmp_path: P
 def test_pictures_of_the_run_are_shown_where_they_are(tmp_path: Path) -> None:
     for name in ("samples", "reliability"):
         Image.new("RGB", (60, 30)).save(tmp_path / f"{name}.png")
-    calibration = {"temperature": 1.5, "student": {"ece": 0.25, "kept": True, "brier_score": 0.5}}
-    page = page_of(finished(), tmp_path, calibration=calibration)
-    assert {"Reliability diagram", "Labeled images raw, weakly and strongly augmented"} <= {
-        image["alt"] for image in page.all("img")
-    }
-    assert "model ece brier score student 0.25 0.5" in page.words
+    page = page_of(finished(), tmp_path)
+    alts = {image["alt"] for image in page.all("img")}
+    assert {"Reliability diagram of the test images", "Labeled images raw, weakly and strongly augmented"} <= alts
     (tmp_path / "empty").mkdir()
     assert not {"What the network saw", "How far its probabilities can be believed"} & set(
         page_of(finished(), tmp_path / "empty").headings
     )
+
+
+def test_the_errors_of_the_probabilities_stand_beside_each_other(tmp_path: Path) -> None:
+    before, after = {"student": {"ece": 0.25, "brier": 0.5}}, {"student": {"ece": 0.125, "brier": 0.375}}
+    heads = "model {}calibration error, before calibration error, after Brier score, before Brier score, after"
+    both = {"method": "folds", "temperatures": {"student": 1.5}, "before": before, "after": after}
+    words = page_of(finished(), tmp_path, calibration=both).words
+    assert f"{heads.format('temperature ')} student 1.5 0.25 0.125 0.5 0.375" in words
+    alone = page_of(finished(), tmp_path, calibration={"temperatures": {}, "before": before}).words
+    assert "model calibration error, before Brier score, before student 0.25 0.5" in alone
+    for nothing in ({}, None, {"temperatures": {"student": 2.0}}):
+        headings = page_of(finished(), tmp_path, calibration=nothing).headings
+        assert "How far its probabilities can be believed" not in headings
 
 
 # --- what to distrust -------------------------------------------------------------------------------------------------
