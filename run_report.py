@@ -162,7 +162,7 @@ def _again(run: Finished) -> Section:
 def _warnings(summary: Mapping[str, Any], run: Finished, far: Sequence[Far]) -> Section:
     lines = [*_warnings_of_files(run.dataset), *_warnings_of_counts(run), *_warnings_of_results(summary, run)]
     if far:
-        lines.append(f"{len(far)} images are unusually far from every labeled one: do they belong to any class?")
+        lines.append(f"Images that are unusually far from every labeled one: {len(far)}. Do they belong to any class?")
     told = "" if lines else "Nothing odd was found in the files, the counts and the results."
     return {"heading": "Warnings", "warnings": lines, "text": told, "table": _odd_files(run.dataset)}
 
@@ -177,11 +177,11 @@ def _odd_files(dataset: Dataset) -> dict[str, Any]:
 
 def _warnings_of_files(dataset: Dataset) -> list[str]:
     found = (
-        (dataset.bad_files, "files can't be decoded and were left out (all of them: bad_files.txt)"),
-        (dataset.conflicts, "images are filed under more than one class; their labels were not used"),
-        (dataset.duplicates, "files are copies of others and were left out"),
+        (dataset.bad_files, "Files that can't be decoded and were left out (all of them: bad_files.txt)"),
+        (dataset.conflicts, "Images that lie under more than one class, so that their labels were not used"),
+        (dataset.duplicates, "Files that are copies of others and were left out"),
     )
-    return [f"{len(files)} {what}." for files, what in found if files]
+    return [f"{what}: {len(files)}." for files, what in found if files]
 
 
 def _warnings_of_counts(run: Finished) -> list[str]:
@@ -280,7 +280,7 @@ def _galleries(run: Finished, predicted: np.ndarray) -> list[Section]:
     wrong = np.flatnonzero(predicted != run.labels)
     surest = wrong[np.argsort(-sure[wrong], kind="stable")][:GALLERY]
     unsure = np.argsort(sure, kind="stable")[:GALLERY]
-    told = f"All {len(wrong)} mistakes on the test sorted by probability, the first {len(surest)}. "
+    told = f"{len(surest)} of {len(wrong)} mistakes on the test, the surest first. "
     told += "Some may be right: a wrong label in the folder looks like this."
     sections: list[Section] = []
     if len(surest):
