@@ -132,8 +132,10 @@ def _grid(scale: Scale, across: Scale) -> str:
         parts.append(f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"{zero}/>')
         parts.append(f'<text x="{LEFT - 5}" y="{y + 3.5:.1f}" text-anchor="end">{scale.label(value)}</text>')
     for value in across.ticks(7):
-        label = f'<text x="{_x(across, value):.1f}" y="{HEIGHT - 7}" text-anchor="middle">{across.label(value)}</text>'
-        parts.append(label)
+        x = _x(across, value)
+        place = f'x="{WIDTH}" y="{HEIGHT - 7}" text-anchor="end"'  # in the corner a middle would be cut off
+        place = f'x="{x:.1f}" y="{HEIGHT - 7}" text-anchor="middle"' if x < WIDTH - 2 * RIGHT else place
+        parts.append(f"<text {place}>{across.label(value)}</text>")
     return f'<g class="grid">{"".join(parts)}</g>'
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import io
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypedDict
@@ -99,7 +100,9 @@ def _section(section: Section, anchor: str) -> str:
     if section.get("gallery"):
         parts.append(_gallery(section["gallery"]))
     if section.get("command"):
-        parts.append(f"<pre><code>{text(section['command'])}</code></pre>")
+        # A line is broken between words only: at the hyphens of an option it would be read wrong.
+        words = re.sub(r"\S+", r"<span>\g<0></span>", text(section["command"]))
+        parts.append(f"<pre><code>{words}</code></pre>")
     return "".join(parts) + "</section>"
 
 
@@ -297,6 +300,7 @@ th bdi { display: inline-block; max-width: 12rem; }
 .gallery span + span { color: var(--soft); }
 pre { background: var(--card); border: 1px solid var(--rule); border-radius: 0.5rem; padding: 0.8rem; margin: 0.6rem 0;
   white-space: pre-wrap; font-size: 0.9rem; }
+pre span { display: inline-block; max-width: 100%; }
 :focus-visible { outline: 2px solid var(--link); outline-offset: 2px; }
 @media print {
   :root { --page: #ffffff; --card: #ffffff; --ink: #000000; --soft: #444444; --rule: #cccccc; --link: #000000;

@@ -162,7 +162,7 @@ def _again(run: Finished) -> Section:
 def _warnings(summary: Mapping[str, Any], run: Finished, far: Sequence[Far]) -> Section:
     lines = [*_warnings_of_files(run.dataset), *_warnings_of_counts(run), *_warnings_of_results(summary, run)]
     if far:
-        lines.append(f"{len(far)} images are unusually far from every labeled one: do they belong to any class?")
+        lines.append(f"Images that are unusually far from every labeled one: {len(far)}. Do they belong to any class?")
     told = "" if lines else "Nothing odd was found in the files, the counts and the results."
     return {"heading": "Warnings", "warnings": lines, "text": told, "table": _odd_files(run.dataset)}
 
@@ -177,11 +177,11 @@ def _odd_files(dataset: Dataset) -> dict[str, Any]:
 
 def _warnings_of_files(dataset: Dataset) -> list[str]:
     found = (
-        (dataset.bad_files, "files can't be decoded and were left out (all of them: bad_files.txt)"),
-        (dataset.conflicts, "images are filed under more than one class; their labels were not used"),
-        (dataset.duplicates, "files are copies of others and were left out"),
+        (dataset.bad_files, "Files that can't be decoded and were left out (all of them: bad_files.txt)"),
+        (dataset.conflicts, "Images that lie under more than one class, so that their labels were not used"),
+        (dataset.duplicates, "Files that are copies of others and were left out"),
     )
-    return [f"{len(files)} {what}." for files, what in found if files]
+    return [f"{what}: {len(files)}." for files, what in found if files]
 
 
 def _warnings_of_counts(run: Finished) -> list[str]:
@@ -280,7 +280,7 @@ def _galleries(run: Finished, predicted: np.ndarray) -> list[Section]:
     wrong = np.flatnonzero(predicted != run.labels)
     surest = wrong[np.argsort(-sure[wrong], kind="stable")][:GALLERY]
     unsure = np.argsort(sure, kind="stable")[:GALLERY]
-    told = f"All {len(wrong)} mistakes on the test sorted by probability, the first {len(surest)}. "
+    told = f"{len(surest)} of {len(wrong)} mistakes on the test, the surest first. "
     told += "Some may be right: a wrong label in the folder looks like this."
     sections: list[Section] = []
     if len(surest):
@@ -348,21 +348,31 @@ def _curves(run: Finished) -> list[Section]:
 
 
 def _reliability(folder: Path, summary: Mapping[str, Any]) -> list[Section]:
-    """The diagram and the numbers of the calibration, where the run has made them."""
-    measured = {name: value for name, value in summary.get("calibration", {}).items() if isinstance(value, Mapping)}
-    names = list(dict.fromkeys(name for value in measured.values() for name in value if _is_number(value[name])))
-    rows = [(model, *(value.get(name) for name in names)) for model, value in measured.items()]
+    """The diagram and the errors of the probabilities, where the run has measured them."""
     section: Section = {"heading": "How far its probabilities can be believed"}
-    if rows and names:
-        section["table"] = {"columns": ["model", *(name.replace("_", " ") for name in names)], "rows": rows}
     if (folder / "reliability.png").is_file():
         section["text"] = "On the diagonal it is right as often as it says; below it, it is too sure."
-        section["pictures"] = [(folder / "reliability.png", "Reliability diagram")]
+        section["pictures"] = [(folder / "reliability.png", "Reliability diagram of the test images")]
+    table = _calibration(summary.get("calibration") or {})
+    if table["rows"]:
+        section["table"] = table
     return [section] if len(section) > 1 else []
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _calibration(measured: Mapping[str, Any]) -> dict[str, Any]:
+    """A row a model: its temperature, and its calibration error and Brier score before and after calibration."""
+    names = {"ece": "calibration error", "brier": "Brier score"}
+    states = {state: measured[state] for state in ("before", "after") if measured.get(state)}
+    temperatures = measured.get("temperatures") or {}
+    models = list(dict.fromkeys(model for errors in states.values() for model in errors))
+    columns = ["model", *(["temperature"] if temperatures else [])]
+    columns += [f"{name}, {state}" for name in names.values() for state in states]
+    rows = [
+        [model, *([temperatures.get(model)] if temperatures else []),
+         *(errors.get(model, {}).get(name) for name in names for errors in states.values())]
+        for model in models
+    ]  # fmt: skip
+    return {"columns": columns, "rows": rows}
 
 
 def _samples(folder: Path) -> list[Section]:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pages import Page
 
-from charts import MOST_POINTS, Markup, Scale, bars, curves, matrix, text
+from charts import MOST_POINTS, WIDTH, Markup, Scale, bars, curves, matrix, text
 from visualization import BLUE, INK, PALETTE, VERMILION, Panel
 
 EVIL = "<script>alert(1)</script>\"'&"
@@ -77,6 +77,12 @@ def test_a_covered_curve_can_be_seen_through_the_other() -> None:
     assert "dasharray" not in first
     assert "dasharray" in second
     assert all("dasharray" not in line["style"] for line in lines_of(Page(curves(plain, rows(20)))))
+
+
+def test_the_last_number_of_an_axis_is_not_cut_off() -> None:
+    texts = [t for t in Page(curves(PANEL, rows(200))).all("text") if t["text-anchor"] != "end" or t["x"] == str(WIDTH)]
+    assert (texts[-1]["x"], texts[-1]["text-anchor"]) == (str(WIDTH), "end")
+    assert all(float(place["x"]) < WIDTH - 10 for place in texts[:-1])
 
 
 def test_a_long_run_does_not_make_a_large_chart() -> None:

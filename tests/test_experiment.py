@@ -677,7 +677,7 @@ def test_the_files_that_a_run_leaves(tmp_path: Path) -> None:
     assert outcome.code == 0, outcome.err
     left = {path.relative_to(outcome.folder()).as_posix() for path in outcome.folder().rglob("*") if path.is_file()}
     pictures = {"graphs.png", "samples.png", "teacher_CM.png", "student_CM.png", "ensemble_CM.png", "reliability.png"}
-    tables = {"commandline_args.txt", "metrics.csv", "summary.json", "split.csv", "bad_files.txt"}
+    tables = {"commandline_args.txt", "metrics.csv", "summary.json", "split.csv", "bad_files.txt", "report.html"}
     assert left == pictures | tables | {"checkpoints/last.pt", "checkpoints/best.pt"}
     for name in pictures:
         with Image.open(outcome.folder() / name) as image:

@@ -127,6 +127,14 @@ def test_a_picture_that_is_gone_or_broken_is_told_and_not_an_error(tmp_path: Pat
     assert "unreadable one unreadable two" in page.words
 
 
+def test_a_command_can_be_copied_and_is_broken_between_words_only(tmp_path: Path) -> None:
+    command = "python MPL.py --name 'a  b' --data_dir '<i>'"
+    source = Page(write_report(tmp_path / "r.html", "t", [{"heading": "h", "command": command}])).source
+    code = source.partition("<code>")[2].partition("</code>")[0]
+    assert "".join(Page(f"<p>{code}</p>").parts) == command
+    assert "<span>--data_dir</span>" in code
+
+
 def test_text_can_not_pass_for_a_figure(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="not be escaped"):
         write_report(tmp_path / "r.html", "t", [{"heading": "h", "figures": [EVIL]}])  # type: ignore[list-item]

@@ -185,7 +185,7 @@ def test_the_surest_mistakes_and_the_least_sure_images(tmp_path: Path) -> None:
     words = Page(surest).words
     assert "cat, 98% filed under bee a: cat, 98% b: bee, 80% folder/7.png" in words
     assert "bee, 70% filed under ant folder/9.png" in words
-    assert "All 2 mistakes" in words
+    assert "2 of 2 mistakes" in words
     unsure = part(page, "The least sure images")
     assert shades(unsure)[:2] == [12, 9]
     assert len(shades(unsure)) == run_report.GALLERY
@@ -218,16 +218,26 @@ def test_pseudo_label_quality_is_marked_where_it_needs_hidden_labels(tmp_path: P
 def test_pictures_of_the_run_are_shown_where_they_are(tmp_path: Path) -> None:
     for name in ("samples", "reliability"):
         Image.new("RGB", (60, 30)).save(tmp_path / f"{name}.png")
-    calibration = {"temperature": 1.5, "student": {"ece": 0.25, "kept": True, "brier_score": 0.5}}
-    page = page_of(finished(), tmp_path, calibration=calibration)
-    assert {"Reliability diagram", "Labeled images raw, weakly and strongly augmented"} <= {
-        image["alt"] for image in page.all("img")
-    }
-    assert "model ece brier score student 0.25 0.5" in page.words
+    page = page_of(finished(), tmp_path)
+    alts = {image["alt"] for image in page.all("img")}
+    assert {"Reliability diagram of the test images", "Labeled images raw, weakly and strongly augmented"} <= alts
     (tmp_path / "empty").mkdir()
     assert not {"What the network saw", "How far its probabilities can be believed"} & set(
         page_of(finished(), tmp_path / "empty").headings
     )
+
+
+def test_the_errors_of_the_probabilities_stand_beside_each_other(tmp_path: Path) -> None:
+    before, after = {"student": {"ece": 0.25, "brier": 0.5}}, {"student": {"ece": 0.125, "brier": 0.375}}
+    heads = "model {}calibration error, before calibration error, after Brier score, before Brier score, after"
+    both = {"method": "folds", "temperatures": {"student": 1.5}, "before": before, "after": after}
+    words = page_of(finished(), tmp_path, calibration=both).words
+    assert f"{heads.format('temperature ')} student 1.5 0.25 0.125 0.5 0.375" in words
+    alone = page_of(finished(), tmp_path, calibration={"temperatures": {}, "before": before}).words
+    assert "model calibration error, before Brier score, before student 0.25 0.5" in alone
+    for nothing in ({}, None, {"temperatures": {"student": 2.0}}):
+        headings = page_of(finished(), tmp_path, calibration=nothing).headings
+        assert "How far its probabilities can be believed" not in headings
 
 
 # --- what to distrust -------------------------------------------------------------------------------------------------
@@ -249,9 +259,9 @@ def test_files_that_were_left_out_are_named(tmp_path: Path) -> None:
     named = {"bad_files": (("<b>.png", "not an image"),), "conflicts": (("a/1.png", "b/1.png", "c/1.png"),)}
     named["duplicates"] = tuple((f"d/{i}.png", "d/x.png") for i in range(30))
     words = warnings_of(finished(dataset=dataset(100, ("ant", "bee", "cat"), np.arange(100) % 3, **named)), tmp_path)
-    assert "1 files can't be decoded" in words
-    assert "1 images are filed under more than one class" in words
-    assert "30 files are copies" in words
+    assert "can't be decoded and were left out (all of them: bad_files.txt): 1." in words
+    assert "under more than one class, so that their labels were not used: 1." in words
+    assert "copies of others and were left out: 30." in words
     assert "<b>.png not an image a/1.png another class: b/1.png; c/1.png d/0.png copy of d/x.png" in words
     assert f"d/{run_report.ODD_FILES}.png" not in words
 
@@ -305,7 +315,7 @@ def test_images_far_from_every_labeled_one_are_found_and_shown(tmp_path: Path) -
     assert {one.row: one.place for one in far[:2]} == {5: 5, 90: None}
     assert not {one.row for one in far} & set(run_.split.labeled.tolist())
     page = page_of(run_, tmp_path)
-    assert f"{len(far)} images are unusually far from every labeled one" in page.words
+    assert f"unusually far from every labeled one: {len(far)}." in page.words
     assert "cat, 90% right folder/5.png" in Page(part(page, "Far from every class")).words
     assert "unlabeled folder/90.png" in Page(part(page, "Far from every class")).words
 
