@@ -55,8 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def command_of(options: Any) -> Callable[[Any], Any]:
     """The function that does what the options ask for."""
+    if options.run.resume:  # what is to go on says itself what it is
+        import loading
+
+        options = loading.resumed_options(options)
     asked = (path for option, path in COMMANDS.items() if getattr(options.mode, option))
-    module, _, function = next(asked, "experiment.run").partition(".")
+    one = "experiment.run" if (options.study.repeat or 1) == 1 else "compare.repeat"
+    module, _, function = next(asked, one).partition(".")
     return getattr(importlib.import_module(module), function)
 
 

@@ -94,7 +94,7 @@ class Run:
     precision: str = option("auto", "of the networks' passes; auto: bf16 on a GPU that has it", choices=("auto", "fp32", "bf16"))
     compile: bool = option(False, "compile the networks that learn with torch.compile")
     num_workers: int = option(2, "processes that decode image files beside the training", low=0)
-    tensorboard: bool = option(False, "also write the curves for TensorBoard (pip install tensorboard)")
+    tensorboard: bool = option(False, "also write curves, confusion matrices and sample images for TensorBoard (pip install tensorboard)")
     keep_pages: bool = option(True, "let the C library keep freed memory for the next pass (Linux: much faster on the CPU)")
     cache: bool = option(True, "keep a frozen backbone's features on disk and use them again")
     cache_dir: str = option("cache", "where the feature banks lie", metavar="DIR")
@@ -198,10 +198,21 @@ class Cotraining:
 class Search:
     """Search (--optuna_mode)"""
 
+    n_trials: int = option(100, "trials of the whole search, all its workers and machines together", low=1)
+    timeout: float | None = option(None, "seconds after which no new trial begins", above=0, metavar="SECONDS")
+    search: tuple[str, ...] = option((), "KEY=LOW:HIGH, KEY=LOW:HIGH:log or KEY=A,B,C: search any option, or change its usual range; KEY=VALUE holds it fast", metavar="KEY=RANGE")
+    folds: int = option(3, "parts of the labeled images, each held out once a trial, where there are no validation images", low=2)
+    search_workers: int = option(1, "processes that run trials side by side on this machine", low=1)
+    storage: str | None = option(None, "URL of a database that all machines of a search share (SQLite, PostgreSQL, MySQL); default: a journal file in results/NAME", metavar="URL")
+    pruner: str = option("median", "gives up trials that lag behind after some of their folds", choices=("median", "hyperband", "none"))
+
 
 @dataclass(frozen=True)
 class Study:
     """Comparing and inspecting"""
+
+    repeat: int | None = option(None, "runs that differ in their seed, counted up from --seed, and their mean with its interval; default: 5 with --compare, else 1", low=1)
+    near_duplicate: float = option(0.65, "how alike two images must be to count as near-duplicates (--inspect): 1 is the same picture, mirrored, cropped or in another size", above=0, high=1)
 
 
 @dataclass(frozen=True)
@@ -263,12 +274,23 @@ _FIELDS = {f.name: f for group in GROUPS.values() for f in dataclasses.fields(gr
 _GROUP_OF = {f.name: name for name, group in GROUPS.items() for f in dataclasses.fields(group)}
 _TYPES = {name: hint for group in GROUPS.values() for name, hint in typing.get_type_hints(group).items()}
 
+
+def kind_of(name: str) -> tuple[str, type]:
+    """The group and the type of an option; `tuple` where it takes several words. Raises UserError for no option."""
+    if name not in _FIELDS:
+        raise UserError(_unknown(name))
+    return _GROUP_OF[name], tuple if _is_list(name) else _base_type(name)
+
+
 # Not written into a run: they say what to do with the folder, not what the run is.
 NOT_RECORDED = ("resume", "overwrite", "config")
 
 # What the program does instead of training one run; at most one of them. The named ones need no --name.
 COMMANDS = ("test_mode", "predict_dir", "export", "inspect", "compare", "optuna_mode", "list_views", "view_report")
 NAMELESS = ("test_mode", "predict_dir", "export", "list_views")
+
+# Options of a search that mean nothing without one.
+SEARCHING = ("n_trials", "timeout", "search", "folds", "search_workers", "storage", "pruner")
 
 # Who excludes whom, and who needs whom: (option, excluded beside it, at least one needed beside it).
 RULES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
@@ -287,6 +309,11 @@ RULES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("algorithm", (), ("cotrain_mode",)),
     ("consistency_target", (), ("cotrain_mode",)),
     ("finetune_views", (), ("cotrain_mode",)),
+    ("optuna_mode", ("load_path", "tensorboard", "show_images", "print_model"), ()),
+    ("storage", ("overwrite",), ()),
+    *((name, (), ("optuna_mode",)) for name in SEARCHING),
+    ("repeat", (*(name for name in COMMANDS if name != "compare"), "load_path"), ()),
+    ("inspect", ("resume",), ()),
     ("load_path", (), ("finetune_mode", "test_mode", "predict_dir", "export")),
     ("load_best", (), ("load_path",)),
     ("resume", ("overwrite",), ("name",)),
@@ -340,6 +367,25 @@ def _overruled(of_file: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str
 def recorded(options: Options) -> dict[str, Any]:
     """What `commandline_args.txt` holds, and `--config` takes back."""
     return {name: value for name, value in options.flat().items() if name not in NOT_RECORDED}
+
+
+def command_line(options: Options) -> list[str]:
+    """The words that make these options again, without those that do so by themselves.
+
+    Beside a loaded run, which brings values of its own, what the user gave is said even where it is the default.
+    """
+    words, plain = [], Options().flat()
+    for name, value in recorded(options).items():
+        said = options.mode.load_path is not None and name in options.given
+        if value is None or value == () or (value == plain[name] and not said):
+            continue
+        if _is_switch(name):
+            words.append(f"--{name}" if value else f"--no_{name}")
+        elif _is_list(name):
+            words += [f"--{name}", *value]
+        else:
+            words += [f"--{name}={value}"] if str(value).startswith("-") else [f"--{name}", str(value)]
+    return words
 
 
 def readme_table() -> str:

@@ -223,15 +223,16 @@ class Batches:
 
     def __init__(self, order: Order, source: Source, labels: np.ndarray, device: torch.device) -> None:
         self.order, self.source = order, source
+        self.asks = functools.lru_cache(maxsize=4)(order.asks)  # the stream asks, and then we for the labels
         self.labels = torch.from_numpy(labels).to(device)
         self.knows_hidden = order.unlabeled is not None and bool((labels[order.unlabeled] >= 0).any())
         self._next, self._stream = -1, iter(())  # type: tuple[int, Iterator[list[Tensor]]]
 
     def __call__(self, step: int) -> Batch:
         if step != self._next:
-            self._stream = self.source.stream(self.order.asks, step)
+            self._stream = self.source.stream(self.asks, step)
         self._next = step + 1
-        tensors, asks = next(self._stream), self.order.asks(step)
+        tensors, asks = next(self._stream), self.asks(step)
         labels = self.labels[to_device(asks[0].rows, self.labels.device)]
         if self.order.unlabeled is None:
             return Batch(tensors[0], labels)

@@ -86,15 +86,21 @@ def wilson_interval(correct: int, total: int) -> list[float]:
     return [max(0.0, min(share, (centre - spread) / scale)), min(1.0, max(share, (centre + spread) / scale))]
 
 
-def paired_difference(ours: Sequence[float], theirs: Sequence[float]) -> tuple[float, list[float]]:
-    """Mean difference over the same seeds, and its 95% interval by Student's t (needs two seeds)."""
+def paired_difference(
+    ours: Sequence[float], theirs: Sequence[float], *, comparisons: int = 1
+) -> tuple[float, list[float]]:
+    """Mean difference over the same seeds, and its 95% interval by Student's t (needs two seeds).
+
+    comparisons: how many such intervals shall hold at once with 95% (Bonferroni's correction).
+    """
     from scipy import stats
 
     difference = np.subtract(ours, theirs)
     mean = float(difference.mean())
     if len(difference) < 2:
         return mean, [float("nan"), float("nan")]
-    half = float(stats.t.ppf(0.975, len(difference) - 1) * difference.std(ddof=1) / math.sqrt(len(difference)))
+    reach = stats.t.ppf(1 - 0.025 / comparisons, len(difference) - 1)
+    half = float(reach * difference.std(ddof=1) / math.sqrt(len(difference)))
     return mean, [mean - half, mean + half]
 
 

@@ -12,7 +12,7 @@ import math
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,7 @@ from models import (
     set_trainable,
 )
 from reporting import Board, MetricsLog, Screen, commit, require_tensorboard, results_table, versions
+from run_report import Finished, write_run
 from train import (
     Progress,
     Row,
@@ -117,6 +118,12 @@ def run(options: Options) -> dict[str, Any]:
         training.fill_bank()  # what can still go wrong with files and disks goes wrong before a run is deleted
     folder = run_folder(options.run.name or "", resume=options.run.resume, overwrite=options.run.overwrite)
     training.options = options.changed(name=folder.name)
+    return carry_out(training, folder, began)
+
+
+def carry_out(training: Training, folder: Path, began: float) -> dict[str, Any]:
+    """Train in this folder, from where it stopped if the run goes on; test, write and return the summary."""
+    options = training.options
     write_records(folder, training)
     if options.data.show_images:
         say(f"samples: {training.draw_samples(folder / 'samples.png')}")
@@ -146,9 +153,7 @@ def prepare(options: Options) -> Training:
         check_same_images(RESULTS / (options.run.name or ""), dataset, split)
     say(summary_table(dataset, split))
     training = make_training(options, dataset, split, loaded)
-    if options.model.print_model:
-        backbones = {view.name: view.backbone for view in training.views if training.frozen}
-        say(describe(backbones | {learner.name: learner.network for learner in training.learners}))
+    training.show_networks()
     return training
 
 
@@ -170,24 +175,48 @@ class View:
         return source.images if isinstance(source, FrozenSource) else source  # type: ignore[return-value]
 
 
+# Frozen views, by what they depend on: many trainings in one process build them once.
+Kept = dict[Hashable, list[View]]
+WriteRow = Callable[[Row], None]
+
+
+def foundation_of(options: Options) -> Hashable:
+    """What frozen views depend on, beside the data set: all but the learning and the head."""
+    return options.run, options.data, replace(options.model, head=""), options.cotraining.views, options.mode.load_path
+
+
 class Setup:
     """Data, device, backbones and the sources of their inputs: what training and testing share. Writes nothing."""
 
     def __init__(
-        self, options: Options, dataset: Dataset, split: Split, loaded: Mapping[str, Any] | None = None
+        self,
+        options: Options,
+        dataset: Dataset,
+        split: Split,
+        loaded: Mapping[str, Any] | None = None,
+        kept: Kept | None = None,
     ) -> None:
         self.options, self.dataset, self.split, self.loaded = options, dataset, split, loaded
+        self.tested: dict[str, np.ndarray] = {}  # each model's probabilities for the images of the test
         self.device = choose_device(options.run.device)
         self.precision = choose_precision(options.run.precision, self.device)
-        backbones = make_backbones(options, dataset, loaded)
+        foundation, kept = foundation_of(options), {} if kept is None else kept
+        self.frozen = foundation in kept
+        self.views = kept[foundation] if self.frozen else self._views()
+        if self.frozen:
+            kept[foundation] = self.views
+
+    def _views(self) -> list[View]:
+        backbones = make_backbones(self.options, self.dataset, self.loaded)
         for backbone in backbones.values():
             several = len(backbones) > 1  # the views of co-training are frozen whatever they are
-            set_trainable(backbone, "head" if several else resolve_unfreeze(options.model, backbone))
+            set_trainable(backbone, "head" if several else resolve_unfreeze(self.options.model, backbone))
         self.frozen = not any(p.requires_grad for backbone in backbones.values() for p in backbone.parameters())
-        if self.frozen and loaded is not None and not loaded["model"]["frozen"]:
+        if self.frozen and self.loaded is not None and not self.loaded["model"]["frozen"]:
             raise UserError("--unfreeze head: the loaded models have a backbone each; leave out --unfreeze")
-        self.views = [View(name, backbone, self._source(backbone)) for name, backbone in backbones.items()]
-        self._evict()
+        views = [View(name, backbone, self._source(backbone)) for name, backbone in backbones.items()]
+        self._evict(views)
+        return views
 
     def _source(self, backbone: Backbone) -> Source:
         run, recipe = self.options.run, recipe_for(self.dataset.kind, self.options.data.flip)
@@ -203,9 +232,9 @@ class Setup:
         """The feature banks of this run; none where a backbone learns or with `--no_cache`."""
         return [view.source for view in self.views if isinstance(view.source, FeatureBank)]
 
-    def _evict(self) -> None:
+    def _evict(self, views: list[View]) -> None:
         """Remove old banks beyond `--cache_limit`, but none of this run's."""
-        run, own = self.options.run, [bank.folder for bank in self.banks]
+        run, own = self.options.run, [view.source.folder for view in views if isinstance(view.source, FeatureBank)]
         for folder in evict(Path(run.cache_dir).expanduser(), int(run.cache_limit * 1e9), own) if own else []:
             warn(f"--cache_limit {run.cache_limit:g}: removed the old feature bank {folder}")
 
@@ -260,14 +289,13 @@ class Setup:
         self, models: Mapping[str, nn.Module], rows: np.ndarray, folder: Path | None = None, prefix: str = ""
     ) -> dict[str, Any]:
         """Metrics of each model and the ensemble on the rows; with a folder also their confusion matrices."""
-        return self.scored(self.predictions(models, rows), rows, folder, prefix) if len(rows) else {}
-
-    def scored(
-        self, predictions: Mapping[str, np.ndarray], rows: np.ndarray, folder: Path | None = None, prefix: str = ""
-    ) -> dict[str, Any]:
-        """The same of probabilities [N, C] that are at hand."""
+        if not len(rows):
+            return {}
         results = {}
         classes, labels = self.dataset.classes, self.dataset.labels[rows]
+        predictions = self.predictions(models, rows)
+        if folder is not None:
+            self.tested = predictions
         for name, predicted in predictions.items():
             confusion = confusion_matrix(labels, predicted.argmax(axis=1), len(classes))
             results[name] = metrics(confusion, classes)
@@ -276,17 +304,17 @@ class Setup:
                 visualization.draw_confusion(folder / f"{prefix}{name}_CM.png", confusion, classes, title=title)
         return results
 
-    def reliability(
-        self, tested: Mapping[str, np.ndarray], temperatures: Mapping[str, float], folder: Path, prefix: str = ""
-    ) -> dict[str, Any]:
+    def reliability(self, temperatures: Mapping[str, float], folder: Path, prefix: str = "") -> dict[str, Any]:
         """How well the test's probabilities say how often they are right, before and after calibration; and a picture.
 
         Only reported: nothing is chosen by it.
         """
-        if not tested:
+        if not self.tested:
             return {}
         labels = self.dataset.labels[self.split.test]
-        states = {"before": tested} | ({"after": calibrated(tested, temperatures)} if temperatures else {})
+        states = {"before": self.tested}
+        if temperatures:
+            states["after"] = calibrated(self.tested, temperatures)
         errors: dict[str, Any] = {}
         bins: dict[str, Any] = {"before": {}, "after": {}}
         for state, predictions in states.items():
@@ -327,29 +355,23 @@ class Training(Setup):
     """A setup with learners, their order of batches and their schedule."""
 
     def __init__(
-        self, options: Options, dataset: Dataset, split: Split, loaded: Mapping[str, Any] | None = None
+        self,
+        options: Options,
+        dataset: Dataset,
+        split: Split,
+        loaded: Mapping[str, Any] | None = None,
+        kept: Kept | None = None,
     ) -> None:
-        super().__init__(options, dataset, split, loaded)
-        self._begin()
-        if options.run.tensorboard:
-            require_tensorboard()
-
-    def _begin(self) -> None:
-        """All that hangs on the split."""
-        self.supervised = self.options.mode.finetune_mode
+        super().__init__(options, dataset, split, loaded, kept)
+        self.supervised = options.mode.finetune_mode
         self.order = self._order()
         self.schedule = self._schedule()
         self.learners = self._learners()
         self.companions = self._companions()
         self.enough_validation = self._enough_validation()
         self._check_batch_norms()
-
-    def on(self, split: Split) -> Training:
-        """The same training, not begun, of another split; the backbones and their features are shared."""
-        other = copy.copy(self)
-        other.split = split
-        other._begin()
-        return other
+        if options.run.tensorboard:
+            require_tensorboard()
 
     def _order(self) -> Order:
         learning = self.options.learning
@@ -430,24 +452,32 @@ class Training(Setup):
 
     # What is done.
 
+    def show_networks(self) -> None:
+        """Print the layers, with `--print_model`."""
+        if self.options.model.print_model:
+            backbones = {view.name: view.backbone for view in self.views if self.frozen}
+            say(describe(backbones | {learner.name: learner.network for learner in self.learners}))
+
     def train(self, folder: Path, progress: Progress) -> float:
         """Train from `progress` to the end, writing as it goes; returns the seconds, the filling of the bank apart."""
         self.fill_bank()
         log = MetricsLog(folder / "metrics.csv", self.columns(), progress.rows)
         board = Board(folder, self.options.run.tensorboard)
+        if self.options.run.tensorboard:
+            board.picture("samples", self.draw_samples(folder / "samples.png"), progress.step)
         began = time.monotonic()
 
         def write(row: Row) -> None:
             log.add(row)
             board.add(row)
 
-        with Screen(self.schedule.total_steps, progress.step) as screen, contextlib.closing(board):
+        with Screen(self.schedule.total_steps, progress.step) as screen, board:
             last = folder / "checkpoints" / "last.pt"
             try:
                 if not self.out_of_patience(progress):
                     self.learn(progress, write=write, show=screen.show, save=lambda: self.save(last, progress))
             except KeyboardInterrupt:
-                warn(f"stopped; --name {folder.name} --resume goes on")
+                warn(f"stopped; --name {self.options.run.name} --resume goes on")
                 raise
         return time.monotonic() - began
 
@@ -581,41 +611,58 @@ class Training(Setup):
         say(f"going on after epoch {len(progress.rows)}, step {progress.step} of {self.schedule.total_steps}")
         return progress
 
+    def save_best(
+        self, path: Path, best_epoch: Mapping[str, int], temperatures: Mapping[str, float] | None = None
+    ) -> None:
+        """Write `best.pt`: the models as they are tested and used, without what learning needs."""
+        with self.evaluated() as models:
+            states = {name: model.state_dict() for name, model in models.items()}
+            content = {**self.description(), "models": states, "best_epoch": dict(best_epoch)}
+            save_checkpoint(path, {**content, "temperatures": dict(temperatures or {})})
+
     def finish(self, folder: Path, progress: Progress, began: float, training: float) -> dict[str, Any]:
-        """Choose each model's epoch, test once, and write everything that the run leaves."""
+        """Choose each model's epoch, calibrate, test once, and write everything that the run leaves."""
+        best_epoch = self.take_best(progress)
+        started = time.monotonic()
+        calibration = self.calibrate()
+        calibrating = time.monotonic() - started
+        self.save_best(folder / "checkpoints" / "best.pt", best_epoch, calibration["temperatures"])
+        with self.evaluated() as models:
+            held_out = {"val": (self.split.val, None), "test": (self.split.test, folder)}
+            results = {name: self.results(models, *part) for name, part in held_out.items()}
+        results["calibration"] = calibration | self.reliability(calibration["temperatures"], folder)
+        with Board(folder, self.options.run.tensorboard) as board:
+            for name in results["test"]:
+                board.picture(f"confusion_matrix/{name}", folder / f"{name}_CM.png", progress.step)
+        visualization.draw_curves(folder / "graphs.png", progress.rows, title=folder.name)
+        seconds = {"total": time.monotonic() - began, "training": training, "calibration": calibrating}
+        summary = self.summary(folder, results, best_epoch, seconds)
+        write_json(folder / "summary.json", summary)
+        view = self.views[0]
+        finished = (self.options, self.dataset, self.split, progress.rows, self.tested, view.name, view.source)
+        write_run(folder, summary, Finished(*finished))
+        return summary
+
+    def take_best(self, progress: Progress) -> dict[str, int]:
+        """Give each model the weights of its best epoch where validation tells it, else leave the last; the epochs."""
         best_epoch = {learner.name: len(progress.rows) for learner in self.learners}
         for learner in self.learners if self.enough_validation else []:
             if learner.name in progress.best:
                 best_epoch[learner.name] = progress.best[learner.name]["epoch"]
                 learner.take_over(progress.best[learner.name]["state"])
-        with self.evaluated() as models:
-            states = {name: model.state_dict() for name, model in models.items()}
-            started = time.monotonic()
-            calibration = self.calibrate(models)
-            calibrating = time.monotonic() - started
-            content = {**self.description(), "models": states, "best_epoch": best_epoch}
-            content["temperatures"] = calibration["temperatures"]
-            save_checkpoint(folder / "checkpoints" / "best.pt", content)
-            results = {"val": self.results(models, self.split.val)}
-            tested = self.predictions(models, self.split.test) if len(self.split.test) else {}
-        results["test"] = self.scored(tested, self.split.test, folder)
-        results["calibration"] = calibration | self.reliability(tested, calibration["temperatures"], folder)
-        visualization.draw_curves(folder / "graphs.png", progress.rows, title=folder.name)
-        seconds = {"total": time.monotonic() - began, "training": training, "calibration": calibrating}
-        summary = self.summary(folder, results, best_epoch, seconds)
-        write_json(folder / "summary.json", summary)
-        return summary
+        return best_epoch
 
     # How far its probabilities can be trusted.
 
-    def calibrate(self, models: Mapping[str, nn.Module]) -> dict[str, Any]:
+    def calibrate(self) -> dict[str, Any]:
         """Temperatures of the models and the ensemble, and how they were found; the test takes no part.
 
         On the validation images where there are enough; else on labeled images that a training without them predicts.
         """
         rows = self.split.val
         if len(rows) >= ENOUGH_TO_FIT:
-            temperatures = fit_temperatures(self.predictions(models, rows), self.dataset.labels[rows])
+            with self.evaluated() as models:
+                temperatures = fit_temperatures(self.predictions(models, rows), self.dataset.labels[rows])
             return {"method": "validation", "images": len(rows), "temperatures": temperatures}
         count, reason = self._calibration_folds()
         if count:
@@ -649,6 +696,9 @@ class Training(Setup):
     def _cross_fitted(self, count: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Predictions [N, C] of labeled images by trainings that saw nothing of them, and their rows [N]."""
         parts, steps = [], self.schedule.total_steps
+        # Views that were tuned on the labeled images know what is held out: each fold tunes its own.
+        shared = self.frozen and not self.options.cotraining.finetune_views
+        kept: Kept = {foundation_of(self.options): self.views} if shared else {}
         folds = folds_of(self.dataset, self.split, count, self.options.run.seed)
         with Screen(count * steps, what="calibration") as screen:
             for index, fold in enumerate(folds):
@@ -657,7 +707,8 @@ class Training(Setup):
                     screen.show(done + step)
 
                 # As the test images are: not among the unlabeled ones either.
-                training = self.on(replace(fold, unlabeled=np.setdiff1d(fold.unlabeled, fold.val)))
+                fold = replace(fold, unlabeled=np.setdiff1d(fold.unlabeled, fold.val))
+                training = make_training(self.options, self.dataset, fold, kept=kept)
                 training.fill_bank()
                 training.learn(Progress(), validated=False, show=show)
                 with training.evaluated() as models:
@@ -713,18 +764,27 @@ class CoTraining(Training):
 
 
 def make_training(
-    options: Options, dataset: Dataset, split: Split, loaded: Mapping[str, Any] | None = None
+    options: Options,
+    dataset: Dataset,
+    split: Split,
+    loaded: Mapping[str, Any] | None = None,
+    kept: Kept | None = None,
 ) -> Training:
     """The training that the options ask for."""
     kind = CoTraining if options.mode.cotrain_mode else Training
-    return kind(options, dataset, split, loaded)
+    return kind(options, dataset, split, loaded, kept)
 
 
 def write_records(folder: Path, training: Training) -> None:
     """What says what the run is: its options, its split, and the files that were left out."""
     write_json(folder / "commandline_args.txt", recorded(training.options))
     write_split(folder / "split.csv", training.dataset, training.split)
-    lines = [f"{path}\t{reason}\n" for path, reason in training.dataset.bad_files]
+    write_bad_files(folder, training.dataset)
+
+
+def write_bad_files(folder: Path, dataset: Dataset) -> None:
+    """bad_files.txt: the files that were left out, and why."""
+    lines = [f"{path}\t{reason}\n" for path, reason in dataset.bad_files]
     write_text(folder / "bad_files.txt", "".join(lines))
 
 
@@ -780,11 +840,22 @@ def folds_of(dataset: Dataset, split: Split, count: int, seed: int) -> list[Spli
     return [Split(split.labeled[fold != i], split.unlabeled, split.labeled[fold == i], nothing) for i in range(count)]
 
 
-def fold_accuracy(options: Options, dataset: Dataset, split: Split) -> dict[str, float]:
-    """Train on one of `folds_of` and measure every model on its validation images, once, at the end."""
-    training = make_training(options, dataset, split)
+def fold_accuracy(
+    options: Options, dataset: Dataset, split: Split, *, kept: Kept | None = None, write: WriteRow | None = None
+) -> dict[str, float]:
+    """Train and measure every model on the validation images of the split, which is never tested.
+
+    One of `folds_of` is measured once, at the end. With `write`, which gets every epoch's row, the validation images
+    are those of a run: they also choose each model's epoch, as they do there.
+    """
+    training = make_training(options, dataset, split, kept=kept)
     training.fill_bank()
-    training.learn(Progress(), validated=False)
+    progress = Progress()
+    if write is None:
+        training.learn(progress, validated=False)
+    else:
+        training.learn(progress, write=write)
+        training.take_best(progress)
     with training.evaluated() as models:
         results = training.results(models, split.val)
     return {name: result["accuracy"] for name, result in results.items()}
@@ -820,11 +891,9 @@ def test(options: Options) -> dict[str, Any]:
     models = {name: setup.network(name, state) for name, state in loaded["models"].items()}
     folder = run_of(loaded["path"])
     say(f"testing {', '.join(models)} of {folder} on {len(rows)} images of {len(dataset.classes)} classes")
-    tested = setup.predictions(models, rows)
+    results = {"val": {}, "test": setup.results(models, rows, folder, prefix="test_")}
     temperatures = loaded.get("temperatures", {})
-    results = {"val": {}, "test": setup.scored(tested, rows, folder, prefix="test_")}
-    results["calibration"] = {"temperatures": temperatures}
-    results["calibration"] |= setup.reliability(tested, temperatures, folder, prefix="test_")
+    results["calibration"] = {"temperatures": temperatures} | setup.reliability(temperatures, folder, prefix="test_")
     seconds = {"total": time.monotonic() - began, "training": 0.0}
     summary = setup.summary(folder, results, loaded.get("best_epoch", {}), seconds)
     write_json(folder / "test_summary.json", summary)

@@ -110,6 +110,8 @@ class FeatureBank:
         show: called with the number of rows done as it goes. Raises UserError when the disk is full.
         """
         began, done = time.monotonic(), 0
+        if not self.missing(wanted):  # else the decoding processes would be started for nothing
+            return 0
         for attempt in range(3):
             # First what nobody is at work on; then wait for the others, and take over what they gave up.
             for count in self._work_off(self._jobs(wanted), wait=attempt > 0):
@@ -271,7 +273,7 @@ class Table:
         if self.resident is None and self._fits():
             self.resident = self._gather(np.arange(len(self.bank.hashes))).to(self.bank.device)
         if self.resident is not None:
-            return self.resident[to_device(rows, self.bank.device)].float()
+            return self.resident.index_select(0, to_device(rows, self.bank.device)).float()
         return self._gather(rows).to(self.bank.device).float()
 
     def _fits(self) -> bool:

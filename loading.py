@@ -20,7 +20,8 @@ def resumed_options(options: Options) -> Options:
     """The options of the run that is to go on; the command line may repeat them, but not change them."""
     folder = run_folder(options.run.name or "", resume=True)
     stored = make_options(read_json(folder / "commandline_args.txt"))
-    free = {"name", "device", "num_workers", "cache_dir", "cache_limit", "tensorboard", "keep_pages"}
+    free = {"name", "device", "num_workers", "cache_dir", "cache_limit", "tensorboard", "keep_pages", "repeat"}
+    free |= {"n_trials", "timeout", "search_workers", "storage"}
     now, then = options.flat(), stored.flat()
     for name in sorted(options.given - free):
         if now[name] != then[name]:

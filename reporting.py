@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from utils import UserError, say, write_text
 
 PLAIN_LINE_SECONDS = 10.0  # between two lines where the output is no terminal
@@ -75,10 +77,16 @@ class MetricsLog:
 
 
 class Board:
-    """The same curves for TensorBoard; without `--tensorboard` nothing of it is imported."""
+    """The same curves and pictures for TensorBoard; without `--tensorboard` nothing of it is imported."""
 
     def __init__(self, folder: Path, wanted: bool) -> None:
         self.writer = _summary_writer(folder / "tensorboard") if wanted else None
+
+    def __enter__(self) -> Board:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
     def add(self, row: Mapping[str, Any]) -> None:
         """An epoch's row, at its step."""
@@ -87,6 +95,15 @@ class Board:
         for name, value in row.items():
             if name not in ("epoch", "step") and isinstance(value, (int, float)):
                 self.writer.add_scalar(name, value, row["step"])
+
+    def picture(self, name: str, path: Path, step: int) -> None:
+        """A picture that was drawn into a file, under a name of its own."""
+        if self.writer is None:
+            return
+        from PIL import Image
+
+        with Image.open(path) as image:
+            self.writer.add_image(name, np.asarray(image.convert("RGB")), step, dataformats="HWC")
 
     def close(self) -> None:
         """Write what is still held back."""

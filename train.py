@@ -22,7 +22,7 @@ from args import Learning
 from batches import Batch
 from learner import Learner
 from models import batch_norms_in_exam
-from utils import UserError, atomic_file, key
+from utils import UserError, atomic_file, key, seed_torch
 
 MEASURE_EVERY = 20  # steps between two readings of the measurements, the only times the device is waited for
 CHECKPOINT_SECONDS = 10.0  # a kill costs at most about this much training, whatever an epoch takes
@@ -46,7 +46,7 @@ class Rules:
 
     def randomness(self, step: int, purpose: str) -> None:
         """Make dropout and sampling from here on a function of (seed, step, purpose)."""
-        torch.manual_seed(key(self.seed, "step", step, purpose))
+        seed_torch(key(self.seed, "step", step, purpose))
 
     def logits(self, network: nn.Module, inputs: Tensor) -> Tensor:
         """A pass that learns: in the run's precision, with logits of full precision."""

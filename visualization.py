@@ -108,8 +108,8 @@ def draw_curves(path: Path, rows: Rows, *, title: str) -> Path:
 
     rows: one dict an epoch. Where the teacher's name changes, a strip below shows who was teacher when.
     """
-    panels = _panels(rows) or [Panel("Nothing was measured", "", [])]
-    counted = np.array([_number(row.get("epoch")) for row in rows])
+    panels = curve_panels(rows) or [Panel("Nothing was measured", "", [])]
+    counted = np.array([to_number(row.get("epoch")) for row in rows])
     epochs = np.where(np.isfinite(counted), counted, np.arange(1, len(rows) + 1))
     lanes = _teachers(rows)
     columns = min(2, len(panels))
@@ -128,7 +128,8 @@ def draw_curves(path: Path, rows: Rows, *, title: str) -> Path:
     return _paint(path, (6.4 * columns + 0.2, sum(heights) + 0.5), title, draw)
 
 
-def _panels(rows: Rows) -> list[Panel]:
+def curve_panels(rows: Rows) -> list[Panel]:
+    """The families of columns that have something to draw; rows: one dict an epoch."""
     colors = _model_colors(rows)
     names = _measured(rows)
     hidden = " (diagnostic: uses hidden labels)" if _start(names, "pseudo_label_accuracy") else ""
@@ -149,7 +150,8 @@ def _panels(rows: Rows) -> list[Panel]:
     return [panel for panel in panels if panel.lines]
 
 
-def _number(cell: Any) -> float:
+def to_number(cell: Any) -> float:
+    """A cell of metrics.csv, NaN where it holds no finite number."""
     try:
         value = float(cell)
     except (TypeError, ValueError):
@@ -162,7 +164,7 @@ def _measured(rows: Rows) -> list[str]:
     found: dict[str, None] = {}
     for row in rows:
         for name, cell in row.items():
-            value = _number(cell)
+            value = to_number(cell)
             if math.isfinite(value) and (value > 0 or not name.startswith("feedback_ratio")):
                 found[name] = None
     return list(found)
@@ -204,7 +206,7 @@ def _draw_panel(axes: Any, panel: Panel, rows: Rows, epochs: np.ndarray) -> None
     from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
     for column, label, color, dash in panel.lines:
-        values = np.array([_number(row.get(column)) for row in rows])
+        values = np.array([to_number(row.get(column)) for row in rows])
         values = np.where(values > 0, values, np.nan) if panel.kind == "log" else values
         marked = _marked(values)
         axes.plot(epochs, values, color=color, linestyle=dash, label=label, marker="o" if marked else None,
@@ -400,13 +402,25 @@ def _draw_points(figure: Any, views: dict[str, np.ndarray], names: Sequence[str]
 # --- comparison of methods --------------------------------------------------------------------------------------------
 
 
-def draw_comparison(path: Path, methods: Sequence[str], accuracies: Sequence[Sequence[float]], *, title: str) -> Path:
-    """Draw one row a method: each seed's accuracy (in [0, 1]) as a dot, mean and Student's 95% interval as a bar."""
+def draw_comparison(
+    path: Path,
+    methods: Sequence[str],
+    accuracies: Sequence[Sequence[float]],
+    *,
+    title: str,
+    differences: Sequence[tuple[float, Sequence[float]]] | None = None,
+) -> Path:
+    """Draw one row a method: each seed's accuracy (in [0, 1]) as a dot, mean and Student's 95% interval as a bar.
+
+    differences: beside that, each method's mean difference from the first, paired over seeds, and its interval.
+    """
 
     def draw(figure: Any) -> None:
-        axes = figure.subplots()
+        axes, *beside = figure.subplots(1, 1 if differences is None else 2, squeeze=False)[0]
+        for right in beside:
+            _draw_differences(right, methods, differences or [])
         for row, values in enumerate(accuracies):
-            _draw_method(axes, row, np.array([_number(value) for value in values]))
+            _draw_method(axes, row, np.array([to_number(value) for value in values]))
         axes.set_yticks(range(len(methods)), [_plain(name, 40) for name in methods], fontsize=9)
         axes.set_xlabel("test accuracy, %   (dots: seeds; diamond: mean; bar: its 95% interval)")
         axes.set_ylim(len(methods) - 0.5, -0.5)
@@ -415,7 +429,26 @@ def draw_comparison(path: Path, methods: Sequence[str], accuracies: Sequence[Seq
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
 
-    return _paint(path, (9.0, 0.42 * len(methods) + 1.3), title, draw)
+    return _paint(path, (9.0 if differences is None else 13.0, 0.42 * len(methods) + 1.3), title, draw)
+
+
+def _draw_differences(axes: Any, methods: Sequence[str], differences: Sequence[tuple[float, Sequence[float]]]) -> None:
+    """A bar a method, in grey where it holds zero: a difference that may be noise."""
+    axes.axvline(0, color=FAINT, linewidth=0.9, zorder=1)
+    for row, (difference, interval) in list(enumerate(differences))[1:]:
+        low, high = (100 * end for end in interval)
+        color = BLUE if low > 0 or high < 0 else FAINT
+        label = f"{100 * difference:+.1f}"
+        if math.isfinite(low):
+            axes.plot([low, high], [row, row], color=color, linewidth=2.4)
+            label += f"  ({low:+.1f} to {high:+.1f})"
+        axes.plot(100 * difference, row, marker="D", color=color, markersize=5.5)
+        _beside(axes, row, label.replace("-", "−"))
+    axes.set_yticks([])
+    axes.set_ylim(len(methods) - 0.5, -0.5)
+    axes.margins(x=0.06)
+    axes.set_xlabel(f"difference from {_plain(methods[0], 40)}, points   (paired over seeds; grey: zero is inside)")
+    axes.spines["left"].set_visible(False)
 
 
 def _draw_method(axes: Any, row: int, accuracies: np.ndarray) -> None:
@@ -432,6 +465,10 @@ def _draw_method(axes: Any, row: int, accuracies: np.ndarray) -> None:
             axes.plot([mean - half, mean + half], [row - 0.08] * 2, color=BLUE, linewidth=2.4)
             label = f"{mean:.1f} ± {half:.1f}  ({len(values)} seeds)"
         axes.plot(mean, row - 0.08, marker="D", color=BLUE, markersize=5.5)
+    _beside(axes, row, label)
+
+
+def _beside(axes: Any, row: int, label: str) -> None:
     axes.annotate(label, (1.0, row), xycoords=("axes fraction", "data"), xytext=(8, 0), textcoords="offset points",
                   va="center", fontsize=8, color=INK, annotation_clip=False)  # fmt: skip
 

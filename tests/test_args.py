@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import args
-from args import GROUPS, NOT_RECORDED, RULES, Options, make, parse, read_config, readme_table, recorded
+from args import GROUPS, NOT_RECORDED, RULES, Options, command_line, make, parse, read_config, readme_table, recorded
 from utils import UserError
 
 ROOT = Path(args.__file__).resolve().parent
@@ -25,6 +25,7 @@ SWITCHES = sorted(name for name in FIELDS if args._is_switch(name))
 
 # An allowed value of each option, other than its default, as it is typed.
 VALUES: dict[str, str] = {
+    "repeat": "3",
     "name": "größe 1", "config": "c.json", "seed": "7", "device": "cuda:1", "precision": "bf16", "num_workers": "0",
     "cache_dir": "my cache", "cache_limit": "1.5", "cache_dtype": "float32", "data_dir": "/a b/ü", "data_root": "there",
     "labels_csv": "t.csv", "num_labels_percent": "10%", "num_labels": "40", "val_percent": "0.1", "test_percent": "50%",
@@ -36,6 +37,9 @@ VALUES: dict[str, str] = {
     "mpl_weight": "0", "feedback": "first_order", "feedback_scale": "none", "pseudo_label": "sample",
     "pseudo_label_view": "weak", "student_threshold": "0.5", "distribution_alignment": "0.5", "load_path": "exp",
     "views": "pixels", "predict_dir": "/new", "export": "onnx",
+    "near_duplicate": "0.8", "algorithm": "cotraining", "consistency_target": "own",
+    "n_trials": "7", "timeout": "60", "search": "max_lr=1e-4:1e-2:log", "folds": "4", "search_workers": "2",
+    "storage": "sqlite:///s.db", "pruner": "none",
     "calibration_folds": "4", "out": "new/ü.csv", "predict_copy": "sorted", "copy_by": "copy", "min_probability": "0.7",
 }  # fmt: skip
 # What must stand beside an option that can't stand alone.
@@ -46,8 +50,12 @@ BESIDE: dict[str, list[str]] = {
     "download": ["--data_dir", "cifar10"],
     "cotrain_mode": ["--views", "pixels", "gradients"],
     "view_report": ["--views", "pixels", "gradients"],
+    **dict.fromkeys(
+        ("algorithm", "consistency_target", "finetune_views"), ["--cotrain_mode", "--views", "pixels", "gradients"]
+    ),
     "predict_dir": ["--load_path", "exp"],
     "export": ["--load_path", "exp"],
+    **{name: ["--optuna_mode"] for name in args.SEARCHING},
     "out": ["--export", "onnx", "--load_path", "exp"],
     "predict_copy": ["--predict_dir", "/new", "--load_path", "exp"],
     "copy_by": ["--predict_copy", "sorted", "--predict_dir", "/new", "--load_path", "exp"],
@@ -291,8 +299,18 @@ def test_a_config_in_a_config_is_not_followed(tmp_path: Path) -> None:
 
 def everything() -> list[str]:
     """A command line that sets as many options as may stand together."""
-    left_out = {"config", "num_labels", "num_epochs", "load_path", "load_best", "resume", "overwrite"}
-    left_out |= {"finetune_mode", "switch_mode", "model_name", "weights", *args.COMMANDS} - {"optuna_mode"}
+    left_out = {"config", "num_labels", "num_epochs", "load_path", "load_best", "resume", "overwrite", "repeat"}
+    left_out |= {
+        "finetune_mode",
+        "switch_mode",
+        "model_name",
+        "weights",
+        "unfreeze",
+        "image_size",
+        "compile",
+        *args.COMMANDS,
+    } - {"optuna_mode"}
+    left_out |= {"tensorboard", "show_images", "print_model"}
     left_out |= {"out", "predict_copy", "copy_by", "min_probability"}
     line = [f"--{name}={value}" for name, value in VALUES.items() if name not in left_out]
     return line + [f"--no_{n}" if FIELDS[n].default is True else f"--{n}" for n in SWITCHES if n not in left_out]
@@ -307,6 +325,39 @@ def test_what_is_recorded_is_taken_back(tmp_path: Path, line: list[str]) -> None
     again = parse(["--config", str(tmp_path / "commandline_args.txt")])
     assert recorded(again) == record
     assert recorded(make(record)) == record
+
+
+@given(st.sets(st.sampled_from(sorted(set(VALUES) | set(SWITCHES))), max_size=8))
+@settings(max_examples=200, deadline=None)
+def test_the_command_of_options_makes_them_again(names: set[str]) -> None:
+    line = ["--name", "x", *(f"--{name}={VALUES[name]}" for name in sorted(names & set(VALUES) - {"config"}))]
+    line += [f"--no_{name}" if FIELDS[name].default is True else f"--{name}" for name in sorted(names & set(SWITCHES))]
+    try:
+        options = parse(line)
+    except UserError:  # these exclude each other
+        return
+    assert recorded(parse(command_line(options))) == recorded(options)
+
+
+@pytest.mark.parametrize("line", [everything(), ["--name", "x", "--finetune_mode", "--load_path", "e", "--flip"]])
+def test_the_command_of_many_options_makes_them_again(line: list[str]) -> None:
+    options = parse(line)
+    assert recorded(parse(command_line(options))) == recorded(options)
+
+
+def test_the_command_leaves_out_what_goes_without_saying() -> None:
+    assert command_line(make({"name": "x"})) == ["--name", "x"]
+    assert command_line(parse(["--name", "x", "--seed", "0", "--no_cache", "--flip", "--data_dir=-d"])) == [
+        "--name", "x", "--no_cache", "--data_dir=-d", "--flip",
+    ]  # fmt: skip
+    views = ("pixels", "a=f.pth")
+    assert command_line(make({"name": "x", "cotrain_mode": True, "views": list(views)}))[-2:] == list(views)
+
+
+def test_beside_a_loaded_run_a_default_is_said_too() -> None:
+    loaded = make({"name": "x", "finetune_mode": True, "load_path": "e", "seed": 0, "flip": False})
+    assert "--seed 0" in " ".join(command_line(loaded))
+    assert "--no_flip" in command_line(loaded)
 
 
 # --- who excludes whom ------------------------------------------------------------------------------------------------

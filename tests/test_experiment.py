@@ -487,7 +487,21 @@ def test_curves_go_to_tensorboard_when_asked_for(lab: Lab, monkeypatch: pytest.M
     lab.moons("--tensorboard")
     assert written[0] == ("folder", "tensorboard")
     assert {("supervised_loss", 4), ("supervised_loss", 12), ("learning_rate_teacher", 8)} <= set(written)
+    pictures = [name for name, *what in written if what == ["picture"]]
+    models = ("teacher", "student", "ensemble")
+    assert pictures == ["samples", *(f"confusion_matrix/{name}" for name in models)]
     assert written[-1] == ("closed",)
+
+
+def test_without_the_option_nothing_of_tensorboard_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in sys.modules if name.split(".")[0] == "tensorboard"]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in ("tensorboard", "torch.utils.tensorboard"):
+        monkeypatch.setitem(sys.modules, name, None)  # whoever imports it fails
+    outcome = run("--name", "x", *MOONS, cwd=tmp_path)
+    assert outcome.code == 0, outcome.err
+    assert not (outcome.folder() / "tensorboard").exists()
+    assert not (outcome.folder() / "samples.png").exists()
 
 
 def test_without_the_package_tensorboard_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 import reporting
 from reporting import Board, MetricsLog, Screen, commit, require_tensorboard, results_table, versions
@@ -107,6 +108,7 @@ def test_a_run_that_goes_on_writes_its_rows_anew(tmp_path: Path) -> None:
 def test_without_the_option_nothing_of_tensorboard_is_loaded(tmp_path: Path) -> None:
     board = Board(tmp_path, wanted=False)
     board.add({"epoch": 1, "step": 5, "loss": 0.5})
+    board.picture("samples", tmp_path / "absent.png", 5)
     board.close()
     assert list(tmp_path.iterdir()) == []
 
@@ -117,12 +119,19 @@ def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         require_tensorboard()
 
 
-def test_curves_for_tensorboard(tmp_path: Path) -> None:
+def test_curves_and_pictures_for_tensorboard(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
-    board = Board(tmp_path, wanted=True)
-    board.add({"epoch": 1, "step": 5, "loss": 0.5, "teacher": "model_1"})
-    board.close()
-    assert list((tmp_path / "tensorboard").iterdir())
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    Image.new("RGB", (7, 5), "red").save(tmp_path / "a.png")
+    with Board(tmp_path, wanted=True) as board:
+        board.add({"epoch": 1, "step": 5, "loss": 0.5, "teacher": "model_1"})
+        board.picture("samples", tmp_path / "a.png", 3)
+    read = EventAccumulator(str(tmp_path / "tensorboard"))
+    read.Reload()
+    assert [(event.step, event.value) for event in read.Scalars("loss")] == [(5, 0.5)]
+    assert [(image.step, image.width, image.height) for image in read.Images("samples")] == [(3, 7, 5)]
+    assert "teacher" not in read.Tags()["scalars"]
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------

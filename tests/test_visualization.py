@@ -75,14 +75,14 @@ def test_panels_without_data_are_left_out_and_the_figure_closes_up(tmp_path: Pat
     rows = epochs(5)
     kept = ("epoch", "supervised_loss", "val_accuracy_teacher")
     fewer: visualization.Rows = [{name: row[name] for name in kept} for row in rows]
-    assert [panel.title for panel in visualization._panels(fewer)] == ["Losses", "Accuracy"]
+    assert [panel.title for panel in visualization.curve_panels(fewer)] == ["Losses", "Accuracy"]
     width, height = png_size(draw_curves(tmp_path / "g.png", fewer, title=""))
     assert height < width / 3
 
 
 def test_hidden_labels_are_named_only_where_they_are_used() -> None:
     def titles(rows: visualization.Rows) -> str:
-        return " ".join(panel.title for panel in visualization._panels(rows))
+        return " ".join(panel.title for panel in visualization.curve_panels(rows))
 
     assert "uses hidden labels" in titles(epochs(3))
     assert "uses hidden labels" not in titles([row | {"pseudo_label_accuracy": None} for row in epochs(3)])
@@ -93,7 +93,7 @@ def test_no_rows_empty_cells_and_non_finite_values_are_gaps(tmp_path: Path) -> N
         {"epoch": 1, "total_loss": math.nan, "feedback_ratio": 0.0, "mask_rate": "", "feedback_h": math.inf},
         {"epoch": 2, "total_loss": 1.0, "feedback_ratio": -1.0, "mask_rate": None, "feedback_h": 1e-3},
     ]
-    assert [panel.title.split()[0] for panel in visualization._panels(rows)] == ["Losses", "Feedback"]
+    assert [panel.title.split()[0] for panel in visualization.curve_panels(rows)] == ["Losses", "Feedback"]
     for some in (rows, rows[:1], []):
         png_size(draw_curves(tmp_path / "graphs.png", some, title="gaps"))
 
@@ -107,7 +107,7 @@ def test_lone_points_get_a_marker() -> None:
 
 def test_a_model_has_one_color_in_all_panels() -> None:
     rows: visualization.Rows = [{"learning_rate_student": 1.0, "val_accuracy_teacher": 0.5, "val_accuracy_student": 1}]
-    found = {(line[1].split(",")[0], line[2]) for panel in visualization._panels(rows) for line in panel.lines}
+    found = {(line[1].split(",")[0], line[2]) for panel in visualization.curve_panels(rows) for line in panel.lines}
     assert found == {("teacher", visualization.BLUE), ("student", visualization.VERMILION)}
 
 
