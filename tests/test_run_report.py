@@ -218,12 +218,13 @@ def test_pseudo_label_quality_is_marked_where_it_needs_hidden_labels(tmp_path: P
 def test_pictures_of_the_run_are_shown_where_they_are(tmp_path: Path) -> None:
     for name in ("samples", "reliability"):
         Image.new("RGB", (60, 30)).save(tmp_path / f"{name}.png")
-    calibration = {"temperature": 1.5, "student": {"ece": 0.25, "kept": True, "brier_score": 0.5}}
+    before, after = ({"student": {"ece": ece, "brier": 0.5}} for ece in (0.25, 0.125))
+    calibration = {"method": "validation", "temperatures": {"student": 1.5}, "before": before, "after": after}
     page = page_of(finished(), tmp_path, calibration=calibration)
     assert {"Reliability diagram", "Labeled images raw, weakly and strongly augmented"} <= {
         image["alt"] for image in page.all("img")
     }
-    assert "model ece brier score student 0.25 0.5" in page.words
+    assert "student 1.5 0.25 0.125 0.5 0.5" in page.words
     (tmp_path / "empty").mkdir()
     assert not {"What the network saw", "How far its probabilities can be believed"} & set(
         page_of(finished(), tmp_path / "empty").headings
