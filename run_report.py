@@ -347,6 +347,9 @@ def _curves(run: Finished) -> list[Section]:
     ]
 
 
+_ERRORS = {"ece": "calibration error", "brier": "Brier score"}
+
+
 def _reliability(folder: Path, summary: Mapping[str, Any]) -> list[Section]:
     """The diagram and the errors of the probabilities, where the run has measured them."""
     section: Section = {"heading": "How far its probabilities can be believed"}
