@@ -7,6 +7,7 @@ leaves a table on the screen, inspect.csv (a row a finding), inspect.json and pi
 from __future__ import annotations
 
 import dataclasses
+import functools
 import shlex
 import sys
 import textwrap
@@ -306,9 +307,10 @@ class Audit:
             "threshold": self.options.study.near_duplicate,
             "candidates": self.alike.candidates,
             "pairs": len(self.alike.pairs),
-            "across_test": self._across_test(),
+            "across_test": self._across_test,
         }
 
+    @functools.cached_property
     def _across_test(self) -> int | None:
         """How many near-duplicate pairs a run of these options would have on both sides of its test split."""
         assert self.alike is not None
@@ -330,7 +332,7 @@ class Audit:
             lines.append(
                 f"the largest class has {ratio:.1f} times the images of the smallest: no --distribution_alignment"
             )
-        across = self._across_test() if self.alike is not None and counts["near-duplicate"] else None
+        across = self._across_test if self.alike is not None and counts["near-duplicate"] else None
         if across:
             lines.append(
                 f"{across} near-duplicate pairs lie on both sides of the test split of --seed {self.options.run.seed}"

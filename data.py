@@ -202,7 +202,7 @@ def _class_items(root: Path, folder: Path, images: dict[Path, list[str]], place:
 
 
 def _item(root: Path, file: str, label: str, place: str) -> Item:
-    return Item(_printable(Path(file).relative_to(root).as_posix()), file, label, place)
+    return Item(_printable(Path(file).relative_to(root).as_posix()), file, _printable(label), place)
 
 
 def _printable(path: str) -> str:

@@ -20,15 +20,15 @@ from utils import generator
 SIDE = 48  # of the grey thumbnails that are compared, in pixels
 BLOCK, CHUNK = 1024, 8192  # rows that are compared with so many others at a time: 32 MB of similarities
 NEIGHBOURS = 20
-# Measured on 2,494 photographs of flowers and on changed copies of 120 of them (benchmarks/inspect_recall.py): most
-# copies are above the first or the second, and so are other photographs of the same thing: pixels decide (`alignment`).
+# Measured on 2,494 photographs of flowers and on changed copies of 120 of them (benchmarks/inspect_recall.py): nearly
+# all copies are above the first or the second, but so are strangers of the same kind: pixels decide (`alignment`).
 FEATURES_ALIKE = 0.85  # cosine of two images' features
 STRUCTURE_ALIKE = 0.85  # correlation of two images' edges, without looking for the place
 MOST_CANDIDATES = 20_000  # pairs whose pixels are compared: 3 to 8 ms each on one core
 PART = 0.7  # the middle of one image is looked for in the other ...
 SCALES = (0.75, 0.82, 0.9, 0.95, 1.0, 1.05, 1.11, 1.22, 1.33)  # ... in these sizes
 PAIRS_AT_ONCE = 64
-COARSE_MARGIN = 0.1
+COARSE_MARGIN = 0.1  # at half the size no pair of flowers5 was lost by it
 FOLDS = 5
 PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)  # inverse strengths of the logistic regression's L2 penalty to choose from
 LEARN_ROWS = 20_000  # images that one classifier learns from

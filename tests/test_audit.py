@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -297,6 +298,18 @@ def test_an_option_that_an_inspection_does_not_use_is_said(tmp_path: Path) -> No
     again = run("--config", "results/x/commandline_args.txt", "--overwrite", cwd=tmp_path, pictures=True)
     assert again.code == 0, again.err
     assert rows_of(again) == rows_of(outcome)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs file names that are not text")
+def test_names_that_are_not_text_can_be_written_down(tmp_path: Path) -> None:
+    make_data(tmp_path / "d", 2)
+    (tmp_path / "d" / "b c" / os.fsdecode(b"\xff.png")).write_bytes(b"")
+    (tmp_path / "d" / "b c").rename(tmp_path / "d" / os.fsdecode(b"b\xfe"))
+    outcome = inspected(tmp_path, "d", "--weights", "none", *WIDE)
+    assert outcome.code == 0, outcome.err
+    [bad] = rows_of(outcome, "unreadable")
+    assert (bad["path"], bad["class"]) == ("b\\xfe/\\xff.png", "b\\xfe")
+    assert "gallery" in str(audit.sections(told(outcome)))
 
 
 def test_a_folder_without_one_good_image_is_still_inspected(tmp_path: Path) -> None:
