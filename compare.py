@@ -68,7 +68,7 @@ METHODS = (
     Method("MPL with switched roles", "put --switch_mode in place of --compare", {"switch_mode": True}),
     Method(
         "fine-tuned student",
-        "leave out --compare, then go on from that run with --finetune_mode --load_best --load_path",
+        "leave out --compare, then go on from that run with --finetune_mode --load_best --load_path NAME",
         {"finetune_mode": True},
         start="MPL",
     ),
@@ -346,8 +346,9 @@ def over_seeds(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def advice(results: Results) -> str:
     """Which method to use on this data, and whether its lead is more than noise, in plain sentences.
 
-    Only what one would use of each method is compared (`finals`). The winner is picked from k, so it is set against
-    the k - 1 others with intervals that hold all at once (Hsu 1981, with Bonferroni's bound).
+    Only what one would use of each method is compared (`finals`). The winner is picked from k, so its lead over labels
+    only counts as more than noise when k - 1 intervals that hold all at once leave zero out (Hsu 1981, with
+    Bonferroni's bound). Methods are called distinguishable from it by the plain interval: nothing is claimed of them.
     """
     every = finals(results)
     best = max(every, key=lambda name: float(np.mean(every[name])))
@@ -356,15 +357,15 @@ def advice(results: Results) -> str:
     if count < ENOUGH_SEEDS:
         few = f"{count} seed{'s' * (count > 1)} can't tell a difference from noise"
         return f"{named} is the best here, but {few}: use --repeat {DEFAULT_REPEAT}. {how}"
-    tied = tied_with(best, every)
-    others = [name for name in tied if name != BASE]
-    rest = f"Not distinguishable from it: {'; '.join(others)}. " if others else ""
+    others = [name for name in every if name not in (best, BASE)]
+    tied = [name for name in others if paired_difference(every[best], every[name])[1][0] <= 0]
+    rest = f"Not distinguishable from it: {'; '.join(tied) if tied != others else 'any other'}. " if tied else ""
     rest += f"As the best of {len(every)} on these very test images it is a little flattered. {how}"
     if best == BASE:
         return f"Use {named}: nothing did better here. {rest}"
     gain, interval = paired_difference(every[best], every[BASE])
     ends = f"(95% interval {points(interval[0])} to {points(interval[1])})"
-    if BASE not in tied:
+    if paired_difference(every[best], every[BASE], comparisons=len(others) + 1)[1][0] > 0:
         sure = f"also when it is picked as the best of {len(every)}"
         return f"Use {named}: its {points(gain)} points {ends} over {BASE} are more than noise, {sure}. {rest}"
     if interval[0] > 0:
@@ -372,13 +373,6 @@ def advice(results: Results) -> str:
         return f"Use {named}: its {points(gain)} points {ends} over {BASE} are likely more than noise, {doubt}. {rest}"
     lead = f"{points(gain)} points {ends}; more seeds or labels may tell"
     return f"{named} is the best here, but not distinguishable from {BASE}: {lead}. {rest}"
-
-
-def tied_with(best: str, every: Mapping[str, Sequence[float]]) -> list[str]:
-    """The methods that may be as good as the best: the interval of the difference, all held at once, reaches 0."""
-    others = {name: accuracies for name, accuracies in every.items() if name != best}
-    lows = {n: paired_difference(every[best], a, comparisons=len(others))[1][0] for n, a in others.items()}
-    return [name for name, low in lows.items() if low <= 0]
 
 
 def how_to_train(best: str, every: Mapping[str, Sequence[float]]) -> str:

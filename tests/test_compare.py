@@ -274,9 +274,11 @@ def test_a_clear_winner_is_said_to_be_more_than_noise() -> None:
 
 
 def test_what_may_be_as_good_is_named() -> None:
-    said = compare.advice(results(labels=0.5, uda=0.898, mpl=0.9))
+    said = compare.advice(results(labels=0.5, uda=0.898, mpl=0.9, regression=0.4))
     assert "more than noise" in said
     assert "Not distinguishable from it: UDA." in said
+    said = compare.advice(results(labels=0.5, uda=0.898, mpl=0.9))
+    assert "Not distinguishable from it: any other." in said
 
 
 def test_a_lead_that_zero_is_inside_of_is_noise() -> None:

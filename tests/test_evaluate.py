@@ -114,6 +114,14 @@ def test_a_difference_is_paired_over_the_seeds() -> None:
     assert np.isnan([low, high]).all()
 
 
+def test_several_intervals_that_hold_at_once_are_wider() -> None:
+    ours, theirs = [0.8, 0.9, 0.7], [0.7, 0.81, 0.59]
+    mean, (low, high) = paired_difference(ours, theirs, comparisons=5)
+    assert mean == pytest.approx(0.1)
+    assert high - mean == pytest.approx(0.024841 * 9.92484 / 4.30265, abs=1e-5)  # t of 0.5% and of 2.5% at 2 degrees
+    assert mean - low == pytest.approx(high - mean)
+
+
 # --- calibration ------------------------------------------------------------------------------------------------------
 
 

@@ -166,6 +166,17 @@ def test_comparison(tmp_path: Path) -> None:
     assert 150 < height < 400
 
 
+def test_comparison_beside_its_differences(tmp_path: Path) -> None:
+    accuracies, nan = [[0.7, 0.72], [0.8, 0.79], [0.6, 0.75]], [math.nan, math.nan]
+    differences = [(0.0, [0.0, 0.0]), (0.085, [0.02, 0.15]), (-0.035, [-0.2, 0.13])]
+    alone = png_size(draw_comparison(tmp_path / "a.png", ["a", "b", "c"], accuracies, title="t"))
+    beside = draw_comparison(tmp_path / "b.png", ["a", "b", "c"], accuracies, title="t", differences=differences)
+    assert png_size(beside)[0] > alone[0] + 300
+    assert png_size(beside)[1] == pytest.approx(alone[1], abs=20)
+    one_seed = [(0.0, nan), (0.1, nan)]
+    assert draw_comparison(tmp_path / "c.png", ["a", "$b_"], [[0.7], [0.8]], title="t", differences=one_seed).is_file()
+
+
 def test_a_failing_draw_leaves_the_old_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from matplotlib.figure import Figure
 
