@@ -54,10 +54,9 @@ def main() -> None:
         test = last_of(experiment.fold_accuracy(options, dataset, on_test, kept=kept))
         withval = options.changed(val_percent=share)
         split = split_dataset(dataset, withval.data, seed)
-        found: list[float] = []
         validated = experiment.Split(split.labeled, split.unlabeled, split.val, split.test[:0])
         goal = optuna_search.Goal(dataset, split, (validated,))
-        validation = optuna_search.accuracy(withval, goal, kept, lambda value, step: found.append(value))
+        validation = optuna_search.accuracy(withval, goal, kept, lambda value, step: None)
         on_test = experiment.Split(split.labeled, split.unlabeled, split.test, split.val[:0])
         val_test = last_of(experiment.fold_accuracy(withval, dataset, on_test, kept=kept))
         rows.append((np.mean(folds), test, validation, val_test))

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -960,3 +961,18 @@ def postgres(tmp_path: Path) -> Iterator[str]:
 @pytest.mark.slow
 def test_two_machines_share_a_postgresql_server(postgres: str, tmp_path: Path) -> None:
     shared_search(postgres, tmp_path)
+
+
+# --- the page on it ---------------------------------------------------------------------------------------------------
+
+
+def commands() -> list[str]:
+    page = (Path(args.__file__).parent / "docs" / "tuning.md").read_text(encoding="utf-8")
+    return [line for line in page.splitlines() if line.startswith("python MPL.py") and "--config" not in line]
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_command_of_the_page_is_understood(command: str) -> None:
+    options = args.parse(shlex.split(command)[2:])
+    assert options.mode.optuna_mode
+    assert space_of(options)[1]
