@@ -205,6 +205,7 @@ class Study:
     """Comparing and inspecting"""
 
     repeat: int | None = option(None, "runs that differ in their seed, counted up from --seed, and their mean with its interval; default: 5 with --compare, else 1", low=1)
+    near_duplicate: float = option(0.65, "how alike two images must be to count as near-duplicates (--inspect): 1 is the same picture, mirrored, cropped or in another size", above=0, high=1)
 
 
 @dataclass(frozen=True)
@@ -294,6 +295,7 @@ RULES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("storage", ("overwrite",), ()),
     *((name, (), ("optuna_mode",)) for name in SEARCHING),
     ("repeat", (*(name for name in COMMANDS if name != "compare"), "load_path"), ()),
+    ("inspect", ("resume",), ()),
     ("load_path", (), ("finetune_mode", "test_mode", "predict_dir", "export")),
     ("load_best", (), ("load_path",)),
     ("resume", ("overwrite",), ("name",)),

@@ -25,7 +25,7 @@ import visualization
 from args import Options, recorded
 from data import Dataset, Split, find_dataset, split_dataset, summary_table, write_split
 from evaluate import paired_difference
-from experiment import Training, carry_out, write_bad_files
+from experiment import Training, carry_out, make_training, write_bad_files
 from loading import check_leaks, check_same_images, inherit, load_run, resumed_options
 from references import REFERENCES, reference_accuracy
 from reporting import commit, versions

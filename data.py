@@ -90,10 +90,14 @@ class Dataset:
             assert self.array is not None
             return torch.from_numpy(self.array[source].copy())
         with quiet_pil():
-            image = fit(self._image(row, 2 * transform.resize), transform)
+            image = fit(self.picture(row, 2 * transform.resize), transform)
         return torch.from_numpy(np.array(image).transpose(2, 0, 1).copy())
 
-    def _image(self, row: int, shortest: int) -> Image.Image:
+    def picture(self, row: int, shortest: int) -> Image.Image:
+        """The whole image, upright, in RGB; large JPEGs come smaller, with no side under `shortest`.
+
+        Raises UserError, naming the file, if it can't be decoded any more.
+        """
         source = self.sources[row]
         if self.array is not None:
             from PIL import Image
@@ -127,6 +131,15 @@ def find_dataset(data: args.Data, *, for_test: bool = False) -> Dataset:
     A built-in name wins over a folder of that name in the working directory: `./digits` is the folder, `digits` is not.
     Raises UserError when there is nothing usable.
     """
+    found = find_files(data, for_test=for_test)
+    dataset = clean(data.data_dir, found, scan(found))
+    _report(dataset, found)
+    _check_classes(dataset, for_test=for_test)
+    return dataset
+
+
+def find_files(data: args.Data, *, for_test: bool = False) -> Found:
+    """All images of the options' data set as they lie, copies and bad files among them. Raises UserError for none."""
     if data.data_dir in builtin_data.NAMES:
         if data.labels_csv:
             raise UserError(f"--labels_csv needs a folder as --data_dir, and {data.data_dir} is a built-in data set")
@@ -140,10 +153,7 @@ def find_dataset(data: args.Data, *, for_test: bool = False) -> Dataset:
             raise UserError(f"{error.filename} can't be read ({error.strerror}); give another --data_dir") from error
     if not found.items:
         raise UserError(f"no images in {data.data_dir}; the layouts are {LAYOUTS}")
-    dataset = _clean(data.data_dir, found, _scan(found))
-    _report(dataset, found)
-    _check_classes(dataset, for_test=for_test)
-    return dataset
+    return found
 
 
 def _folder(name: str) -> Path:
@@ -274,7 +284,7 @@ def _csv_item(folder: Path, row: dict[str, str], where: str) -> Item:
 # --- scanning ---------------------------------------------------------------------------------------------------------
 
 
-def _scan(found: Found) -> list[tuple[int | None, str]]:
+def scan(found: Found) -> list[tuple[int | None, str]]:
     """Of every item the hash of its content (None: could not be read) and what is wrong with it (empty: nothing)."""
     if found.array is not None:
         array = found.array
@@ -311,10 +321,10 @@ def _hash_array(array: np.ndarray) -> int:
     return _hash(array.tobytes() + str(array.shape).encode())
 
 
-def _clean(name: str, found: Found, scan: list[tuple[int | None, str]]) -> Dataset:
+def clean(name: str, found: Found, scanned: list[tuple[int | None, str]]) -> Dataset:
     """One row per content, sorted by path; what is left out is kept in lists."""
     bad, left_out, same = [], [], defaultdict(list)
-    for item, (code, reason) in sorted(zip(found.items, scan, strict=True), key=lambda pair: pair[0].path):
+    for item, (code, reason) in sorted(zip(found.items, scanned, strict=True), key=lambda pair: pair[0].path):
         if reason or code is None:
             bad.append((item.path, reason))
             left_out.append((item.path, "" if code is None else f"{code:016x}", item.label, "bad"))

@@ -593,15 +593,8 @@ class Training(Setup):
         seconds = {"total": time.monotonic() - began, "training": training}
         summary = self.summary(folder, results, best_epoch, seconds)
         write_json(folder / "summary.json", summary)
-        finished = (
-            self.options,
-            self.dataset,
-            self.split,
-            progress.rows,
-            self.tested,
-            self.views[0].name,
-            self.views[0].source,
-        )
+        view = self.views[0]
+        finished = (self.options, self.dataset, self.split, progress.rows, self.tested, view.name, view.source)
         write_run(folder, summary, Finished(*finished))
         return summary
 

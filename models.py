@@ -45,6 +45,11 @@ LEAK = 0.1  # slope of WRN-28-2's leaky ReLU, as in UDA and FixMatch
 AUXILIARY = ("aux1", "aux2", "AuxLogits")  # the side classifiers of googlenet and inception_v3
 NETWORK_TIMEOUT = 8.0  # seconds: without a network the user shall read what to do, not wait
 
+
+class WeightsMissing(UserError):
+    """The library's pretrained weights can't be fetched: what can do without them may go on."""
+
+
 # --- the parts of a network -------------------------------------------------------------------------------------------
 
 
@@ -283,7 +288,7 @@ def fetching(name: str, url: str, file: str | None = None) -> Iterator[None]:
         yield
     except Exception as error:  # no network, no disk, a proxy's page, a broken file: the way out is the same
         target = Path(torch.hub.get_dir()) / "checkpoints" / (file or Path(url).name)
-        raise UserError(
+        raise WeightsMissing(
             f"the weights of {name} can't be had ({one_line(error)}); put {url} at {target}, "
             "or use --weights FILE or --weights none"
         ) from error
@@ -343,7 +348,7 @@ def _fetch_timm(name: str, config: Any) -> Any:
     except Exception as error:  # as in _fetch
         file = config.hf_hub_filename or "model.safetensors"
         place = f"{file} of https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else config.url
-        raise UserError(
+        raise WeightsMissing(
             f"the weights of {name} can't be had ({one_line(error)}); download {place} elsewhere "
             "and use --weights FILE, or use --weights none"
         ) from error

@@ -37,6 +37,7 @@ VALUES: dict[str, str] = {
     "mpl_weight": "0", "feedback": "first_order", "feedback_scale": "none", "pseudo_label": "sample",
     "pseudo_label_view": "weak", "student_threshold": "0.5", "distribution_alignment": "0.5", "load_path": "exp",
     "views": "pixels", "predict_dir": "/new", "export": "onnx",
+    "near_duplicate": "0.8", "algorithm": "cotraining", "consistency_target": "own",
     "n_trials": "7", "timeout": "60", "search": "max_lr=1e-4:1e-2:log", "folds": "4", "search_workers": "2",
     "storage": "sqlite:///s.db", "pruner": "none",
 }  # fmt: skip
@@ -48,6 +49,9 @@ BESIDE: dict[str, list[str]] = {
     "download": ["--data_dir", "cifar10"],
     "cotrain_mode": ["--views", "pixels", "gradients"],
     "view_report": ["--views", "pixels", "gradients"],
+    **dict.fromkeys(
+        ("algorithm", "consistency_target", "finetune_views"), ["--cotrain_mode", "--views", "pixels", "gradients"]
+    ),
     "predict_dir": ["--load_path", "exp"],
     "export": ["--load_path", "exp"],
     **{name: ["--optuna_mode"] for name in args.SEARCHING},
@@ -279,7 +283,16 @@ def test_a_config_in_a_config_is_not_followed(tmp_path: Path) -> None:
 def everything() -> list[str]:
     """A command line that sets as many options as may stand together."""
     left_out = {"config", "num_labels", "num_epochs", "load_path", "load_best", "resume", "overwrite", "repeat"}
-    left_out |= {"finetune_mode", "switch_mode", "model_name", "weights", *args.COMMANDS} - {"optuna_mode"}
+    left_out |= {
+        "finetune_mode",
+        "switch_mode",
+        "model_name",
+        "weights",
+        "unfreeze",
+        "image_size",
+        "compile",
+        *args.COMMANDS,
+    } - {"optuna_mode"}
     left_out |= {"tensorboard", "show_images", "print_model"}
     line = [f"--{name}={value}" for name, value in VALUES.items() if name not in left_out]
     return line + [f"--no_{n}" if FIELDS[n].default is True else f"--{n}" for n in SWITCHES if n not in left_out]
