@@ -75,7 +75,10 @@ USUAL = {
 UNLABELED_ONLY = ("temperature", "lambda_u", "uda_steps", "threshold", "mpl_weight")
 # Values of different trials can be compared only on the same images, so what chooses those can't be searched.
 SEARCHABLE_GROUPS = ("model", "learning")
-SEARCHABLE = ("precision", "augmentation_draws", "flip", "include_labeled", "switch_mode", "finetune_mode")
+SEARCHABLE = (
+    "precision", "augmentation_draws", "flip", "include_labeled", "switch_mode", "finetune_mode", "algorithm",
+    "consistency_target",
+)  # fmt: skip
 # What may differ between the machines of one search.
 OF_THE_MACHINE = (
     "name", "device", "precision", "compile", "num_workers", "keep_pages", "cache", "cache_dir", "cache_limit",
@@ -167,7 +170,10 @@ def shared_values(options: Options) -> dict[str, Any]:
 
 def base_unused(options: Options) -> tuple[str, ...]:
     """The usual keys that the mode does not read."""
-    return UNLABELED_ONLY if options.mode.finetune_mode else ()
+    algorithm = options.cotraining.algorithm if options.mode.cotrain_mode else "meta"
+    if options.mode.finetune_mode or algorithm == "labels_only":
+        return UNLABELED_ONLY
+    return ("mpl_weight",) if algorithm == "cotraining" else ()
 
 
 def check_searchable(name: str) -> None:
@@ -668,10 +674,10 @@ class Screen:
             self.bar.n = done
             self.bar.refresh()
             return
-        now, (said, when) = time.monotonic(), self.told
-        if text != said and (now - when > PLAIN_LINE_SECONDS or done >= self.total):
-            self.told = text, now
-            say(f"search: {done} of {self.total} trials, {text}")
+        now, (said, when), line = time.monotonic(), self.told, f"search: {done} of {self.total} trials, {text}"
+        if line != said and (now - when > PLAIN_LINE_SECONDS or done >= self.total):
+            self.told = line, now
+            say(line)
 
     def text(self, trials: list[FrozenTrial]) -> str:
         """What stands behind the bar."""

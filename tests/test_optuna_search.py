@@ -6,6 +6,7 @@ import contextlib
 import csv
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -109,6 +110,10 @@ def test_the_usual_space() -> None:
 def test_labels_alone_have_no_use_for_what_belongs_to_the_others() -> None:
     _, space = space_of(parsed("--finetune_mode"))
     assert set(space) == {"weight_decay", "max_lr", "label_smoothing"}
+    views = ("--cotrain_mode", "--views", "pixels", "gradients", "--algorithm")
+    assert space_of(parsed(*views, "labels_only"))[1] == space
+    assert set(optuna_search.USUAL) - set(space_of(parsed(*views, "cotraining"))[1]) == {"mpl_weight"}
+    assert set(space_of(parsed(*views, "meta"))[1]) == set(optuna_search.USUAL)
 
 
 def test_any_option_can_be_searched_and_a_single_value_holds_it_fast() -> None:
@@ -197,6 +202,22 @@ def test_a_trial_is_the_training_on_stratified_folds(tmp_path: Path) -> None:
         assert float(row["value"]) == pytest.approx(np.mean(by_hand), abs=1e-9)
     labels = [np.bincount(goal.dataset.labels[part.val]).tolist() for part in goal.parts]
     assert labels == [[3, 3]] * 4
+
+
+@pytest.mark.parametrize(
+    "mode", [("--finetune_mode",), ("--cotrain_mode", "--views", "pixels", "gradients", "--data_dir", "digits")]
+)
+def test_every_mode_can_be_searched(mode: tuple[str, ...], tmp_path: Path) -> None:
+    line = (*mode, "--num_labels", 30, "--unlabeled_batch_size", 200, "--max_steps", 4, "--folds", 2, "--n_trials", 1)
+    tune(*line, cwd=tmp_path)
+    options = parsed(*line)
+    with contextlib.chdir(tmp_path):
+        goal = goal_of(options, 2)
+        by_hand = [optuna_search.last_of(experiment.fold_accuracy(options, goal.dataset, part)) for part in goal.parts]
+    (row,) = table(tmp_path)
+    assert float(row["value"]) == pytest.approx(np.mean(by_hand), abs=1e-9)
+    best = json.loads((tmp_path / "results" / "t" / "best_args.json").read_text())
+    assert best[mode[0].removeprefix("--")] is True
 
 
 def test_with_validation_images_their_accuracy_in_a_run_is_the_value(tmp_path: Path) -> None:
@@ -940,3 +961,18 @@ def postgres(tmp_path: Path) -> Iterator[str]:
 @pytest.mark.slow
 def test_two_machines_share_a_postgresql_server(postgres: str, tmp_path: Path) -> None:
     shared_search(postgres, tmp_path)
+
+
+# --- the page on it ---------------------------------------------------------------------------------------------------
+
+
+def commands() -> list[str]:
+    page = (Path(args.__file__).parent / "docs" / "tuning.md").read_text(encoding="utf-8")
+    return [line for line in page.splitlines() if line.startswith("python MPL.py") and "--config" not in line]
+
+
+@pytest.mark.parametrize("command", commands())
+def test_every_command_of_the_page_is_understood(command: str) -> None:
+    options = args.parse(shlex.split(command)[2:])
+    assert options.mode.optuna_mode
+    assert space_of(options)[1]

@@ -1,0 +1,73 @@
+"""Whether what a search found is better: its best setting against the options that it began with, paired over seeds.
+
+    python benchmarks/tuned.py results/tune --steps 300 1000
+
+Both are trained on the same split of each seed, for as many steps as asked for (default: the search's), and measured on
+the test images, which no search sees. Prints each seed's ensemble and the table for RESULTS.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from utils import keep_pages
+
+keep_pages()
+
+import args
+import experiment
+from data import Dataset, find_dataset, split_dataset
+from evaluate import paired_difference
+from optuna_search import last_of
+from train import Progress
+
+
+def test_accuracy(values: dict[str, object], dataset: Dataset, seed: int, kept: experiment.Kept) -> float:
+    """Train as a run does, and measure the ensemble on the test images."""
+    options = args.make({"name": "tuned", **values, "seed": seed})
+    split = split_dataset(dataset, options.data, seed)
+    training = experiment.make_training(options, dataset, split, kept=kept)
+    training.fill_bank()
+    progress = Progress()
+    training.learn(progress)
+    training.take_best(progress)
+    with training.evaluated() as models:
+        return last_of({name: r["accuracy"] for name, r in training.results(models, split.test).items()})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("search", type=Path, help="the folder of a search")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--steps", type=int, nargs="*", default=[])
+    given = parser.parse_args()
+    best = json.loads((given.search / "best_args.json").read_text(encoding="utf-8"))
+    with (given.search / "trials.csv").open(encoding="utf-8", newline="") as file:
+        columns = next(csv.reader(file))
+    searched = columns[columns.index("value") + 1 : columns.index("seconds")]
+    before = {name: value for name, value in best.items() if name not in searched}
+    dataset = find_dataset(args.make({"name": "tuned", **best}).data)
+    kept: experiment.Kept = {}
+    print("| steps | before | best setting | gain, paired, 95% interval |\n| --- | --- | --- | --- |")
+    for steps in given.steps or [before.get("max_steps")]:
+        pairs = []
+        for seed in given.seeds:
+            pairs.append([test_accuracy({**v, "max_steps": steps}, dataset, seed, kept) for v in (before, best)])
+            print(f"  {steps} steps, seed {seed}: {pairs[-1][0]:.3f} {pairs[-1][1]:.3f}", file=sys.stderr, flush=True)
+        old, new = zip(*pairs, strict=True)
+        gain, (low, high) = paired_difference(new, old)
+        means = [100 * sum(column) / len(column) for column in (old, new)]
+        interval = f"{100 * gain:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+        print(f"| {steps} | {means[0]:.1f}% | {means[1]:.1f}% | {interval} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
