@@ -190,7 +190,6 @@ class Cotraining:
 
     views: tuple[str, ...] = option((), "two or more backbones: short names (--list_views), pixels, gradients, or what --model_name takes, each with =FILE for its weights", parse=view_name, metavar="NAME[=FILE]")
     algorithm: str = option("meta", "how the views learn: each from the labels alone, from the others' sure labels, or also by feedback of what was gained", choices=("labels_only", "cotraining", "meta"))
-    consistency_target: str = option("mean", "whose weak predictions a view shall keep to on strong images (meta): its own, or the mean of all views", choices=("own", "mean"))
     finetune_views: bool = option(False, "first fine-tune each view's backbone on the labeled images")
 
 
@@ -307,7 +306,6 @@ RULES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("cotrain_mode", ("model_name", "weights", "unfreeze", "image_size", "compile"), ("views",)),
     ("view_report", (), ("views",)),
     ("algorithm", (), ("cotrain_mode",)),
-    ("consistency_target", (), ("cotrain_mode",)),
     ("finetune_views", (), ("cotrain_mode",)),
     ("optuna_mode", ("load_path", "tensorboard", "show_images", "print_model"), ()),
     ("storage", ("overwrite",), ()),

@@ -52,7 +52,7 @@ class ViewBatches:
 class Exchange(NamedTuple):
     """What V views make of one batch, a list entry a view; losses carry their graph."""
 
-    consistency: list[Tensor]  # L_uda of view i against a target that is a constant
+    consistency: list[Tensor]  # L_uda of view i: its weak prediction is the target of its strong one
     students: list[Tensor]  # mean_b CE(y_i, z_i): what view i learns from the others
     feedback: list[Tensor]  # mean_b -log a_i(y_i): reaches every view but i
     labels: list[Tensor]  # y_i [B], one tensor: learned by view i and judged in feedback[i]
@@ -71,17 +71,15 @@ def exchange(learners: Sequence[Learner], views: Views, step: int, rules: Rules)
     strong = [rules.logits(x.network, _given(batch.strong)) for x, batch in zip(learners, views, strict=True)]
     with torch.no_grad():
         sure = [_target(z.detach(), learner, learning) for z, learner in zip(weak, learners, strict=True)]
-        advice = mean_of_others(sure)
-        targets = sure if rules.consistency_target == "own" else [torch.stack(sure).mean(dim=0)] * len(sure)
-        masks = [(target.amax(dim=1) >= learning.threshold).float() for target in targets]
-        student_masks = [(a.amax(dim=1) >= learning.student_threshold).float() for a in advice]
+        masks = [(target.amax(dim=1) >= learning.threshold).float() for target in sure]
+        student_masks = [(a.amax(dim=1) >= learning.student_threshold).float() for a in mean_of_others(sure)]
     judged = weak if judged_weak else strong
     likelihood = mean_of_others([(z / x.temperature).softmax(dim=1) for z, x in zip(judged, learners, strict=True)])
     labels = [choose_labels(a.detach(), learning) for a in likelihood]
     return Exchange(
         consistency=[
             consistency_loss(target, z, mask, learning.unsupervised)
-            for target, z, mask in zip(targets, strong, masks, strict=True)
+            for target, z, mask in zip(sure, strong, masks, strict=True)
         ],
         students=[masked_cross_entropy(*row) for row in zip(strong, labels, student_masks, strict=True)],
         feedback=[masked_surprise(*row) for row in zip(likelihood, labels, student_masks, strict=True)],

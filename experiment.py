@@ -499,8 +499,7 @@ class Training(Setup):
             write(row)
             return stop
 
-        target = self.options.cotraining.consistency_target
-        rules = Rules(self.options.learning, self.options.run.seed, self.precision, target)
+        rules = Rules(self.options.learning, self.options.run.seed, self.precision)
         warmup, main = (functools.partial(step, rules=rules) for step in self.steps())
         batches = self.batches([Batches(self.order, v.source, self.dataset.labels, self.device) for v in self.views])
         fit(

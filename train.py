@@ -42,7 +42,6 @@ class Rules:
     learning: Learning
     seed: int = 0
     precision: torch.dtype = torch.float32
-    consistency_target: str = "own"  # of co-training
 
     def randomness(self, step: int, purpose: str) -> None:
         """Make dropout and sampling from here on a function of (seed, step, purpose)."""

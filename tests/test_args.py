@@ -37,7 +37,7 @@ VALUES: dict[str, str] = {
     "mpl_weight": "0", "feedback": "first_order", "feedback_scale": "none", "pseudo_label": "sample",
     "pseudo_label_view": "weak", "student_threshold": "0.5", "distribution_alignment": "0.5", "load_path": "exp",
     "views": "pixels", "predict_dir": "/new", "export": "onnx",
-    "near_duplicate": "0.8", "algorithm": "cotraining", "consistency_target": "own",
+    "near_duplicate": "0.8", "algorithm": "cotraining",
     "n_trials": "7", "timeout": "60", "search": "max_lr=1e-4:1e-2:log", "folds": "4", "search_workers": "2",
     "storage": "sqlite:///s.db", "pruner": "none",
     "calibration_folds": "4", "out": "new/ü.csv", "predict_copy": "sorted", "copy_by": "copy", "min_probability": "0.7",
@@ -50,9 +50,7 @@ BESIDE: dict[str, list[str]] = {
     "download": ["--data_dir", "cifar10"],
     "cotrain_mode": ["--views", "pixels", "gradients"],
     "view_report": ["--views", "pixels", "gradients"],
-    **dict.fromkeys(
-        ("algorithm", "consistency_target", "finetune_views"), ["--cotrain_mode", "--views", "pixels", "gradients"]
-    ),
+    **dict.fromkeys(("algorithm", "finetune_views"), ["--cotrain_mode", "--views", "pixels", "gradients"]),
     "predict_dir": ["--load_path", "exp"],
     "export": ["--load_path", "exp"],
     **{name: ["--optuna_mode"] for name in args.SEARCHING},
