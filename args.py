@@ -303,7 +303,12 @@ RULES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
     ("min_probability", (), ("predict_dir",)),
     ("finetune_mode", ("switch_mode", "cotrain_mode"), ()),
     ("switch_mode", ("cotrain_mode",), ()),
-    ("cotrain_mode", ("model_name", "weights", "unfreeze", "image_size", "compile"), ("views",)),
+    ("cotrain_mode", (), ("views",)),
+    (
+        "views",
+        ("model_name", "weights", "unfreeze", "image_size", "compile"),
+        ("cotrain_mode", "view_report", "compare"),
+    ),
     ("view_report", (), ("views",)),
     ("algorithm", (), ("cotrain_mode",)),
     ("finetune_views", (), ("cotrain_mode",)),

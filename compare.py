@@ -30,6 +30,7 @@ from loading import check_leaks, check_same_images, inherit, load_run, resumed_o
 from references import REFERENCES, reference_accuracy
 from reporting import commit, versions
 from utils import UserError, read_json, run_folder, say, write_json, write_text
+from views import view_labels
 
 DEFAULT_REPEAT = 5  # of --compare
 BASE = "labels only"
@@ -53,12 +54,12 @@ class Method:
     @property
     def folder(self) -> str:
         """Its name as a folder's."""
-        return re.sub(r"[^a-z]+", "-", self.name.lower())
+        return re.sub(r"[^a-z0-9]+", "-", self.name.lower())
 
     @property
     def supervised(self) -> bool:
         """Whether it learns from the labeled images alone."""
-        return bool(self.options.get("finetune_mode"))
+        return bool(self.options.get("finetune_mode")) or self.options.get("algorithm") == "labels_only"
 
 
 METHODS = (
@@ -73,6 +74,32 @@ METHODS = (
         start="MPL",
     ),
 )
+
+
+def methods_of(options: Options) -> tuple[Method, ...]:
+    """The methods to compare: with `--views` those of co-training, and each view alone trained by MPL."""
+    specs = options.cotraining.views
+    if not specs:
+        return METHODS
+    alone = [
+        Method(f"MPL on {label}", f"train on {spec} alone, without --views", {"views": (spec,)})
+        for label, spec in zip(view_labels(specs), specs, strict=True)
+    ]
+    together = {
+        BASE: "labels_only",
+        "co-training": "cotraining",
+        "meta co-training": "meta",
+    }
+    return (
+        *(
+            Method(
+                name, f"put --cotrain_mode --algorithm {algorithm} in place of --compare",
+                {"cotrain_mode": True, "algorithm": algorithm},
+            )
+            for name, algorithm in together.items()
+        ),
+        *alone,
+    )  # fmt: skip
 
 
 # --- the commands -----------------------------------------------------------------------------------------------------
@@ -92,7 +119,7 @@ def compare(options: Options) -> dict[str, Any]:
     split = split_dataset(dataset, options.data, seeds[0])
     if not len(split.test):
         raise UserError("--compare needs test images to compare on; give --test_percent or a test folder")
-    first = prepared(options, dataset, split)
+    first = prepared(options.changed(cotrain_mode=bool(options.cotraining.views)), dataset, split)
     folder = make_folder(options, first)
     options = options.changed(name=folder.name)
     results = measure(options, dataset, seeds, folder, steps=first.schedule.total_steps)
@@ -100,7 +127,7 @@ def compare(options: Options) -> dict[str, Any]:
         **summary_of(options, folder, dataset, split, seeds, began),
         "mode": "compare",
         "comparison": rows_of(results),
-        "advice": advice(results),
+        "advice": advice(results, methods_of(options)),
     }
     write_json(folder / "summary.json", summary)
     write_text(folder / "comparison.csv", table_as_csv(summary["comparison"], seeds))
@@ -211,8 +238,9 @@ def measure(
     """
     journal = folder / "journal.json"
     done: dict[str, dict[str, Any]] = read_json(journal) if journal.is_file() else {}
-    wanted = [*(method.name for method in METHODS), *REFERENCES] if methods is None else list(methods)
-    for method in METHODS:
+    known = methods_of(options)
+    wanted = [*(method.name for method in known), *REFERENCES] if methods is None else list(methods)
+    for method in known:
         if method.name in wanted and method.start not in (None, *wanted[: wanted.index(method.name)]):
             raise UserError(f"the {method.name} starts from {method.start}: name that first")
     for index, seed in enumerate(seeds):
@@ -220,7 +248,7 @@ def measure(
         place = folder / f"seed-{seed}"
         check_same_images(place, dataset, split)
         write_split(place / "split.csv", dataset, split)
-        bench = Bench(options.changed(seed=seed, repeat=None, compare=False), dataset, split, place, steps)
+        bench = Bench(options.changed(seed=seed, repeat=None, compare=False), dataset, split, place, steps, known)
         for position, name in enumerate(wanted):
             if str(seed) not in done.setdefault(name, {}):
                 began = time.monotonic()
@@ -244,10 +272,11 @@ class Bench:
     split: Split
     folder: Path
     steps: int
+    methods: Sequence[Method]
 
     def accuracies(self, name: str) -> Accuracies:
         """The test accuracy of each model of a method, or of a reference."""
-        method = next((method for method in METHODS if method.name == name), None)
+        method = next((method for method in self.methods if method.name == name), None)
         return self.reference(name) if method is None else self.trained(method)
 
     def trained(self, method: Method) -> Accuracies:
@@ -261,11 +290,11 @@ class Bench:
             loaded = load_run(options)
             options = inherit(options, loaded)
             check_leaks(loaded, self.dataset, self.split)
-        training = Training(options, self.dataset, self.split, loaded)
+        training = make_training(options, self.dataset, self.split, loaded)
         progress = training.restore(place)
         training.train(place, progress)
         best_epoch = training.take_best(progress)
-        if any(other.start == method.name for other in METHODS):
+        if any(other.start == method.name for other in self.methods):
             training.save_best(self.checkpoint(method.name), best_epoch)
         with training.evaluated() as models:
             results = training.results(models, self.split.test)
@@ -275,11 +304,11 @@ class Bench:
 
     def checkpoint(self, name: str) -> Path:
         """Where the models of a method lie until nobody starts from them any more."""
-        return self.folder / next(m for m in METHODS if m.name == name).folder / "checkpoints" / "best.pt"
+        return self.folder / next(m for m in self.methods if m.name == name).folder / "checkpoints" / "best.pt"
 
     def clear(self) -> None:
         """Remove the models: this is a measurement, and the best method is trained by a command of its own."""
-        for method in METHODS:
+        for method in self.methods:
             shutil.rmtree(self.folder / method.folder / "checkpoints", ignore_errors=True)
 
     def reference(self, name: str) -> Accuracies:
@@ -343,7 +372,7 @@ def over_seeds(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return result
 
 
-def advice(results: Results) -> str:
+def advice(results: Results, methods: Sequence[Method] = METHODS) -> str:
     """Which method to use on this data, and whether its lead is more than noise, in plain sentences.
 
     Only what one would use of each method is compared (`finals`). The winner is picked from k, so its lead over labels
@@ -353,7 +382,7 @@ def advice(results: Results) -> str:
     every = finals(results)
     best = max(every, key=lambda name: float(np.mean(every[name])))
     named = f"{best} ({100 * np.mean(every[best]):.1f}%)"
-    count, how = len(every[best]), how_to_train(best, every)
+    count, how = len(every[best]), how_to_train(best, every, methods)
     if count < ENOUGH_SEEDS:
         few = f"{count} seed{'s' * (count > 1)} can't tell a difference from noise"
         return f"{named} is the best here, but {few}: use --repeat {DEFAULT_REPEAT}. {how}"
@@ -375,9 +404,9 @@ def advice(results: Results) -> str:
     return f"{named} is the best here, but not distinguishable from {BASE}: {lead}. {rest}"
 
 
-def how_to_train(best: str, every: Mapping[str, Sequence[float]]) -> str:
+def how_to_train(best: str, every: Mapping[str, Sequence[float]], methods: Sequence[Method]) -> str:
     """How to get a classifier by the method, or where that is a reference, by the best method of this program."""
-    ours = {method.name: method.how for method in METHODS if method.name in every}
+    ours = {method.name: method.how for method in methods if method.name in every}
     own = max(ours, key=lambda name: float(np.mean(every[name])))
     prefix = "" if best == own else f"It is scikit-learn's; the best that is trained here is {own}. "
     return f"{prefix}To train {own}: {ours[own]}."

@@ -493,7 +493,7 @@ class Training(Setup):
         """The training alone; what is to be written or shown is the caller's."""
 
         def after_epoch(row: Row) -> bool:
-            if row["step"] == self.schedule.warmup_steps:
+            if row["step"] == self.schedule.warmup_steps < self.schedule.total_steps:
                 self.after_warmup()
             stop = validated and self.validate(row, progress)
             write(row)
@@ -692,9 +692,9 @@ class Training(Setup):
             return 0, f"a class has one label only; {instead}"
         return min(asked or CALIBRATION_FOLDS, rarest), ""
 
-    def _cross_fitted(self, count: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    def _cross_fitted(self, count: int, *, warmup_only: bool = False) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Predictions [N, C] of labeled images by trainings that saw nothing of them, and their rows [N]."""
-        parts, steps = [], self.schedule.total_steps
+        parts, steps = [], self.schedule.warmup_steps if warmup_only else self.schedule.total_steps
         # Views that were tuned on the labeled images know what is held out: each fold tunes its own.
         shared = self.frozen and not self.options.cotraining.finetune_views
         kept: Kept = {foundation_of(self.options): self.views} if shared else {}
@@ -708,6 +708,7 @@ class Training(Setup):
                 # As the test images are: not among the unlabeled ones either.
                 fold = replace(fold, unlabeled=np.setdiff1d(fold.unlabeled, fold.val))
                 training = make_training(self.options, self.dataset, fold, kept=kept)
+                training.schedule = replace(training.schedule, total_steps=steps)
                 training.fill_bank()
                 training.learn(Progress(), validated=False, show=show)
                 with training.evaluated() as models:
@@ -758,6 +759,21 @@ class CoTraining(Training):
     def batches(self, of_views: list[Batches]) -> Callable[[int], Any]:
         return cotraining.ViewBatches(of_views)
 
+    def after_warmup(self) -> None:
+        """Fit each view's tau, once: its weak predictions speak to the others as surely as they are right."""
+        rows = self.split.val
+        if len(rows) >= ENOUGH_TO_FIT:
+            with self.evaluated() as models:
+                predicted = self.predictions(models, rows)
+        else:
+            rarest = int(np.bincount(self.dataset.labels[self.split.labeled]).min())
+            if rarest < 2:
+                return
+            predicted, rows = self._cross_fitted(min(CALIBRATION_FOLDS, rarest), warmup_only=True)
+        temperatures = fit_temperatures(predicted, self.dataset.labels[rows])
+        for learner in self.learners:
+            learner.calibrate(temperatures[learner.name])
+
     def measured(self) -> list[str]:
         return cotraining.measured(self.options.cotraining.algorithm, [view.name for view in self.views])
 
@@ -795,7 +811,7 @@ def default_model(dataset: Dataset) -> str:
 def make_backbones(options: Options, dataset: Dataset, loaded: Mapping[str, Any] | None) -> dict[str, Backbone]:
     """The backbones that the options name, by view; with a loaded run, those that it was trained with."""
     specs = options.cotraining.views
-    if options.mode.cotrain_mode and loaded is None:
+    if specs and loaded is None:
         seed, points = options.run.seed, dataset.kind == "points"
         built = [build_view(spec, native_size=dataset.native_size, points=points, seed=seed) for spec in specs]
         return dict(zip(view_labels(specs), built, strict=True))

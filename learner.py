@@ -93,6 +93,12 @@ class Learner:
         finally:
             self.network.load_state_dict(learned)
 
+    def calibrate(self, temperature: float) -> None:
+        """Set tau of a learner that is a head: its probabilities as a teacher, and when it is evaluated."""
+        states = (self.network.state_dict(), *([] if self.average is None else [self.average]))
+        for value in (self.temperature, *(state["temperature"] for state in states)):
+            value.fill_(temperature)
+
     def take_over(self, state: Mapping[str, Tensor]) -> None:
         """Make these weights the ones to evaluate and keep."""
         self.network.load_state_dict(state)

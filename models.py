@@ -113,10 +113,15 @@ class Head(nn.Module):
 
     Features come first to a root mean square of 1. Backbones differ in scale by a factor of ten and more, and large
     features make large logits: a teacher that is sure from the start teaches its errors.
+
+    `temperature` divides the logits when the head is evaluated: a calibration that was fitted while it learned.
     """
+
+    temperature: Tensor
 
     def __init__(self, kind: str, in_features: int, num_classes: int) -> None:
         super().__init__()
+        self.register_buffer("temperature", torch.ones(()))
         self.layers = nn.Sequential(nn.RMSNorm(in_features, eps=1e-6, elementwise_affine=False))
         if kind == "mlp":
             self.layers.extend([nn.Linear(in_features, HEAD_WIDTH), nn.ReLU(), nn.Dropout(HEAD_DROPOUT)])
@@ -124,7 +129,8 @@ class Head(nn.Module):
         self.layers.append(nn.Linear(in_features, num_classes))
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.layers(features)
+        logits = self.layers(features)
+        return logits if self.training else logits / self.temperature
 
 
 class Network(nn.Module):
