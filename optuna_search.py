@@ -111,13 +111,12 @@ def search(options: Options) -> dict[str, Any]:
     url = options.search.storage
     # A database can refuse us: before a folder is made. The journal lies in the folder.
     storage = open_storage(url, Path()) if url else None
-    study = None if storage is None else open_study(storage, name, options, space, goal)
+    study = None if storage is None else open_study(storage, name, options, space, goal, first)
     folder = run_folder(options.run.name or "", resume=options.run.resume, overwrite=options.run.overwrite)
     write_options(folder, options, name)
     if study is None:
-        study = open_study(open_storage(None, folder), name, options, space, goal)
+        study = open_study(open_storage(None, folder), name, options, space, goal, first)
     with storage_errors(url):
-        put_in_first(study, first)
         return conduct(study, folder, options, name)
 
 
@@ -334,11 +333,28 @@ def fill_banks(options: Options, goal: Goal) -> None:
 # --- the study --------------------------------------------------------------------------------------------------------
 
 
-def open_study(storage: BaseStorage, name: str, options: Options, space: Space, goal: Goal) -> optuna.Study:
-    """The study of that name, made where there is none. Raises UserError when it is a search of something else."""
-    study = optuna.create_study(
-        storage=storage, study_name=name, direction="maximize", load_if_exists=True, pruner=pruner_of(options)
-    )
+def open_study(
+    storage: BaseStorage, name: str, options: Options, space: Space, goal: Goal, first: dict[str, Any]
+) -> optuna.Study:
+    """The study of that name, made where there is none, with the present options as its first trial.
+
+    Raises UserError when it is a search of something else.
+    """
+    try:
+        study = optuna.create_study(storage=storage, study_name=name, direction="maximize")
+        made = True
+    except optuna.exceptions.DuplicatedStudyError:
+        study, made = optuna.load_study(storage=storage, study_name=name), False
+    check_same_search(study, options, space, goal)
+    # By one of several machines that begin together; and after a kill right here, when it is resumed.
+    firsts = [trial for trial in study.get_trials(deepcopy=False) if trial.user_attrs.get("first")]
+    if made or (options.run.resume and not firsts):
+        study.enqueue_trial(first, user_attrs={"first": True})
+    return study
+
+
+def check_same_search(study: optuna.Study, options: Options, space: Space, goal: Goal) -> None:
+    """Note in a new study what it searches; raises UserError when an old one searches something else."""
     machine = {*OF_THE_MACHINE, *args.NOT_RECORDED}
     ours = {f"--{k}": v for k, v in options.flat().items() if k not in machine and k not in space}
     ours |= {f"the range of {k}": distribution_to_json(d) for k, d in space.items()}
@@ -347,14 +363,13 @@ def open_study(storage: BaseStorage, name: str, options: Options, space: Space, 
     theirs = study.user_attrs.get("search")
     if theirs is None:
         study.set_user_attr("search", ours)
-        return study
+        return
     for what in {**theirs, **ours}:
         if theirs.get(what) != ours.get(what):
             raise UserError(
-                f"the study {name} searches with another value of {what} ({theirs.get(what)}, not {ours.get(what)}); "
-                "give the same options, or another --name"
+                f"the study {study.study_name} searches with another value of {what} "
+                f"({theirs.get(what)}, not {ours.get(what)}); give the same options, or another --name"
             )
-    return study
 
 
 def pruner_of(options: Options) -> optuna.pruners.BasePruner:
@@ -377,12 +392,6 @@ def sampler_of(seed: int, worker: object, trials: int) -> optuna.samplers.BaseSa
         return optuna.samplers.TPESampler(multivariate=True, constant_liar=True, seed=number)
 
 
-def put_in_first(study: optuna.Study, values: dict[str, Any]) -> None:
-    """Put the present options in as the first trial, once in the life of a study."""
-    if not any(trial.user_attrs.get("first") for trial in study.get_trials(deepcopy=False)):
-        study.enqueue_trial(values, user_attrs={"first": True})
-
-
 # --- a worker ---------------------------------------------------------------------------------------------------------
 
 
@@ -396,7 +405,8 @@ def work(connection: Connection, options: Options, name: str, folder: Path, numb
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(max(1, (os.cpu_count() or 1) // options.search.search_workers))
     url = options.search.storage
-    where = (socket.gethostname(), number) if url else number  # the same line runs on several machines
+    # In a database workers are many searches' and machines', and each must draw values of its own.
+    where = (socket.gethostname(), os.getpid()) if url else number
     study = optuna.load_study(
         study_name=name,
         storage=open_storage(url, folder),

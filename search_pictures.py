@@ -112,7 +112,7 @@ def draw_slices(path: Path, trials: Sequence[FrozenTrial], names: Sequence[str],
             axes.scatter(places, values, s=13, linewidth=0, **shade)
             axes.plot(scale.place(best), best.value, "o", color=VERMILION, markersize=5.5)
             axes.set_title(_plain(name, 30))
-            axes.set_xticks(*scale.ticks(4), rotation=0 if not scale.choices else 20)
+            axes.set_xticks(*scale.ticks(), rotation=0 if not scale.choices else 20)
             _percent_axis(axes.yaxis)
         for axes in panels[len(names) :]:
             axes.remove()
@@ -194,13 +194,21 @@ class Scale:
         at = self.low + height * (self.high - self.low)
         return 10**at if self.log else at
 
-    def ticks(self, count: int) -> tuple[list[float], list[str]]:
-        """Places and labels of a few ticks."""
+    def ticks(self) -> tuple[list[float], list[str]]:
+        """Places and labels of a few round values."""
+        from matplotlib.ticker import MaxNLocator
+
         if self.choices:
             return list(map(float, range(len(self.choices)))), [_plain(choice, 12) for choice in self.choices]
-        heights = [index / (count - 1) for index in range(count)]
-        places = [self.low + height * (self.high - self.low) for height in heights]
-        return places, [_short(self.value_at(height)) for height in heights]
+        if self.log:
+            powers = range(math.floor(self.low), math.ceil(self.high) + 1)
+            places = [power + step for power in powers for step in (0.0, math.log10(3))]
+            if sum(self.low <= place <= self.high for place in places) > 5:
+                places = list(map(float, powers))
+        else:
+            places = [float(place) for place in MaxNLocator(4).tick_values(self.low, self.high)]
+        places = [place for place in places if self.low - 1e-9 <= place <= self.high + 1e-9]
+        return places, [f"{10**place if self.log else place:.3g}" for place in places]
 
 
 def _short(value: float) -> str:

@@ -239,14 +239,14 @@ def test_the_test_images_are_never_touched_and_one_bank_serves_all(tmp_path: Pat
     make_data(tmp_path / "d")
     line = ("--data_dir", "d", *FROZEN, "--num_labels", 9, "--unlabeled_batch_size", 15, "--max_steps", 4)
     with pytest.MonkeyPatch.context() as patch:  # workers must find all features there
-        before = optuna_search.put_in_first
+        before = optuna_search.open_study
 
-        def note(*arguments: Any) -> None:
+        def note(*arguments: Any) -> optuna.Study:
             blocks.extend((tmp_path / "cache").rglob("*.block"))
-            before(*arguments)
+            return before(*arguments)
 
         blocks: list[Path] = []
-        patch.setattr(optuna_search, "put_in_first", note)
+        patch.setattr(optuna_search, "open_study", note)
         tune(*line, "--n_trials", 3, "--search", "head=linear,mlp", cwd=tmp_path)
     assert blocks
     assert set((tmp_path / "cache").rglob("*.block")) == set(blocks)
@@ -339,6 +339,9 @@ def test_resuming_keeps_what_is_searched(easy: None, tmp_path: Path) -> None:
     tune("--n_trials", 2, cwd=tmp_path)
     for line, says in ((("--folds", 5), "--folds 3, not 5"), (("--search", "ema=0,0.5"), "--search")):
         assert says in tune("--resume", *line, cwd=tmp_path, code=2).err
+    outcome = run("--name", "t", "--resume", cwd=tmp_path)
+    assert outcome.code == 2
+    assert "was started with --optuna_mode; give it again" in outcome.err
 
 
 def test_a_second_search_of_a_name_gets_a_folder_of_its_own(easy: None, tmp_path: Path) -> None:
@@ -795,7 +798,7 @@ def test_a_search_without_a_complete_trial_says_so(tmp_path: Path, monkeypatch: 
 
 # --- real processes ---------------------------------------------------------------------------------------------------
 
-REAL = ("--unlabeled_batch_size", "100", "--max_steps", "24", "--pruner", "none")
+REAL = ("--unlabeled_batch_size", "100", "--max_steps", "16", "--folds", "2", "--pruner", "none")
 
 
 def begin(*arguments: object, cwd: Path) -> subprocess.Popen[str]:
@@ -868,6 +871,9 @@ def test_killed_workers_are_replaced(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_ctrl_c_ends_cleanly_with_a_usable_study(tmp_path: Path) -> None:
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell's background job would pass on that it is ignored
     process = begin("--n_trials", 400, "--search_workers", 2, cwd=tmp_path)
     wait_for(lambda: complete_in(tmp_path) >= 3, process)
     process.send_signal(signal.SIGINT)
@@ -893,7 +899,7 @@ def shared_search(url: str, cwd: Path) -> None:
     machines = []
     for name in ("a", "b"):
         (cwd / name).mkdir()
-        machines.append(begin("--n_trials", 12, "--search_workers", 2, "--storage", url, cwd=cwd / name))
+        machines.append(begin("--n_trials", 9, "--search_workers", 2, "--storage", url, cwd=cwd / name))
     storage = None
     deadline = time.monotonic() + 240
     while storage is None or sum(t.state == TrialState.COMPLETE for t in trials_of(storage)) < 3:
@@ -907,7 +913,7 @@ def shared_search(url: str, cwd: Path) -> None:
         outcome = end(machine, cwd / name)
         assert outcome.code == 0, outcome.err
     done = [trial for trial in trials_of(storage) if trial.state == TrialState.COMPLETE]
-    assert 12 <= len(done) <= 13  # two machines may both see one trial missing
+    assert 9 <= len(done) <= 10  # two machines may both see one trial missing
     assert len({tuple(trial.params.items()) for trial in done}) == len(done)
     assert sum(bool(trial.user_attrs.get("first")) for trial in done) == 1
 
