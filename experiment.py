@@ -289,13 +289,16 @@ class Setup:
         self, models: Mapping[str, nn.Module], rows: np.ndarray, folder: Path | None = None, prefix: str = ""
     ) -> dict[str, Any]:
         """Metrics of each model and the ensemble on the rows; with a folder also their confusion matrices."""
-        if not len(rows):
-            return {}
+        return self.scored(self.predictions(models, rows), rows, folder, prefix) if len(rows) else {}
+
+    def scored(
+        self, predictions: Mapping[str, np.ndarray], rows: np.ndarray, folder: Path | None = None, prefix: str = ""
+    ) -> dict[str, Any]:
+        """The same of probabilities [N, C] that are at hand."""
         results = {}
         classes, labels = self.dataset.classes, self.dataset.labels[rows]
-        predictions = self.predictions(models, rows)
         if folder is not None:
-            self.tested = predictions
+            self.tested = dict(predictions)
         for name, predicted in predictions.items():
             confusion = confusion_matrix(labels, predicted.argmax(axis=1), len(classes))
             results[name] = metrics(confusion, classes)
@@ -304,17 +307,17 @@ class Setup:
                 visualization.draw_confusion(folder / f"{prefix}{name}_CM.png", confusion, classes, title=title)
         return results
 
-    def reliability(self, temperatures: Mapping[str, float], folder: Path, prefix: str = "") -> dict[str, Any]:
+    def reliability(
+        self, tested: Mapping[str, np.ndarray], temperatures: Mapping[str, float], folder: Path, prefix: str = ""
+    ) -> dict[str, Any]:
         """How well the test's probabilities say how often they are right, before and after calibration; and a picture.
 
         Only reported: nothing is chosen by it.
         """
-        if not self.tested:
+        if not tested:
             return {}
         labels = self.dataset.labels[self.split.test]
-        states = {"before": self.tested}
-        if temperatures:
-            states["after"] = calibrated(self.tested, temperatures)
+        states = {"before": tested} | ({"after": calibrated(tested, temperatures)} if temperatures else {})
         errors: dict[str, Any] = {}
         bins: dict[str, Any] = {"before": {}, "after": {}}
         for state, predictions in states.items():
@@ -363,15 +366,26 @@ class Training(Setup):
         kept: Kept | None = None,
     ) -> None:
         super().__init__(options, dataset, split, loaded, kept)
-        self.supervised = options.mode.finetune_mode
+        self._begin()
+        if options.run.tensorboard:
+            require_tensorboard()
+
+    def _begin(self) -> None:
+        """All that hangs on the split."""
+        self.supervised = self.options.mode.finetune_mode
         self.order = self._order()
         self.schedule = self._schedule()
         self.learners = self._learners()
         self.companions = self._companions()
         self.enough_validation = self._enough_validation()
         self._check_batch_norms()
-        if options.run.tensorboard:
-            require_tensorboard()
+
+    def on(self, split: Split) -> Training:
+        """The same training, not begun, of another split; the backbones and their features are shared."""
+        other = copy.copy(self)
+        other.split = split
+        other._begin()
+        return other
 
     def _order(self) -> Order:
         learning = self.options.learning
@@ -617,20 +631,19 @@ class Training(Setup):
         """Write `best.pt`: the models as they are tested and used, without what learning needs."""
         with self.evaluated() as models:
             states = {name: model.state_dict() for name, model in models.items()}
-            content = {**self.description(), "models": states, "best_epoch": dict(best_epoch)}
-            save_checkpoint(path, {**content, "temperatures": dict(temperatures or {})})
+        content = {**self.description(), "models": states, "best_epoch": dict(best_epoch)}
+        save_checkpoint(path, {**content, "temperatures": dict(temperatures or {})})
 
     def finish(self, folder: Path, progress: Progress, began: float, training: float) -> dict[str, Any]:
         """Choose each model's epoch, calibrate, test once, and write everything that the run leaves."""
-        best_epoch = self.take_best(progress)
-        started = time.monotonic()
-        calibration = self.calibrate()
-        calibrating = time.monotonic() - started
-        self.save_best(folder / "checkpoints" / "best.pt", best_epoch, calibration["temperatures"])
+        best_epoch, started = self.take_best(progress), time.monotonic()
         with self.evaluated() as models:
+            calibration = self.calibrate(models)
+            calibrating = time.monotonic() - started
+            self.save_best(folder / "checkpoints" / "best.pt", best_epoch, calibration["temperatures"])
             held_out = {"val": (self.split.val, None), "test": (self.split.test, folder)}
             results = {name: self.results(models, *part) for name, part in held_out.items()}
-        results["calibration"] = calibration | self.reliability(calibration["temperatures"], folder)
+        results["calibration"] = calibration | self.reliability(self.tested, calibration["temperatures"], folder)
         with Board(folder, self.options.run.tensorboard) as board:
             for name in results["test"]:
                 board.picture(f"confusion_matrix/{name}", folder / f"{name}_CM.png", progress.step)
@@ -654,15 +667,14 @@ class Training(Setup):
 
     # How far its probabilities can be trusted.
 
-    def calibrate(self) -> dict[str, Any]:
+    def calibrate(self, models: Mapping[str, nn.Module]) -> dict[str, Any]:
         """Temperatures of the models and the ensemble, and how they were found; the test takes no part.
 
         On the validation images where there are enough; else on labeled images that a training without them predicts.
         """
         rows = self.split.val
         if len(rows) >= ENOUGH_TO_FIT:
-            with self.evaluated() as models:
-                temperatures = fit_temperatures(self.predictions(models, rows), self.dataset.labels[rows])
+            temperatures = fit_temperatures(self.predictions(models, rows), self.dataset.labels[rows])
             return {"method": "validation", "images": len(rows), "temperatures": temperatures}
         count, reason = self._calibration_folds()
         if count:
@@ -689,6 +701,8 @@ class Training(Setup):
             return 0, "--calibration_folds 0"
         if self.loaded is not None:
             return 0, f"the loaded run has learned from the labeled images; {instead}"
+        if self.options.cotraining.finetune_views:
+            return 0, f"the views have learned from the labeled images; {instead}"
         if rarest < 2:
             return 0, f"a class has one label only; {instead}"
         return min(asked or CALIBRATION_FOLDS, rarest), ""
@@ -696,9 +710,6 @@ class Training(Setup):
     def _cross_fitted(self, count: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Predictions [N, C] of labeled images by trainings that saw nothing of them, and their rows [N]."""
         parts, steps = [], self.schedule.total_steps
-        # Views that were tuned on the labeled images know what is held out: each fold tunes its own.
-        shared = self.frozen and not self.options.cotraining.finetune_views
-        kept: Kept = {foundation_of(self.options): self.views} if shared else {}
         folds = folds_of(self.dataset, self.split, count, self.options.run.seed)
         with Screen(count * steps, what="calibration") as screen:
             for index, fold in enumerate(folds):
@@ -707,8 +718,7 @@ class Training(Setup):
                     screen.show(done + step)
 
                 # As the test images are: not among the unlabeled ones either.
-                fold = replace(fold, unlabeled=np.setdiff1d(fold.unlabeled, fold.val))
-                training = make_training(self.options, self.dataset, fold, kept=kept)
+                training = self.on(replace(fold, unlabeled=np.setdiff1d(fold.unlabeled, fold.val)))
                 training.fill_bank()
                 training.learn(Progress(), validated=False, show=show)
                 with training.evaluated() as models:
@@ -891,9 +901,11 @@ def test(options: Options) -> dict[str, Any]:
     models = {name: setup.network(name, state) for name, state in loaded["models"].items()}
     folder = run_of(loaded["path"])
     say(f"testing {', '.join(models)} of {folder} on {len(rows)} images of {len(dataset.classes)} classes")
-    results = {"val": {}, "test": setup.results(models, rows, folder, prefix="test_")}
+    tested = setup.predictions(models, rows)
     temperatures = loaded.get("temperatures", {})
-    results["calibration"] = {"temperatures": temperatures} | setup.reliability(temperatures, folder, prefix="test_")
+    results = {"val": {}, "test": setup.scored(tested, rows, folder, prefix="test_")}
+    results["calibration"] = {"temperatures": temperatures}
+    results["calibration"] |= setup.reliability(tested, temperatures, folder, prefix="test_")
     seconds = {"total": time.monotonic() - began, "training": 0.0}
     summary = setup.summary(folder, results, loaded.get("best_epoch", {}), seconds)
     write_json(folder / "test_summary.json", summary)

@@ -300,18 +300,9 @@ def test_a_config_in_a_config_is_not_followed(tmp_path: Path) -> None:
 def everything() -> list[str]:
     """A command line that sets as many options as may stand together."""
     left_out = {"config", "num_labels", "num_epochs", "load_path", "load_best", "resume", "overwrite", "repeat"}
-    left_out |= {
-        "finetune_mode",
-        "switch_mode",
-        "model_name",
-        "weights",
-        "unfreeze",
-        "image_size",
-        "compile",
-        *args.COMMANDS,
-    } - {"optuna_mode"}
-    left_out |= {"tensorboard", "show_images", "print_model"}
-    left_out |= {"out", "predict_copy", "copy_by", "min_probability"}
+    left_out |= {"finetune_mode", "switch_mode", *args.COMMANDS} - {"optuna_mode"}
+    left_out |= {"model_name", "weights", "unfreeze", "image_size", "compile"}  # views have their own
+    left_out |= {"tensorboard", "show_images", "print_model", "out", "predict_copy", "copy_by", "min_probability"}
     line = [f"--{name}={value}" for name, value in VALUES.items() if name not in left_out]
     return line + [f"--no_{n}" if FIELDS[n].default is True else f"--{n}" for n in SWITCHES if n not in left_out]
 
