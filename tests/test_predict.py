@@ -19,11 +19,11 @@ from PIL import Image
 from runs import COLOURS, FROZEN, MOONS, ROOT, Outcome, make_data, make_images, run, same, start
 
 import args
-import experiment
 import exporting
 import predict
 from data import find_dataset
 from evaluate import ENOUGH_TO_FIT, fit_temperatures, tempered
+from experiment import Training
 from utils import UserError
 
 Rows = list[dict[str, str]]
@@ -526,16 +526,11 @@ def test_a_frozen_run_is_calibrated_on_labels_that_it_has_not_learned(
             assert 0 <= errors["brier"] <= 2
     make_data(tmp_path / "d")
     splits = []
-    real = experiment.make_training
-
-    def make(options: Any, dataset: Any, split: Any, *rest: Any, **named: Any) -> Any:
-        splits.append(split)
-        return real(options, dataset, split, *rest, **named)
-
-    monkeypatch.setattr(experiment, "make_training", make)
+    real = Training.on
+    monkeypatch.setattr(Training, "on", lambda self, split: (splits.append((self.split, split)), real(self, split))[1])
     again = run("--name", "x", *TINY, cwd=tmp_path)
     assert again.summary()["calibration"] == found
-    whole, *folds = splits
+    (whole, *_), folds = zip(*splits, strict=True)
     assert len(folds) == 3
     assert sorted(np.concatenate([fold.val for fold in folds])) == sorted(whole.labeled)
     for fold in folds:
