@@ -30,9 +30,10 @@ from experiment import Setup
 from galleries import CELL, Tile, draw_gallery, draw_sizes
 from looks import look
 from models import WeightsMissing
+from report import write_report
 from reporting import Screen, commit, versions
 from utils import UserError, choose_device, peak_memory_bytes, run_folder, say, warn, write_json
-from visualization import _plain
+from visualization import plain
 
 __all__ = ["Audit", "inspect", "sections"]
 
@@ -65,8 +66,11 @@ def inspect(options: Options) -> dict[str, Any]:
     }
     write_csv(folder / "inspect.csv", findings)
     write_json(folder / "inspect.json", summary)
+    write_report(
+        folder / "report.html", folder.name, sections(summary, images), lead=f"Inspection of {audit.dataset.name}"
+    )
     say(table(summary))
-    say(f"results: {folder} ({', '.join(['inspect.csv', 'inspect.json', *summary['pictures']])})")
+    say(f"results: {folder} ({', '.join(['inspect.csv', 'inspect.json', 'report.html', *summary['pictures']])})")
     return summary
 
 
@@ -145,7 +149,7 @@ class Audit:
             count = len(np.unique(group[labels == label]))
             if count < suspects.FOLDS:
                 labels[labels == label] = -1
-                self.missing.append(f"wrong labels of {_plain(name)}: {count} images are too few to judge by")
+                self.missing.append(f"wrong labels of {plain(name)}: {count} images are too few to judge by")
         if len(np.unique(labels[labels >= 0])) < 2:
             self.missing.append(f"likely wrong labels: needs two classes of {suspects.FOLDS} images or more")
             return None
@@ -362,7 +366,7 @@ class Audit:
         """Sizes, and a gallery of each kind that can be shown; returns the files."""
         if self.dataset.kind == "points" or not len(self.dataset):
             return []
-        name = _plain(self.dataset.name, 60)
+        name = plain(self.dataset.name, 60)
         title = f"{name}: {len(self.dataset)} images"
         drawn = [draw_sizes(folder / "sizes.png", self.looks.widths, self.looks.heights, title=title)]
         for file, kinds in GALLERIES.items():
@@ -379,13 +383,13 @@ class Audit:
 def _tile(finding: Finding, images: Mapping[str, np.ndarray]) -> Tile:
     """A finding in a gallery: its images, the files' names, and what is said of them."""
     paths = images_of(finding.kind, finding.path, finding.other_path)
-    names = " | ".join(_plain(path, 25) for path in paths)
+    names = " | ".join(plain(path, 25) for path in paths)
     score = "" if finding.score is None else f" {finding.score:.2f}"
     said = {
         "near-duplicate": [f"near-duplicate{score}"],
         "wrong label": [f"labelled {finding.label}", f"rather {finding.suggested_class}{score}"],
         "outlier": [f"labelled {finding.label or 'not'}", f"far from all others{score}"],
-        "odd file": textwrap.wrap(_plain(finding.explanation, 70), 26),
+        "odd file": textwrap.wrap(plain(finding.explanation, 70), 26),
     }
     return Tile([images[path] for path in paths], (names, *said.get(finding.kind, [finding.kind])))
 

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from report import Section
 from utils import RESULTS, write_text
-from visualization import _plain
+from visualization import plain
 
 # What can be found, the gravest first, and what a list of it is called.
 KINDS = {
@@ -65,7 +66,7 @@ COLUMNS = ("kind", "path", "class", "split", "other_path", "suggested_class", "s
 
 def table(summary: Mapping[str, Any]) -> str:
     """The screen's account of an inspection."""
-    lines = [f"data set {_plain(summary['data'], 80)}: {summary['files']} files, {summary['images']} different images"]
+    lines = [f"data set {plain(summary['data'], 80)}: {summary['files']} files, {summary['images']} different images"]
     lines += _count_lines(summary["counts"])
     lines += ["", *facts(summary)]
     lines += ["", f"{'found':<32} {'count':>6}  first"]
@@ -95,7 +96,7 @@ def _count_lines(counts: Sequence[Mapping[str, Any]]) -> list[str]:
     """The classes with their counts; of many classes the largest and the smallest."""
     columns = list(counts[0])[1:]
     shown: list[Sequence[str]] = [
-        [_plain(row["class"], 40) or "(unknown)", *map(str, list(row.values())[1:])] for row in counts
+        [plain(row["class"], 40) or "(unknown)", *map(str, list(row.values())[1:])] for row in counts
     ]
     if len(shown) > 20:
         by_size = sorted(range(len(counts)), key=lambda i: -counts[i]["files"])
@@ -109,12 +110,12 @@ def _count_lines(counts: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _in_short(finding: Mapping[str, Any]) -> str:
     """A finding in a few words."""
-    text = _plain(finding["path"] or finding["class"], 50)
+    text = plain(finding["path"] or finding["class"], 50)
     if finding["kind"] in PAIRS:
-        return f"{text} = {_plain(finding['other_path'], 50)}"
+        return f"{text} = {plain(finding['other_path'], 50)}"
     if finding["kind"] == "wrong label":
-        return f"{text}: rather {_plain(finding['suggested_class'])}"
-    return text if finding["kind"] == "outlier" else f"{text}: {_plain(finding['explanation'], 60)}"
+        return f"{text}: rather {plain(finding['suggested_class'])}"
+    return text if finding["kind"] == "outlier" else f"{text}: {plain(finding['explanation'], 60)}"
 
 
 def write_csv(path: Path, findings: Sequence[Finding]) -> None:
@@ -138,7 +139,7 @@ def shown(findings: Sequence[Finding], kinds: Sequence[str]) -> list[Finding]:
 
 def sections(
     summary: Mapping[str, Any], images: Mapping[str, np.ndarray] | None = None, *, most: int = 100
-) -> list[dict[str, Any]]:
+) -> list[Section]:
     """The sections of a page (report.write_report) from what inspect.json holds.
 
     images: thumbnails uint8 [h, w, 3] by path for the galleries; without them files below the data set's folder.
@@ -146,7 +147,7 @@ def sections(
     """
     counts = summary["counts"]
     text = [f"{summary['files']} files, {summary['images']} different images", *facts(summary)]
-    first: dict[str, Any] = {
+    first: Section = {
         "heading": f"The data set {summary['data']}",
         "text": ". ".join(text) + ".",
         "table": {"columns": list(counts[0]), "rows": [list(row.values()) for row in counts]},
@@ -159,7 +160,7 @@ def sections(
 
 def _section(
     kind: str, rows: Sequence[Mapping[str, Any]], data: str, images: Mapping[str, np.ndarray] | None, most: int
-) -> dict[str, Any]:
+) -> Section:
     columns = [name for name in COLUMNS[1:] if any(row[name] not in ("", None) for row in rows)]
     cells = [["" if row[name] is None else row[name] for name in columns] for row in rows[:most]]
     gallery = []

@@ -48,8 +48,8 @@ class Packed(nn.Module):
         for view in setup.views:
             models = [model for name, model in classifier.models.items() if setup.view_of(name) is view]
             if models:
-                self.backbones.append(_plain(view.backbone) if setup.frozen else nn.Identity())
-                self.groups.append(nn.ModuleList(_plain(model) for model in models))
+                self.backbones.append(plain(view.backbone) if setup.frozen else nn.Identity())
+                self.groups.append(nn.ModuleList(plain(model) for model in models))
         self.temperature = classifier.temperatures.get(classifier.name, 1.0)
         self.eval().requires_grad_(False)
 
@@ -64,7 +64,7 @@ class Packed(nn.Module):
         return (mean.clamp(min=torch.finfo(torch.float32).tiny).log() / self.temperature).softmax(dim=1)
 
 
-def _plain(module: nn.Module) -> nn.Module:
+def plain(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module).cpu().float().to(memory_format=torch.contiguous_format)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from visualization import BLUE, INK, _clear, _paint, _plain
+from visualization import BLUE, INK, clear, paint, plain
 
 CELL = 160  # pixels of an image's side in a gallery
 _GAP, _TEXT, _LINES = 8, 46, 3  # pixels between tiles and below them, and how many lines of text stand there
@@ -44,13 +44,13 @@ def draw_gallery(path: Path, tiles: Sequence[Tile], *, title: str, columns: int 
         axes.imshow(canvas, interpolation="antialiased")
         axes.set_xticks([])
         axes.set_yticks([])
-        _clear(axes)
+        clear(axes)
         for (top, left), tile in zip(places, tiles, strict=True):
-            text = "\n".join(_plain(line, 26 * across) for line in tile.lines[:_LINES])
+            text = "\n".join(plain(line, 26 * across) for line in tile.lines[:_LINES])
             axes.text(left, top + CELL + 4, text, va="top", fontsize=6.5, color=INK, linespacing=1.15)
 
     # As many pixels as the canvas has, at the DPI that figures are written with.
-    return _paint(path, (canvas.shape[1] / 110 + 0.2, canvas.shape[0] / 110 + 0.5), title, draw)
+    return paint(path, (canvas.shape[1] / 110 + 0.2, canvas.shape[0] / 110 + 0.5), title, draw)
 
 
 def _put(canvas: np.ndarray, image: np.ndarray, top: int, left: int) -> None:
@@ -79,7 +79,7 @@ def draw_sizes(path: Path, widths: np.ndarray, heights: np.ndarray, *, title: st
         right.minorticks_off()
         right.set(title="Aspect", xlabel="width / height", ylabel="images")
 
-    return _paint(path, (10.0, 4.0), title, draw)
+    return paint(path, (10.0, 4.0), title, draw)
 
 
 def _draw_area(axes: Any, widths: np.ndarray, heights: np.ndarray) -> None:

@@ -13,7 +13,7 @@ import optuna
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from visualization import BLUE, FAINT, GREEN, INK, ORANGE, VERMILION, _clear, _paint, _plain
+from visualization import BLUE, FAINT, GREEN, INK, ORANGE, VERMILION, clear, paint, plain
 
 ENOUGH = 4  # complete trials; with fewer nothing can be said of what mattered
 
@@ -74,7 +74,7 @@ def draw_history(path: Path, trials: Sequence[FrozenTrial], *, title: str) -> Pa
         axes.set(xlabel="trial", ylabel="accuracy", title="Every trial's accuracy")
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
-    return _paint(path, (9.6, 3.8), title, fill)
+    return paint(path, (9.6, 3.8), title, fill)
 
 
 def draw_importances(path: Path, importances: dict[str, float], *, title: str) -> Path:
@@ -87,12 +87,12 @@ def draw_importances(path: Path, importances: dict[str, float], *, title: str) -
         axes.barh(range(len(names)), shares, color=BLUE, height=0.66)
         for place, share in enumerate(shares):
             axes.text(share, place, f" {share:.0%}", va="center", fontsize=8)
-        _clear(axes)
-        axes.set_yticks(range(len(names)), [_plain(name) for name in names])
+        clear(axes)
+        axes.set_yticks(range(len(names)), [plain(name) for name in names])
         axes.set_xticks([])
         axes.set(xlim=(0, 1.12 * max(shares)), title="Share of the spread of accuracies that each option explains")
 
-    return _paint(path, (7.4, 0.9 + 0.3 * len(names)), title, fill)
+    return paint(path, (7.4, 0.9 + 0.3 * len(names)), title, fill)
 
 
 def draw_slices(path: Path, trials: Sequence[FrozenTrial], names: Sequence[str], *, title: str) -> Path:
@@ -111,7 +111,7 @@ def draw_slices(path: Path, trials: Sequence[FrozenTrial], names: Sequence[str],
             shade = {"c": [t.number for t in there], "cmap": "Blues", "vmin": -0.6 * len(trials), "vmax": len(trials)}
             axes.scatter(places, values, s=13, linewidth=0, **shade)
             axes.plot(scale.place(best), best.value, "o", color=VERMILION, markersize=5.5)
-            axes.set_title(_plain(name, 30))
+            axes.set_title(plain(name, 30))
             axes.set_xticks(*scale.ticks(), rotation=0 if not scale.choices else 20)
             _percent_axis(axes.yaxis)
         for axes in panels[len(names) :]:
@@ -120,7 +120,7 @@ def draw_slices(path: Path, trials: Sequence[FrozenTrial], names: Sequence[str],
             panels[line * columns].set_ylabel("accuracy")
 
     what = f"{title}: accuracy by value, complete trials (darker: later; red: the best)"
-    return _paint(path, (2.7 * columns, 2.3 * lines + 0.4), what, fill)
+    return paint(path, (2.7 * columns, 2.3 * lines + 0.4), what, fill)
 
 
 def draw_parallel(path: Path, complete: Sequence[FrozenTrial], names: Sequence[str], *, title: str) -> Path:
@@ -141,7 +141,7 @@ def draw_parallel(path: Path, complete: Sequence[FrozenTrial], names: Sequence[s
             axes.plot(range(len(heights)), heights, color=VERMILION if best else GREEN if top else FAINT,
                       linewidth=2.0 if best else 1.1 if top else 0.5, alpha=1.0 if top else 0.28,
                       zorder=3 if best else 2 if top else 1)  # fmt: skip
-        _clear(axes)
+        clear(axes)
         for place in range(len(scales) + 1):
             axes.axvline(place, color=INK, linewidth=0.8, zorder=0)
         for height in (0, 0.5, 1):
@@ -151,14 +151,14 @@ def draw_parallel(path: Path, complete: Sequence[FrozenTrial], names: Sequence[s
                     _tick(axes, place, height, _short(scale.value_at(height)))
         for place, scale in enumerate(scales, start=1):
             for index, choice in enumerate(scale.choices):
-                _tick(axes, place, index / max(1, len(scale.choices) - 1), _plain(choice, 12))
+                _tick(axes, place, index / max(1, len(scale.choices) - 1), plain(choice, 12))
         labels = ["accuracy", *names]
-        axes.set_xticks(range(len(labels)), [_two_lines(_plain(name)) for name in labels])
+        axes.set_xticks(range(len(labels)), [_two_lines(plain(name)) for name in labels])
         axes.set_yticks([])
         axes.set(xlim=(-0.25, len(labels) - 0.45), ylim=(-0.04, 1.04),
                  title=f"Complete trials: the best in red, the rest of the best {leaders} in green")  # fmt: skip
 
-    return _paint(path, (1.6 + 1.15 * (len(names) + 1), 4.2), title, fill)
+    return paint(path, (1.6 + 1.15 * (len(names) + 1), 4.2), title, fill)
 
 
 class Scale:
@@ -199,7 +199,7 @@ class Scale:
         from matplotlib.ticker import MaxNLocator
 
         if self.choices:
-            return list(map(float, range(len(self.choices)))), [_plain(choice, 12) for choice in self.choices]
+            return list(map(float, range(len(self.choices)))), [plain(choice, 12) for choice in self.choices]
         if self.log:
             powers = range(math.floor(self.low), math.ceil(self.high) + 1)
             places = [power + step for power in powers for step in (0.0, math.log10(3))]

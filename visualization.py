@@ -46,7 +46,7 @@ STYLE: Any = {
 # --- shared ground ----------------------------------------------------------------------------------------------------
 
 
-def _paint(path: Path, size: tuple[float, float], title: str, draw: Callable[[Any], object]) -> Path:
+def paint(path: Path, size: tuple[float, float], title: str, draw: Callable[[Any], object]) -> Path:
     """Make a figure of `size` inches, let `draw` fill it, and write it whole or not at all."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -54,7 +54,7 @@ def _paint(path: Path, size: tuple[float, float], title: str, draw: Callable[[An
     with _style():
         figure = Figure(figsize=size, layout="compressed")
         FigureCanvasAgg(figure)
-        figure.suptitle(_plain(title, 120), x=0.01, ha="left", weight="bold")
+        figure.suptitle(plain(title, 120), x=0.01, ha="left", weight="bold")
         draw(figure)
         with atomic_file(path) as temporary:
             # No "Software" entry: equal input gives equal files, whatever the version of matplotlib says of itself.
@@ -78,14 +78,14 @@ def _style() -> Iterator[None]:
         yield
 
 
-def _plain(text: object, limit: int = 24) -> str:
+def plain(text: object, limit: int = 24) -> str:
     """One printable line of at most `limit` characters."""
     line = " ".join(str(text).encode("utf-8", "replace").decode().split())
     line = "".join(sign if sign.isprintable() else "?" for sign in line)
     return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
 
 
-def _clear(axes: Any) -> None:
+def clear(axes: Any) -> None:
     """Neither grid nor frame nor tick marks: for pictures made of cells and tiles."""
     axes.grid(visible=False)
     axes.spines[:].set_visible(False)
@@ -125,7 +125,7 @@ def draw_curves(path: Path, rows: Rows, *, title: str) -> Path:
         if len(lanes) > 1:
             _draw_strip(figure.add_subplot(grid[-1, :]), lanes, epochs, _model_colors(rows))
 
-    return _paint(path, (6.4 * columns + 0.2, sum(heights) + 0.5), title, draw)
+    return paint(path, (6.4 * columns + 0.2, sum(heights) + 0.5), title, draw)
 
 
 def curve_panels(rows: Rows) -> list[Panel]:
@@ -189,7 +189,7 @@ def _tinted(names: Sequence[str]) -> Lines:
     for index, name in enumerate(sorted(names, key=lambda name: name == "total_loss")):
         label = name.replace("_loss", "").replace("_", " ").replace("pseudo label", "pseudo-label")
         color = INK if name == "total_loss" else PALETTE[index % len(PALETTE)]
-        lines.append((name, _plain(label, 32), color, "-" if index < len(PALETTE) else (0, (4, 2))))
+        lines.append((name, plain(label, 32), color, "-" if index < len(PALETTE) else (0, (4, 2))))
     return lines
 
 
@@ -197,7 +197,7 @@ def _by_model(names: Sequence[str], colors: dict[str, str], start: str, what: st
     """A colour a model; the curves of two models often coincide, so dashes leave gaps through which one sees both."""
     models = [name.removeprefix(start) for name in names if name.startswith(start)]
     return [
-        (start + model, _plain(model) + what, colors[model], (4 * index, (4, 4)) if dashed else "-")
+        (start + model, plain(model) + what, colors[model], (4 * index, (4, 4)) if dashed else "-")
         for index, model in enumerate(models)
     ]
 
@@ -260,8 +260,8 @@ def _draw_strip(axes: Any, lanes: dict[str, list[int]], epochs: np.ndarray, colo
     for lane, (name, indices) in enumerate(lanes.items()):
         axes.broken_barh([(epochs[index] - 0.5, 1.0) for index in indices], (lane - 0.42, 0.84),
                          facecolor=colors[name], edgecolor="none", antialiased=len(epochs) < 100)  # fmt: skip
-    labels = [f"{_plain(name)}: {len(indices)} of {len(epochs)}" for name, indices in lanes.items()]
-    _clear(axes)
+    labels = [f"{plain(name)}: {len(indices)} of {len(epochs)}" for name, indices in lanes.items()]
+    clear(axes)
     axes.set_yticks(range(len(lanes)), labels)
     axes.set(title="Who was teacher (number of epochs)", xlabel="epoch", ylim=(len(lanes) - 0.5, -0.5))
     axes.xaxis.set_major_locator(MaxNLocator(16, integer=True, steps=[1, 2, 5, 10], min_n_ticks=1))
@@ -283,7 +283,7 @@ def draw_confusion(path: Path, matrix: np.ndarray, classes: Sequence[str], *, ti
     totals = counts.sum(axis=1, keepdims=True)
     rates = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
     side = min(max(3.4, min(0.45 * size, 7.5), 0.1 * size), 20.0)
-    names = [_plain(name) for name in classes]
+    names = [plain(name) for name in classes]
     room = 0.07 * max(map(len, names), default=0)  # inches that the longest name takes
     empty = " (grey: no image)" if bool((totals == 0).any()) else ""
 
@@ -294,7 +294,7 @@ def draw_confusion(path: Path, matrix: np.ndarray, classes: Sequence[str], *, ti
         left.set_title("Number of images")
         right.set_title("Share of the true class, %" + empty)
 
-    return _paint(path, (2 * (side + room + 1.0), side + room + 1.1), title, draw)
+    return paint(path, (2 * (side + room + 1.0), side + room + 1.1), title, draw)
 
 
 def _draw_matrix(
@@ -314,10 +314,10 @@ def _draw_matrix(
     image = axes.imshow(np.ma.masked_invalid(cells), cmap=colors, norm=PowerNorm(1.0 if legible else 0.5, 0, top))
     bar = axes.figure.colorbar(image, cax=axes.inset_axes((1.02, 0, 0.03, 1)), ticks=MaxNLocator(5, integer=top > 1))
     bar.ax.yaxis.set_major_formatter(lambda value, _: text(value))
-    _clear(bar.ax)
+    clear(bar.ax)
     bar.outline.set_visible(False)
     axes.set(xlabel="predicted class", ylabel="true class")
-    _clear(axes)
+    clear(axes)
     _name_classes(axes, names, inches)
     for (row, column), label in written.items():
         color = "white" if cells[row, column] > 0.55 * top else INK if cells[row, column] else FAINT
@@ -357,10 +357,10 @@ def draw_samples(
     for view, array in (("weak", np.asarray(weak)), ("strong", np.asarray(strong))):
         views[view] = array if array.ndim > np.ndim(raw) else array[:, None]
     if np.ndim(raw) == 2:
-        return _paint(path, (11.5, 4.2), title, lambda figure: _draw_points(figure, views, names))
+        return paint(path, (11.5, 4.2), title, lambda figure: _draw_points(figure, views, names))
     tiles = [(view, array[:, draw]) for view, array in views.items() for draw in range(array.shape[1])]
     size = (1.15 * len(names) + 0.8, 1.15 * len(tiles) + 0.8)
-    return _paint(path, size, title, lambda figure: _draw_tiles(figure.subplots(), tiles, names))
+    return paint(path, size, title, lambda figure: _draw_tiles(figure.subplots(), tiles, names))
 
 
 def _draw_tiles(axes: Any, tiles: list[tuple[str, np.ndarray]], names: Sequence[str]) -> None:
@@ -376,10 +376,10 @@ def _draw_tiles(axes: Any, tiles: list[tuple[str, np.ndarray]], names: Sequence[
             canvas[top : top + side * factor, left : left + side * factor] = enlarged
     axes.imshow(canvas, interpolation="nearest" if side <= 64 else "antialiased")
     middle = side * factor / 2
-    axes.set_xticks(middle + pitch * np.arange(len(names)), [_plain(name, 17) for name in names])
+    axes.set_xticks(middle + pitch * np.arange(len(names)), [plain(name, 17) for name in names])
     axes.set_yticks(middle + pitch * np.arange(len(tiles)), [view for view, _ in tiles])
     axes.tick_params(labeltop=True, labelbottom=False)
-    _clear(axes)
+    clear(axes)
 
 
 def _draw_points(figure: Any, views: dict[str, np.ndarray], names: Sequence[str]) -> None:
@@ -394,7 +394,7 @@ def _draw_points(figure: Any, views: dict[str, np.ndarray], names: Sequence[str]
                 axes.plot(*np.stack([start, points[:, draw]]).transpose(2, 0, 1), color="#CFCFCF", linewidth=0.7)
         for index, name in enumerate(classes):
             chosen = points[np.array([other == name for other in names])].reshape(-1, 2)
-            axes.scatter(*chosen.T, s=16, color=PALETTE[index % len(PALETTE)], label=_plain(name), zorder=3)
+            axes.scatter(*chosen.T, s=16, color=PALETTE[index % len(PALETTE)], label=plain(name), zorder=3)
     panes[0].set_ylabel("y")
     panes[-1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
@@ -421,7 +421,7 @@ def draw_comparison(
             _draw_differences(right, methods, differences or [])
         for row, values in enumerate(accuracies):
             _draw_method(axes, row, np.array([to_number(value) for value in values]))
-        axes.set_yticks(range(len(methods)), [_plain(name, 40) for name in methods], fontsize=9)
+        axes.set_yticks(range(len(methods)), [plain(name, 40) for name in methods], fontsize=9)
         axes.set_xlabel("test accuracy, %   (dots: seeds; diamond: mean; bar: its 95% interval)")
         axes.set_ylim(len(methods) - 0.5, -0.5)
         axes.margins(x=0.06)
@@ -429,7 +429,7 @@ def draw_comparison(
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
 
-    return _paint(path, (9.0 if differences is None else 13.0, 0.42 * len(methods) + 1.3), title, draw)
+    return paint(path, (9.0 if differences is None else 13.0, 0.42 * len(methods) + 1.3), title, draw)
 
 
 def _draw_differences(axes: Any, methods: Sequence[str], differences: Sequence[tuple[float, Sequence[float]]]) -> None:
@@ -447,7 +447,7 @@ def _draw_differences(axes: Any, methods: Sequence[str], differences: Sequence[t
     axes.set_yticks([])
     axes.set_ylim(len(methods) - 0.5, -0.5)
     axes.margins(x=0.06)
-    axes.set_xlabel(f"difference from {_plain(methods[0], 40)}, points   (paired over seeds; grey: zero is inside)")
+    axes.set_xlabel(f"difference from {plain(methods[0], 40)}, points   (paired over seeds; grey: zero is inside)")
     axes.spines["left"].set_visible(False)
 
 
@@ -497,14 +497,14 @@ def draw_reliability(
             for label, found, color in drawn:
                 _draw_bins(upper, lower, found[model], color, label or "not calibrated")
             errors = " → ".join(f"{100 * float(found[model]['ece']):.1f}" for _, found, _ in drawn)
-            upper.set_title(f"{_plain(model)}: error {errors} points")
+            upper.set_title(f"{plain(model)}: error {errors} points")
             upper.set(xlim=(0, 100), ylim=(0, 104))
             lower.set_xlabel("probability of the predicted class, %")
         panes[0, 0].set_ylabel("right, %")
         panes[1, 0].set_ylabel("images, %")
         panes[0, -1].legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
 
-    return _paint(path, (3.6 * len(models) + 2.0, 5.2), title, draw)
+    return paint(path, (3.6 * len(models) + 2.0, 5.2), title, draw)
 
 
 def _draw_bins(upper: Any, lower: Any, found: Reliability, color: str, label: str) -> None:

@@ -128,9 +128,9 @@ def test_confusion_with_difficult_names_and_empty_rows(tmp_path: Path) -> None:
 
 
 def test_names_are_cut_with_an_ellipsis() -> None:
-    assert visualization._plain("x" * 24) == "x" * 24
-    assert visualization._plain("x" * 25) == "x" * 23 + "…"
-    assert visualization._plain("a\n b\tc") == "a b c"
+    assert visualization.plain("x" * 24) == "x" * 24
+    assert visualization.plain("x" * 25) == "x" * 23 + "…"
+    assert visualization.plain("a\n b\tc") == "a b c"
 
 
 def test_zero_and_hundred_percent_mean_none_and_all() -> None:
