@@ -244,9 +244,9 @@ class Setup:
 
     def network(self, name: str, state: Mapping[str, Any] | None = None) -> nn.Module:
         """A model to learn or to test: the head alone on a shared frozen backbone; else a whole network of its own."""
-        kind, classes = self.options.model.head, len(self.dataset.classes)
-        width = self.view_of(name).backbone.num_features
-        head = build_head(kind, width, classes, seed_key=(self.options.run.seed, name, "head"))
+        chosen, classes = self.options.model, len(self.dataset.classes)
+        width, key_of_head = self.view_of(name).backbone.num_features, (self.options.run.seed, name, "head")
+        head = build_head(chosen.head, width, classes, seed_key=key_of_head, members=chosen.head_ensemble)
         network: nn.Module = head if self.frozen else Network(self._own_backbone(name), head)
         if state is not None:
             # A head that was learned on a frozen backbone may now stand on the same backbone, learning too.
@@ -439,15 +439,21 @@ class Training(Setup):
         if not any(isinstance(m, nn.modules.batchnorm._BatchNorm) and m.training for m in network.modules()):
             return
         smallest = max(1, min(len(self.split.labeled), learning.batch_size) // learning.grad_accumulation)
-        images = next(self.views[0].images.decoded(iter([self.split.labeled[:smallest]])))
-        ask = Ask(self.split.labeled[:smallest], np.zeros(smallest, dtype=np.int64), "eval")
+        if not self.supervised:
+            unlabeled = min(len(self.split.unlabeled), learning.unlabeled_batch_size)
+            smallest = min(smallest, max(1, unlabeled // learning.grad_accumulation))
+        view, rows = self.view_of(self.learners[0].name), self.split.labeled[:smallest]
+        if self.frozen:
+            inputs = torch.zeros(smallest, view.backbone.num_features, device=self.device)
+        else:
+            inputs = view.images.view(next(view.images.decoded(iter([rows]))), Ask(rows, np.zeros_like(rows), "eval"))
         try:
             with torch.no_grad(), batch_norms_in_exam(network):
-                network(self.views[0].images.view(images, ask))
+                network(inputs)
         except ValueError as error:
             raise UserError(
-                f"batches of {smallest} labeled images are too small for the batch norms of this network; "
-                "raise --batch_size, lower --grad_accumulation or give more labels"
+                f"batches of {smallest} images are too small for the batch norms of this network; "
+                "raise --batch_size or --unlabeled_batch_size, lower --grad_accumulation or give more labels"
             ) from error
 
     # What is done.

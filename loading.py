@@ -43,7 +43,7 @@ def load_run(options: Options) -> dict[str, Any]:
 def inherit(options: Options, loaded: Mapping[str, Any]) -> Options:
     """A loaded run brings its network, and its split unless the user gives another (whose leaks are then an error)."""
     stored = loaded["stored"]
-    values = {name: getattr(stored.model, name) for name in ("head", "image_size", "unfreeze")}
+    values = {name: getattr(stored.model, name) for name in ("head", "head_ensemble", "image_size", "unfreeze")}
     values["model_name"] = loaded["model"]["name"]
     for name, value in values.items():
         if name in options.given and name != "unfreeze" and getattr(options.model, name) != value:

@@ -7,6 +7,7 @@ logits. Three small backbones for small images and for points are written out be
 from __future__ import annotations
 
 import contextlib
+import copy
 import difflib
 import math
 import socket
@@ -16,10 +17,11 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import args
@@ -41,6 +43,10 @@ PRETRAINED_LR_SCALE = 0.1
 HEAD_WIDTH = 512
 # With few labels and wide features the hidden layer is what overfits.
 HEAD_DROPOUT = 0.2
+# The head of Meta Co-Training's authors: three layers of it.
+MLP_WIDTH = 1024
+# What the variance over the members of an ensemble takes off their mean logit.
+VARIANCE_WEIGHT = 0.3
 LEAK = 0.1  # slope of WRN-28-2's leaky ReLU, as in UDA and FixMatch
 AUXILIARY = ("aux1", "aux2", "AuxLogits")  # the side classifiers of googlenet and inception_v3
 NETWORK_TIMEOUT = 8.0  # seconds: without a network the user shall read what to do, not wait
@@ -108,8 +114,9 @@ class Backbone(nn.Module):
 class Head(nn.Module):
     """Features [N, in_features] to logits [N, num_classes], without an activation on the logits.
 
-    kind: `linear`, or `mlp` with one hidden layer. The weights start as torch's layers do, uniform within
-    1/sqrt(fan-in): the first logits are small, so the first pseudo-labels are unsure, and heads of two keys differ.
+    kind: `linear`; `hidden` with one hidden layer; or `mlp`, three of 1,024 with batch norm, the second and third
+    beside a skip (Rothenberger & Diochnos 2023). Whatever the kind, the first logits are small, so the first
+    pseudo-labels are unsure, and heads of two keys differ.
 
     Features come first to a root mean square of 1. Backbones differ in scale by a factor of ten and more, and large
     features make large logits: a teacher that is sure from the start teaches its errors.
@@ -123,20 +130,92 @@ class Head(nn.Module):
         super().__init__()
         self.register_buffer("temperature", torch.ones(()))
         self.layers = nn.Sequential(nn.RMSNorm(in_features, eps=1e-6, elementwise_affine=False))
-        if kind == "mlp":
+        if kind == "hidden":
             self.layers.extend([nn.Linear(in_features, HEAD_WIDTH), nn.ReLU(), nn.Dropout(HEAD_DROPOUT)])
             in_features = HEAD_WIDTH
+        elif kind == "mlp":
+            self.layers.append(Block(in_features, skip=False))
+            self.layers.extend([Block(MLP_WIDTH, skip=True), Block(MLP_WIDTH, skip=True)])
+            in_features = MLP_WIDTH
         self.layers.append(nn.Linear(in_features, num_classes))
+        if kind == "mlp":
+            # What comes out of the skips is large: smaller weights give logits like those of the other heads.
+            nn.init.normal_(self.layers[-1].weight, std=0.01)  # type: ignore[arg-type]
+            nn.init.zeros_(self.layers[-1].bias)  # type: ignore[arg-type]
 
     def forward(self, features: Tensor) -> Tensor:
         logits = self.layers(features)
         return logits if self.training else logits / self.temperature
 
 
+class Block(nn.Module):
+    """A layer of the `mlp` head, [N, inputs] to [N, 1024]: Linear, batch norm, ReLU, dropout; beside a skip or not."""
+
+    def __init__(self, inputs: int, *, skip: bool) -> None:
+        super().__init__()
+        self.skip = skip
+        self.linear = nn.Linear(inputs, MLP_WIDTH, bias=False)  # the norm brings the bias
+        self.norm, self.dropout = WideNorm(MLP_WIDTH), nn.Dropout(HEAD_DROPOUT)
+        nn.init.kaiming_normal_(self.linear.weight, nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Tensor:
+        inside = self.dropout(self.norm(self.linear(x)).relu())
+        return x + inside if self.skip else inside
+
+
+class WideNorm(nn.BatchNorm1d):
+    """A batch norm that also under autocast takes its statistics, and goes on, in the precision of its weights.
+
+    vmap has no batch norm of bfloat16 with the float32 weights that autocast leaves it.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.to(self.weight.dtype))
+
+
+class HeadEnsemble(nn.Module):
+    """N heads that learn as one: features [B, in_features] to combined logits [B, num_classes].
+
+    The members' logits are combined to mean / sqrt(1 + 0.3 var), class by class: where members disagree, the ensemble
+    is less sure. Losses see the combined logits, in training too.
+
+    `member` is the layout of one head; its parameters and buffers are those of all members in a stack, one dimension
+    larger, and are what is learned, averaged and saved. Its modules are real: `train()` and `batch_norms_in_exam` act
+    on all members alike. In training each member has dropout of its own, and its own running statistics.
+    """
+
+    def __init__(self, members: list[Head]) -> None:
+        super().__init__()
+        self.size = len(members)
+        parameters, buffers = stack_module_state(members)
+        self.member = copy.deepcopy(members[0])
+        for name, stack in {**parameters, **buffers}.items():
+            owner, _, leaf = name.rpartition(".")
+            stack = nn.Parameter(stack.detach()) if name in parameters else stack
+            setattr(self.member.get_submodule(owner), leaf, stack)
+
+    def forward(self, features: Tensor) -> Tensor:
+        logits = self.each(features)
+        return logits.mean(dim=0) / (1 + VARIANCE_WEIGHT * logits.var(dim=0, correction=0)).sqrt()
+
+    def each(self, features: Tensor) -> Tensor:
+        """The members' own logits [N, B, num_classes]."""
+        stacks = {**dict(self.member.named_parameters()), **dict(self.member.named_buffers())}
+
+        def one(state: dict[str, Tensor]) -> Tensor:
+            return functional_call(self.member, state, (features,))
+
+        if self.training:
+            return vmap(one, randomness="different")(stacks)
+        # One after the other: torch.export can't follow vmap for batches of any size.
+        states = [{name: stack[m] for name, stack in stacks.items()} for m in range(self.size)]
+        return torch.stack([one(state) for state in states])
+
+
 class Network(nn.Module):
     """A backbone and a head: images [N, 3, S, S] in [0, 1] to logits [N, num_classes]."""
 
-    def __init__(self, backbone: Backbone, head: Head) -> None:
+    def __init__(self, backbone: Backbone, head: Head | HeadEnsemble) -> None:
         super().__init__()
         self.backbone, self.head = backbone, head
 
@@ -144,8 +223,13 @@ class Network(nn.Module):
         return self.head(self.backbone(images))
 
 
-def build_head(kind: str, in_features: int, num_classes: int, *, seed_key: tuple[object, ...]) -> Head:
-    """A head whose first weights are a function of `seed_key` alone."""
+def build_head(
+    kind: str, in_features: int, num_classes: int, *, seed_key: tuple[object, ...], members: int = 1
+) -> Head | HeadEnsemble:
+    """A head whose first weights are a function of `seed_key` alone; with several members each has a key of its own."""
+    if members > 1:
+        keys = [(*seed_key, number) for number in range(members)]
+        return HeadEnsemble([cast(Head, build_head(kind, in_features, num_classes, seed_key=own)) for own in keys])
     with keyed_weights("head", *seed_key):
         return Head(kind, in_features, num_classes)
 
@@ -437,11 +521,14 @@ def parameter_groups(network: nn.Module, *, weight_decay: float) -> list[dict[st
         if isinstance(module, Backbone) and module.pretrained
         for parameter in module.parameters()
     }
+    ensembles = [module for module in network.modules() if isinstance(module, HeadEnsemble)]
+    stacked = {id(parameter) for ensemble in ensembles for parameter in ensemble.parameters()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter in network.parameters():
         if parameter.requires_grad:
             scale = PRETRAINED_LR_SCALE if id(parameter) in slow else 1.0
-            decay = weight_decay if parameter.ndim > 1 else 0.0
+            dimensions = parameter.ndim - (id(parameter) in stacked)
+            decay = weight_decay if dimensions > 1 else 0.0
             groups.setdefault((scale, decay), []).append(parameter)
     return [{"params": p, "weight_decay": decay, "lr_scale": scale} for (scale, decay), p in groups.items()]
 

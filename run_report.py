@@ -139,7 +139,7 @@ def _what_was_run(summary: Mapping[str, Any], run: Finished) -> Section:
                    f"{len(split.test)} test"),
         ("method", METHODS.get(summary["mode"], summary["mode"])),
         ("started from", options.mode.load_path or ""),
-        ("network", f"{run.backbone}, {options.model.head} head"),
+        ("network", f"{run.backbone}, {_heads(options.model)}"),
         ("trained", f"{last.get('step', 0)} steps, {len(run.rows)} epochs"),
         ("seed", str(summary["seed"])),
         ("took", took),
@@ -148,6 +148,11 @@ def _what_was_run(summary: Mapping[str, Any], run: Finished) -> Section:
                     + ", ".join(f"{name} {version}" for name, version in summary["versions"].items())),
     ]  # fmt: skip
     return {"heading": "What was run", "table": {"rows": [row for row in rows if row[1]]}}
+
+
+def _heads(model: args.Model) -> str:
+    count = model.head_ensemble
+    return f"{model.head} head" if count == 1 else f"{count} {model.head} heads that learn as one"
 
 
 def _again(run: Finished) -> Section:

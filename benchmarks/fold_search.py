@@ -30,7 +30,7 @@ from utils import generator, keep_pages
 
 FOLDS = 3
 SPACE: dict[str, tuple] = {
-    "head": ("linear", "mlp"),
+    "head": ("linear", "hidden"),
     "max_lr": ("log", 3e-4, 1e-2),
     "weight_decay": ("log", 1e-3, 0.5),
     "temperature": (0.5, 0.7, 0.85, 1.0, 1.05),

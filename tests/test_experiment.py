@@ -19,6 +19,7 @@ import args
 import data
 import experiment
 import learner
+import models
 import reporting
 import utils
 
@@ -95,6 +96,7 @@ CHANGES: dict[str, list[str]] = {
     "student_threshold": ["0.6"],
     "distribution_alignment": ["1"],
     "head": ["mlp"],
+    "head_ensemble": ["3"],
     "num_labels": ["50"],
     "num_labels_percent": ["10%"],
     "label_split": ["stratified"],
@@ -360,8 +362,49 @@ def test_a_librarys_backbone(lab: Lab, name: str) -> None:
 
 
 @covers("head")
-def test_the_mlp_head_has_a_hidden_layer(lab: Lab) -> None:
-    assert len(lab.images("--head", "mlp").checkpoint()["models"]["student"]) == 4
+def test_a_head_has_the_layers_of_its_kind(lab: Lab) -> None:
+    assert len(lab.images("--head", "hidden").checkpoint()["models"]["student"]) == 4
+    state = lab.images("--head", "mlp").checkpoint()["models"]["student"]
+    assert [len(value) for name, value in state.items() if name.endswith("linear.weight")] == [1024] * 3
+
+
+@covers("head_ensemble")
+@pytest.mark.parametrize("line", [(), ("--unfreeze", "all"), ("--switch_mode",), ("--grad_accumulation", 2)])
+def test_several_heads_learn_as_one(lab: Lab, line: tuple[object, ...]) -> None:
+    """Each way of learning trains, averages and saves them; one of one is the plain head."""
+    outcome = lab.images("--head_ensemble", 3, "--ema", 0.9, *line)
+    name = "model_2" if "--switch_mode" in line else "student"
+    state = outcome.checkpoint()["models"][name]
+    weight = next(value for key, value in state.items() if key.endswith("member.layers.1.weight"))
+    assert weight.shape[0] == 3
+    first = models.build_head("linear", weight.shape[2], 3, seed_key=(0, name, "head"), members=3).state_dict()
+    assert not any(torch.equal(a, b) for a, b in zip(weight, first["member.layers.1.weight"], strict=True))
+    assert outcome.summary()["test"][name]["per_class"].keys() == COLOURS.keys()
+
+
+def test_one_head_of_one_is_the_plain_head(lab: Lab) -> None:
+    assert lab.moons("--head_ensemble", 1).metrics() == lab.moons().metrics()
+
+
+def test_a_loaded_run_brings_its_ensemble(lab: Lab, tmp_path: Path) -> None:
+    line = ("--head", "mlp", "--head_ensemble", 2)
+    assert run("--name", "exp", *MOONS, *line, cwd=tmp_path).code == 0
+    tuned = run("--name", "y", "--finetune_mode", "--load_path", "exp", "--max_steps", 3, cwd=tmp_path)
+    assert tuned.code == 0, tuned.err
+    assert json.loads((tuned.folder("y") / "commandline_args.txt").read_text())["head_ensemble"] == 2
+    tested = run("--test_mode", "--load_path", "exp", cwd=tmp_path)
+    assert tested.code == 0, tested.err
+    other = run("--name", "z", "--finetune_mode", "--load_path", "exp", "--head_ensemble", 3, cwd=tmp_path)
+    assert other.code == 2
+    assert "--head_ensemble 2" in other.complaint()[0]
+
+
+def test_batches_of_one_are_too_small_for_the_mlp_head(lab: Lab, tmp_path: Path) -> None:
+    for line in (("--batch_size", 1), ("--unlabeled_batch_size", 4, "--grad_accumulation", 4)):
+        outcome = run("--name", "x", "--data_dir", lab.data, *FROZEN, "--num_labels", 6, "--head", "mlp", *line,
+                      cwd=tmp_path)  # fmt: skip
+        assert outcome.code == 2
+        assert "too small for the batch norms" in outcome.complaint()[0]
 
 
 # --- options of the run -----------------------------------------------------------------------------------------------
@@ -772,7 +815,8 @@ def resumed(moment: Moment, whole: Outcome, line: tuple[object, ...], cwd: Path)
 @covers("resume")
 @pytest.mark.parametrize("moment", MOMENTS, ids=lambda m: f"{m.function}-{m.count}-{m.when}")
 def test_a_killed_run_goes_on_bit_for_bit(lab: Lab, tmp_path: Path, moment: Moment) -> None:
-    line = (*SURE, "--ema", 0.9, "--pseudo_label", "sample", "--distribution_alignment", 0.5, "--head", "mlp")
+    line = (*SURE, "--ema", 0.9, "--pseudo_label", "sample", "--distribution_alignment", 0.5)
+    line += ("--head", "mlp", "--head_ensemble", 2)
     resumed(moment, lab.moons(*line), (*MOONS, *line), tmp_path)
 
 
