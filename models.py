@@ -184,8 +184,11 @@ class HeadEnsemble(nn.Module):
     on all members alike. In training each member has dropout of its own, and its own running statistics.
     """
 
+    temperature: Tensor
+
     def __init__(self, members: list[Head]) -> None:
         super().__init__()
+        self.register_buffer("temperature", torch.ones(()))  # of the combined logits, as a head's own
         self.size = len(members)
         parameters, buffers = stack_module_state(members)
         self.member = copy.deepcopy(members[0])
@@ -196,7 +199,8 @@ class HeadEnsemble(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         logits = self.each(features)
-        return logits.mean(dim=0) / (1 + VARIANCE_WEIGHT * logits.var(dim=0, correction=0)).sqrt()
+        combined = logits.mean(dim=0) / (1 + VARIANCE_WEIGHT * logits.var(dim=0, correction=0)).sqrt()
+        return combined if self.training else combined / self.temperature
 
     def each(self, features: Tensor) -> Tensor:
         """The members' own logits [N, B, num_classes]."""

@@ -171,7 +171,7 @@ def test_the_screen_names_what_is_grave_and_keeps_to_its_lines(outcome: Outcome)
     assert "empty.jpg: empty file" in outcome.out
     assert "=photo small.jpg" in outcome.out
     assert all(len(line) < 180 for line in outcome.out.splitlines())
-    assert "results: results/x (inspect.csv, inspect.json, sizes.png" in outcome.out
+    assert "results: results/x (inspect.csv, inspect.json, report.html, sizes.png" in outcome.out
 
 
 def test_files_agree_with_each_other(outcome: Outcome) -> None:
