@@ -17,7 +17,7 @@ COMMANDS = {
     "compare": "compare.compare",
     "optuna_mode": "optuna_search.search",
     "list_views": "views.list_views",
-    "view_report": "views.view_report",
+    "view_report": "view_report.report",
 }
 
 

@@ -146,6 +146,7 @@ class Learning:
     max_lr: float = option(0.00263, "the highest learning rate of the one-cycle schedule", above=0)
     optimizer: str = option("AdamW", "the optimizer of every model", choices=("AdamW", "SGD"))
     weight_decay: float = option(0.097, "decoupled (AdamW) or L2 (SGD)", low=0)
+    layer_decay: float | None = option(None, "factor of the learning rate from each stage of a pretrained backbone that learns to the one before it; default: 0.75 with --finetune_views, else 1", above=0, high=1)
     grad_clip: float = option(0.0, "largest gradient norm of a model; 0: not clipped", low=0)
     grad_accumulation: int = option(1, "parts that a step is cut into, to need less memory", low=1)
     label_smoothing: float = option(0.0, "of the supervised loss", low=0, high=0.99)
@@ -191,7 +192,8 @@ class Cotraining:
 
     views: tuple[str, ...] = option((), "two or more backbones: short names (--list_views), pixels, gradients, or what --model_name takes, each with =FILE for its weights", parse=view_name, metavar="NAME[=FILE]")
     algorithm: str = option("meta", "how the views learn: each from the labels alone, from the others' sure labels, or also by feedback of what was gained", choices=("labels_only", "cotraining", "meta"))
-    finetune_views: bool = option(False, "first fine-tune each view's backbone on the labeled images")
+    finetune_views: bool = option(False, "first fine-tune each view's backbone on the labeled images; the views are saved under results/NAME/views, for --views NAME=FILE")
+    finetune_steps: int = option(100, "steps of that fine-tuning, a view", low=1)
 
 
 @dataclass(frozen=True)
@@ -310,9 +312,10 @@ RULES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
         ("model_name", "weights", "unfreeze", "image_size", "compile"),
         ("cotrain_mode", "view_report", "compare"),
     ),
-    ("view_report", (), ("views",)),
+    ("view_report", ("resume",), ("views",)),
     ("algorithm", (), ("cotrain_mode",)),
     ("finetune_views", (), ("cotrain_mode",)),
+    ("finetune_steps", (), ("finetune_views",)),
     ("optuna_mode", ("load_path", "tensorboard", "show_images", "print_model"), ()),
     ("storage", ("overwrite",), ()),
     *((name, (), ("optuna_mode",)) for name in SEARCHING),

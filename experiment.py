@@ -9,6 +9,7 @@ import contextlib
 import copy
 import functools
 import math
+import re
 import shlex
 import sys
 import time
@@ -21,6 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
+import args
 import cotraining
 import visualization
 from args import Options, recorded
@@ -94,7 +96,7 @@ from utils import (
     write_json,
     write_text,
 )
-from views import build_view, restored_view, view_labels, view_record
+from views import build_view, parse_view, restored_view, save_view, view_labels, view_record
 
 DEFAULT_MODEL = {"digits": "cnn", "fake": "cnn", "moons": "mlp"} | dict.fromkeys(
     ("cifar10", "cifar100", "svhn"), "wrn28_2"
@@ -103,6 +105,12 @@ DEFAULT_STEPS, DEFAULT_EPOCHS = 1000, 10
 # With fewer validation images a class, choosing the best of many epochs was measured to cost up to 9 points.
 ENOUGH_VALIDATION = 10
 CALIBRATION_FOLDS = 3
+LAYER_DECAY = 0.75  # from stage to stage of a view that is fine-tuned (Bao et al. 2021, BEiT: 0.65 to 0.75)
+# A view is fine-tuned as a run of its own would be that learns from the labels alone.
+TUNING: dict[str, Any] = {
+    "cotrain_mode": False, "finetune_mode": True, "finetune_views": False, "unfreeze": "all", "head": "linear",
+    "compile": False, "tensorboard": False,
+}  # fmt: skip
 MEASURED = (
     "supervised_loss", "uda_loss", "student_loss", "feedback_loss", "mask_rate", "student_mask_rate", "agreement",
     "pseudo_label_accuracy", "feedback_h", "feedback_ratio",
@@ -125,6 +133,7 @@ def carry_out(training: Training, folder: Path, began: float) -> dict[str, Any]:
     """Train in this folder, from where it stopped if the run goes on; test, write and return the summary."""
     options = training.options
     write_records(folder, training)
+    training.save_views(folder)
     if options.data.show_images:
         say(f"samples: {training.draw_samples(folder / 'samples.png')}")
     progress = training.restore(folder) if options.run.resume else Progress()
@@ -180,9 +189,13 @@ Kept = dict[Hashable, list[View]]
 WriteRow = Callable[[Row], None]
 
 
-def foundation_of(options: Options) -> Hashable:
+def foundation_of(options: Options, split: Split) -> Hashable:
     """What frozen views depend on, beside the data set: all but the learning and the head."""
-    return options.run, options.data, replace(options.model, head=""), options.cotraining.views, options.mode.load_path
+    learned: Hashable = None  # from labeled images, before a view is frozen
+    if options.cotraining.finetune_views:
+        learned = options.cotraining.finetune_steps, options.learning.layer_decay, split.labeled.tobytes()
+    model, views = replace(options.model, head=""), options.cotraining.views
+    return options.run, options.data, model, views, learned, options.mode.load_path
 
 
 class Setup:
@@ -200,14 +213,14 @@ class Setup:
         self.tested: dict[str, np.ndarray] = {}  # each model's probabilities for the images of the test
         self.device = choose_device(options.run.device)
         self.precision = choose_precision(options.run.precision, self.device)
-        foundation, kept = foundation_of(options), {} if kept is None else kept
+        foundation, kept = foundation_of(options, split), {} if kept is None else kept
         self.frozen = foundation in kept
         self.views = kept[foundation] if self.frozen else self._views()
         if self.frozen:
             kept[foundation] = self.views
 
     def _views(self) -> list[View]:
-        backbones = make_backbones(self.options, self.dataset, self.loaded)
+        backbones = self._backbones()
         for backbone in backbones.values():
             several = len(backbones) > 1  # the views of co-training are frozen whatever they are
             set_trainable(backbone, "head" if several else resolve_unfreeze(self.options.model, backbone))
@@ -217,6 +230,9 @@ class Setup:
         views = [View(name, backbone, self._source(backbone)) for name, backbone in backbones.items()]
         self._evict(views)
         return views
+
+    def _backbones(self) -> dict[str, Backbone]:
+        return make_backbones(self.options, self.dataset, self.loaded)
 
     def _source(self, backbone: Backbone) -> Source:
         run, recipe = self.options.run, recipe_for(self.dataset.kind, self.options.data.flip)
@@ -607,6 +623,13 @@ class Training(Setup):
         content = {**self.description(), "models": models, **progress_state(progress, self.learners)}
         save_checkpoint(path, content)
 
+    def save_views(self, folder: Path) -> None:
+        """Write what was made before the training itself and belongs to the run."""
+
+    def about_views(self) -> dict[str, Any]:
+        """What the summary says of that."""
+        return {}
+
     def restore(self, folder: Path) -> Progress:
         """Go on from `last.pt`, or from the beginning where there is none yet."""
         path = folder / "checkpoints" / "last.pt"
@@ -636,6 +659,7 @@ class Training(Setup):
             held_out = {"val": (self.split.val, None), "test": (self.split.test, folder)}
             results = {name: self.results(models, *part) for name, part in held_out.items()}
         results["calibration"] = calibration | self.reliability(calibration["temperatures"], folder)
+        results |= self.about_views()
         with Board(folder, self.options.run.tensorboard) as board:
             for name in results["test"]:
                 board.picture(f"confusion_matrix/{name}", folder / f"{name}_CM.png", progress.step)
@@ -701,9 +725,10 @@ class Training(Setup):
     def _cross_fitted(self, count: int, *, warmup_only: bool = False) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Predictions [N, C] of labeled images by trainings that saw nothing of them, and their rows [N]."""
         parts, steps = [], self.schedule.warmup_steps if warmup_only else self.schedule.total_steps
-        # Views that were tuned on the labeled images know what is held out: each fold tunes its own.
-        shared = self.frozen and not self.options.cotraining.finetune_views
-        kept: Kept = {foundation_of(self.options): self.views} if shared else {}
+        # Views that were tuned on the labeled images know what is held out: each fold tunes its own, and takes none
+        # that a stopped run left.
+        options = self.options.changed(resume=False)
+        kept: Kept = {foundation_of(options, self.split): self.views} if self.frozen else {}
         folds = folds_of(self.dataset, self.split, count, self.options.run.seed)
         with Screen(count * steps, what="calibration") as screen:
             for index, fold in enumerate(folds):
@@ -713,7 +738,7 @@ class Training(Setup):
 
                 # As the test images are: not among the unlabeled ones either.
                 fold = replace(fold, unlabeled=np.setdiff1d(fold.unlabeled, fold.val))
-                training = make_training(self.options, self.dataset, fold, kept=kept)
+                training = make_training(options, self.dataset, fold, kept=kept)
                 training.schedule = replace(training.schedule, total_steps=steps)
                 training.fill_bank()
                 training.learn(Progress(), validated=False, show=show)
@@ -738,8 +763,72 @@ class Training(Setup):
         return visualization.draw_samples(path, view("eval", 0), weak, strong, names, title=self.dataset.name)
 
 
+class ViewTuning(Training):
+    """The supervised training of one view's whole backbone on the labeled images: `--finetune_views`.
+
+    Its settings hang on nothing of the learning that follows but `--layer_decay` and `--grad_accumulation`, so that
+    the trials of a search share what is tuned.
+    """
+
+    def __init__(self, options: Options, dataset: Dataset, split: Split, backbone: Backbone) -> None:
+        self.given = backbone
+        nothing = np.zeros(0, dtype=np.int64)
+        own, usual = options.learning, args.Learning()
+        learning = replace(
+            usual,
+            max_steps=options.cotraining.finetune_steps,
+            grad_accumulation=own.grad_accumulation,
+            layer_decay=LAYER_DECAY if own.layer_decay is None else own.layer_decay,
+        )
+        options = replace(options.changed(**TUNING), learning=learning)
+        super().__init__(options, dataset, Split(split.labeled, nothing, nothing, nothing))
+
+    def _backbones(self) -> dict[str, Backbone]:
+        return {self.given.name: self.given}
+
+    def _own_backbone(self, name: str) -> Backbone:
+        return self.given
+
+    def tune(self) -> Backbone:
+        """Train to the end; returns the backbone that was given, on the CPU, with what it has learned."""
+        with Screen(self.schedule.total_steps, what=f"fine-tuning {self.given.name}") as screen:
+            self.learn(Progress(), validated=False, show=screen.show)
+        self.given.to("cpu")
+        self.given.pretrained = True
+        return self.given
+
+
 class CoTraining(Training):
     """A training of one head a view, on frozen backbones, by one of the algorithms of cotraining.py."""
+
+    def _backbones(self) -> dict[str, Backbone]:
+        """The views; with `--finetune_views` tuned on the labeled images, or as a stopped run had tuned them."""
+        backbones = super()._backbones()
+        tune = self.options.cotraining.finetune_views and self.loaded is None
+        specs = dict(zip(backbones, self.options.cotraining.views, strict=True)) if tune else {}
+        for label, spec in specs.items():
+            if not has_parameters(backbones[label]):  # raw pixels have nothing to tune
+                continue
+            saved = RESULTS / (self.options.run.name or "") / view_file(label)
+            if self.options.run.resume and saved.is_file():
+                backbones[label] = make_view(f"{parse_view(spec).name}={saved}", self.options, self.dataset)
+            else:
+                backbones[label] = ViewTuning(self.options, self.dataset, self.split, backbones[label]).tune()
+        return backbones
+
+    def _tuned(self) -> list[View]:
+        wanted = self.options.cotraining.finetune_views
+        return [view for view in self.views if wanted and has_parameters(view.backbone)]
+
+    def save_views(self, folder: Path) -> None:
+        for view in self._tuned():
+            path = folder / view_file(view.name)
+            if not path.is_file():
+                save_view(path, view.backbone)
+
+    def about_views(self) -> dict[str, Any]:
+        """Which views were fine-tuned, and where they lie in the run's folder."""
+        return {"finetuned_views": {view.name: view_file(view.name) for view in self._tuned()}}
 
     def _order(self) -> Order:
         self.supervised = self.options.cotraining.algorithm == "labels_only"
@@ -818,8 +907,7 @@ def make_backbones(options: Options, dataset: Dataset, loaded: Mapping[str, Any]
     """The backbones that the options name, by view; with a loaded run, those that it was trained with."""
     specs = options.cotraining.views
     if specs and loaded is None:
-        seed, points = options.run.seed, dataset.kind == "points"
-        built = [build_view(spec, native_size=dataset.native_size, points=points, seed=seed) for spec in specs]
+        built = [make_view(spec, options, dataset) for spec in specs]
         return dict(zip(view_labels(specs), built, strict=True))
     if loaded is None:
         backbone = make_backbone(options, dataset)
@@ -831,6 +919,22 @@ def make_backbones(options: Options, dataset: Dataset, loaded: Mapping[str, Any]
         if view["backbone"] is not None:
             backbones[name].load_state_dict(view["backbone"])
     return backbones
+
+
+def make_view(spec: str, options: Options, dataset: Dataset) -> Backbone:
+    """The backbone of one of `--views`."""
+    points = dataset.kind == "points"
+    return build_view(spec, native_size=dataset.native_size, points=points, seed=options.run.seed)
+
+
+def has_parameters(backbone: Backbone) -> bool:
+    """Whether anything in it can learn."""
+    return any(parameter.numel() for parameter in backbone.parameters())
+
+
+def view_file(label: str) -> str:
+    """Where a fine-tuned view lies in its run's folder, with a name that every disk takes."""
+    return f"views/{re.sub(r'[^A-Za-z0-9_.-]+', '_', label)}.safetensors"
 
 
 def make_backbone(options: Options, dataset: Dataset) -> Backbone:

@@ -131,7 +131,8 @@ class Learner:
 
 def make_optimizer(network: nn.Module, learning: Learning) -> torch.optim.Optimizer:
     """AdamW, or SGD with Nesterov momentum 0.9, over the parameters that require a gradient."""
-    groups = parameter_groups(network, weight_decay=learning.weight_decay)
+    layer_decay = 1.0 if learning.layer_decay is None else learning.layer_decay
+    groups = parameter_groups(network, weight_decay=learning.weight_decay, layer_decay=layer_decay)
     on_mps = groups[0]["params"][0].device.type == "mps"
     if learning.optimizer == "SGD":
         return torch.optim.SGD(groups, lr=learning.max_lr, momentum=0.9, nesterov=True, fused=not on_mps)

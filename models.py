@@ -513,28 +513,37 @@ def set_trainable(backbone: Backbone, unfreeze: str) -> None:
     backbone.train(backbone.training)
 
 
-def parameter_groups(network: nn.Module, *, weight_decay: float) -> list[dict[str, Any]]:
+def parameter_groups(network: nn.Module, *, weight_decay: float, layer_decay: float = 1.0) -> list[dict[str, Any]]:
     """What learns, as the optimizer's groups with "params", "weight_decay" and "lr_scale", a factor of the rate.
 
-    A pretrained backbone learns slower than the rest. Biases and the parameters of norms do not decay: pulling
-    them to zero does not make a network simpler, only worse.
+    A pretrained backbone learns slower than the rest, each of its stages `layer_decay` times as fast as the one after
+    it. Biases and the parameters of norms do not decay: pulling them to zero does not make a network simpler, only
+    worse.
     """
-    slow = {
-        id(parameter)
-        for module in network.modules()
-        if isinstance(module, Backbone) and module.pretrained
-        for parameter in module.parameters()
-    }
+    slow: dict[int, float] = {}
+    for module in network.modules():
+        if isinstance(module, Backbone) and module.pretrained:
+            slow |= _rates(module, layer_decay)
     ensembles = [module for module in network.modules() if isinstance(module, HeadEnsemble)]
     stacked = {id(parameter) for ensemble in ensembles for parameter in ensemble.parameters()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for parameter in network.parameters():
         if parameter.requires_grad:
-            scale = PRETRAINED_LR_SCALE if id(parameter) in slow else 1.0
+            scale = slow.get(id(parameter), 1.0)
             dimensions = parameter.ndim - (id(parameter) in stacked)
             decay = weight_decay if dimensions > 1 else 0.0
             groups.setdefault((scale, decay), []).append(parameter)
     return [{"params": p, "weight_decay": decay, "lr_scale": scale} for (scale, decay), p in groups.items()]
+
+
+def _rates(backbone: Backbone, layer_decay: float) -> dict[int, float]:
+    """The factor of each parameter's rate, by its id; what is in no stage (a position table) learns like the first."""
+    stages = backbone.stages()
+    first = PRETRAINED_LR_SCALE * layer_decay ** max(0, len(stages) - 1)
+    rates = {id(parameter): first for parameter in backbone.parameters()}
+    for later, stage in enumerate(reversed(stages)):
+        rates |= {id(parameter): PRETRAINED_LR_SCALE * layer_decay**later for parameter in stage.parameters()}
+    return rates
 
 
 @contextlib.contextmanager

@@ -82,6 +82,11 @@ Classifier = Callable[[np.ndarray], np.ndarray]
 
 
 def logistic_regression(given: Given) -> Classifier:
+    """See `logistic_model`."""
+    return logistic_model(given).predict
+
+
+def logistic_model(given: Given) -> Any:
     """C by cross-validation on the labeled images; by their log loss, since accuracies of so few are coarse."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -98,18 +103,18 @@ def nearest_neighbours(given: Given) -> Classifier:
 
     most = len(given.labels) * (given.folds - 1) // max(given.folds, 1)
     grid = {"n_neighbors": [k for k in (1, 3, 5, 10, 20) if k <= max(1, most)]}
-    classify = chosen(KNeighborsClassifier(1), grid, given, given.scaled(given.labeled), "accuracy")
-    return lambda rows: classify(given.scaled(rows))
+    model = chosen(KNeighborsClassifier(1), grid, given, given.scaled(given.labeled), "accuracy")
+    return lambda rows: model.predict(given.scaled(rows))
 
 
-def chosen(model: Any, grid: dict[str, Any], given: Given, rows: np.ndarray, scoring: str) -> Classifier:
+def chosen(model: Any, grid: dict[str, Any], given: Given, rows: np.ndarray, scoring: str) -> Any:
     """The model fitted with the setting that cross-validation finds best; as it is, where a class has one image."""
     from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
     if given.folds >= 2:
         folds = StratifiedKFold(given.folds, shuffle=True, random_state=0)
         model = GridSearchCV(model, grid, cv=folds, scoring=scoring)
-    return model.fit(rows, given.labels).predict
+    return model.fit(rows, given.labels)
 
 
 def label_spreading(given: Given) -> Classifier:

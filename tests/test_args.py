@@ -38,7 +38,7 @@ VALUES: dict[str, str] = {
     "mpl_weight": "0", "feedback": "first_order", "feedback_scale": "none", "pseudo_label": "sample",
     "pseudo_label_view": "weak", "student_threshold": "0.5", "distribution_alignment": "0.5", "load_path": "exp",
     "views": "pixels", "predict_dir": "/new", "export": "onnx",
-    "near_duplicate": "0.8", "algorithm": "cotraining",
+    "near_duplicate": "0.8", "algorithm": "cotraining", "finetune_steps": "9", "layer_decay": "0.8",
     "n_trials": "7", "timeout": "60", "search": "max_lr=1e-4:1e-2:log", "folds": "4", "search_workers": "2",
     "storage": "sqlite:///s.db", "pruner": "none",
     "calibration_folds": "4", "out": "new/ü.csv", "predict_copy": "sorted", "copy_by": "copy", "min_probability": "0.7",
@@ -49,7 +49,9 @@ BESIDE: dict[str, list[str]] = {
     "load_path": ["--finetune_mode"],
     "load_best": ["--finetune_mode", "--load_path", "exp"],
     "download": ["--data_dir", "cifar10"],
+    "finetune_steps": ["--cotrain_mode", "--views", "pixels", "gradients", "--finetune_views"],
     "cotrain_mode": ["--views", "pixels", "gradients"],
+    "views": ["--cotrain_mode"],
     "view_report": ["--views", "pixels", "gradients"],
     **dict.fromkeys(("algorithm", "finetune_views"), ["--cotrain_mode", "--views", "pixels", "gradients"]),
     "predict_dir": ["--load_path", "exp"],
@@ -99,7 +101,7 @@ def test_a_value_arrives_as_its_type(name: str) -> None:
 def test_a_switch_is_turned_on_and_off(name: str) -> None:
     beside = BESIDE.get(name, [])
     assert parse([*named(name), *beside, f"--{name}"]).flat()[name] is True
-    without = ["--finetune_mode", *beside] if name == "test_mode" else beside
+    without = ["--finetune_mode", *beside] if name == "test_mode" else beside if beside[:1] != ["--views"] else []
     assert parse([*without, "--name", "x", f"--no_{name}"]).flat()[name] is False
 
 

@@ -168,6 +168,19 @@ def test_the_rate_is_one_cycle_below_its_maximum(lab: Lab) -> None:
         assert rates[-1] < 1e-7
 
 
+@covers("layer_decay")
+def test_early_stages_of_a_pretrained_backbone_learn_slower(tmp_path: Path) -> None:
+    torch.save(models.cnn().state_dict(), tmp_path / "w.pth")
+    line = ("--data_dir", "digits", "--model_name", "cnn", "--weights", "w.pth", "--finetune_mode", "--unfreeze", "all",
+            "--num_labels", 20, "--max_steps", 2, "--num_workers", 0)  # fmt: skip
+    made = {d: run("--name", f"d{d}", *line, *(("--layer_decay", d) if d else ()), cwd=tmp_path) for d in (0, 1, 0.01)}
+    base, one, slow = (outcome.checkpoint(name=f"d{d}")["models"]["student"] for d, outcome in made.items())
+    assert same(base, one)
+    start = torch.load(tmp_path / "w.pth", weights_only=True)["0.0.weight"]
+    moved = [(state["backbone.net.0.0.weight"] - start).abs().max() for state in (base, slow)]
+    assert 0 < moved[1] < 0.01 * moved[0]
+
+
 @covers("grad_accumulation")
 def test_parts_of_a_step_come_to_the_same_step(lab: Lab) -> None:
     whole, parts = lab.moons("--mpl_weight", 0), lab.moons("--mpl_weight", 0, "--grad_accumulation", 3)
