@@ -98,7 +98,8 @@ def test_a_view_that_sees_the_class_is_told_from_one_that_does_not(tmp_path: Pat
 
 
 def pair(first: str, second: str, right: int, both: int, kappa: float | None = 0.2) -> dict[str, Any]:
-    return {"views": [first, second], "accuracy": right / 1000, "ci95": wilson_interval(right, 1000), "both_wrong": both,
+    return {"views": [first, second], "accuracy": right / 1000, "ci95": wilson_interval(right, 1000),
+            "both_wrong": both,
             "both_wrong_by_chance": 20.0, "only_first_wrong": 3, "only_second_wrong": 4, "kappa": kappa}  # fmt: skip
 
 
