@@ -336,7 +336,7 @@ def _draw_bars(axes: Any, names: Sequence[str], views: Sequence[Mapping[str, Any
 
 
 def _draw_overlap(axes: Any, names: Sequence[str], summary: Mapping[str, Any]) -> None:
-    """kappa of errors in colour, and below it the images that both views get wrong."""
+    """kappa of errors in colour, and below it the number of images that both views get wrong."""
     import matplotlib
 
     at = {view["view"]: index for index, view in enumerate(summary["views"])}
@@ -346,7 +346,7 @@ def _draw_overlap(axes: Any, names: Sequence[str], summary: Mapping[str, Any]) -
         kappa = pair["kappa"]
         for place in ((first, second), (second, first)):
             cells[place] = math.nan if kappa is None else kappa
-            texts[place] = f"{kappa_text(kappa)}\n{pair['both_wrong']} both"
+            texts[place] = f"{kappa_text(kappa)}\n{pair['both_wrong']} shared"
     colors = matplotlib.colormaps["Blues"].with_extremes(bad="#F2F2F2", under="white")
     axes.imshow(np.ma.masked_invalid(cells), cmap=colors, vmin=0, vmax=1)
     for (row, column), text in texts.items():
@@ -356,5 +356,5 @@ def _draw_overlap(axes: Any, names: Sequence[str], summary: Mapping[str, Any]) -
         axes.text(index, index, "·", ha="center", va="center", color=FAINT)
     axes.set_xticks(range(len(names)), names, rotation=90 if max(map(len, names)) > 8 else 0, fontsize=8)
     axes.set_yticks(range(len(names)), names, fontsize=8)
-    axes.set_title("Overlap of errors: kappa, images")
+    axes.set_title("Shared errors: kappa, images")
     clear(axes)
