@@ -95,7 +95,7 @@ CHANGES: dict[str, list[str]] = {
     "pseudo_label_view": ["weak"],
     "student_threshold": ["0.6"],
     "distribution_alignment": ["1"],
-    "head": ["mlp"],
+    "head": ["hidden"],
     "head_ensemble": ["3"],
     "num_labels": ["50"],
     "num_labels_percent": ["10%"],
@@ -829,8 +829,13 @@ def resumed(moment: Moment, whole: Outcome, line: tuple[object, ...], cwd: Path)
 @pytest.mark.parametrize("moment", MOMENTS, ids=lambda m: f"{m.function}-{m.count}-{m.when}")
 def test_a_killed_run_goes_on_bit_for_bit(lab: Lab, tmp_path: Path, moment: Moment) -> None:
     line = (*SURE, "--ema", 0.9, "--pseudo_label", "sample", "--distribution_alignment", 0.5)
-    line += ("--head", "mlp", "--head_ensemble", 2)
+    line += ("--head", "hidden", "--head_ensemble", 2)
     resumed(moment, lab.moons(*line), (*MOONS, *line), tmp_path)
+
+
+def test_a_killed_run_with_norms_in_its_heads_goes_on_bit_for_bit(lab: Lab, tmp_path: Path) -> None:
+    line = (*SURE, "--ema", 0.9, "--head", "mlp", "--head_ensemble", 2, "--max_steps", 9)
+    resumed(Moment("experiment.mpl_step", 3), lab.moons(*line), (*MOONS, *line), tmp_path)
 
 
 @pytest.mark.parametrize("moment", [Moment("experiment.mpl_step", 2), Moment("experiment.save_checkpoint", 1, "after")])

@@ -247,7 +247,7 @@ def test_the_test_images_are_never_touched_and_one_bank_serves_all(tmp_path: Pat
 
         blocks: list[Path] = []
         patch.setattr(optuna_search, "open_study", note)
-        tune(*line, "--n_trials", 3, "--search", "head=linear,mlp", cwd=tmp_path)
+        tune(*line, "--n_trials", 3, "--search", "head=linear,hidden", cwd=tmp_path)
     assert blocks
     assert set((tmp_path / "cache").rglob("*.block")) == set(blocks)
     with contextlib.chdir(tmp_path):
@@ -741,7 +741,18 @@ def test_no_file_holds_a_password(easy: None, tmp_path: Path, monkeypatch: pytes
 
 
 def test_what_a_search_leaves(tmp_path: Path) -> None:
-    line = (*SHORT, "--n_trials", 8, "--folds", 2, "--search", "head=linear,mlp", "--switch_mode", "--pruner", "none")
+    line = (
+        *SHORT,
+        "--n_trials",
+        8,
+        "--folds",
+        2,
+        "--search",
+        "head=linear,hidden",
+        "--switch_mode",
+        "--pruner",
+        "none",
+    )
     outcome = tune(*line, cwd=tmp_path, pictures=True)
     folder = tmp_path / "results" / "t"
     pictures = {"history.png", "importances.png", "parallel.png", "slices.png"}
