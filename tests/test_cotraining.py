@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from test_train import PLAIN, WIDTH
 
 import cotraining
 import experiment
+import train
 from args import Learning
 from batches import Batch
 from cotraining import STEPS, meta_step
@@ -114,7 +116,7 @@ def test_the_supervised_gradient_reaches_the_update(parts: int) -> None:
     for own, learner, before, given in zip(kept, moved, learners, views, strict=True):
         assert not any(p.equal(old) for p, old in zip(learner.parameters, before.parameters, strict=True))
         loss = F.cross_entropy(learner.network(given.labeled), given.labels)
-        torch.testing.assert_close(measured[f"supervised_loss_{learner.name}"], loss.detach())
+        assert float(measured[f"supervised_loss_{learner.name}"]) == pytest.approx(float(loss.detach()))
         for ours, theirs in zip(own, torch.autograd.grad(loss, learner.parameters), strict=True):
             torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-12)
 
@@ -122,9 +124,7 @@ def test_the_supervised_gradient_reaches_the_update(parts: int) -> None:
 def test_the_consistency_gradient_is_taken_before_the_weights_move() -> None:
     learning, views = replace(PLAIN, mpl_weight=0.0, lambda_u=0.7, uda_steps=0), batches_of(2)
     learners = views_of(2, learning)
-    with_, without = (
-        second_gradients(learners, views, replace(learning, lambda_u=weight))[0] for weight in (0.7, 0.0)
-    )
+    with_, without = (second_gradients(learners, views, replace(learning, lambda_u=weight))[0] for weight in (0.7, 0.0))
     for on, off, learner, given in zip(with_, without, learners, views, strict=True):
         target = learner.network(given.weak).detach().div(learning.temperature).softmax(dim=1)
         loss = -0.7 * (target * learner.network(given.strong).log_softmax(dim=1)).sum(dim=1).mean()
@@ -165,19 +165,18 @@ def test_accumulated_micro_batches_equal_the_whole_batch(count: int, feedback: s
         for ours, whole in zip(parameters, results[0][0], strict=True):
             torch.testing.assert_close(ours, whole, rtol=0, atol=1e-9 if scale == "rms" else 1e-12)
         for name, whole in results[0][1].items():
-            torch.testing.assert_close(measured[name].double(), whole.double(), rtol=0, atol=1e-7)
+            torch.testing.assert_close(measured[name].double(), whole.double(), rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize("scale", ["none", "rms"])
-def test_one_gain_an_update(scale: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import train
-
+@pytest.mark.parametrize("feedback", ["difference", "first_order"])
+def test_one_gain_an_update(feedback: str, monkeypatch: pytest.MonkeyPatch) -> None:
     scaled: list[float] = []
     original = train.scale_feedback
-    monkeypatch.setattr(
-        train, "scale_feedback", lambda gain, *rest: scaled.append(float(gain)) or original(gain, *rest)
-    )
-    learning = replace(PLAIN, grad_accumulation=3, feedback_scale=scale)
+    for module in (train, cotraining):
+        monkeypatch.setattr(
+            module, "scale_feedback", lambda gain, *rest: scaled.append(float(gain)) or original(gain, *rest)
+        )
+    learning = replace(PLAIN, grad_accumulation=3, feedback=feedback)
     learners = views_of(2, learning)
     measured = meta_step(learners, batches_of(2, labeled=7, unlabeled=5), 1, Rules(learning))
     assert scaled == [float(measured[f"feedback_h_{learner.name}"]) for learner in learners]
@@ -193,7 +192,7 @@ def test_the_other_algorithms_accumulate_too(name: str) -> None:
         assert set(measured) == set(cotraining.measured(name, [x.name for x in learners]))
         results.append([*(p for x in learners for p in x.parameters), *(v.double() for v in measured.values())])
     for whole, cut in zip(*results, strict=True):
-        torch.testing.assert_close(cut, whole, rtol=0, atol=1e-7)
+        torch.testing.assert_close(cut, whole, rtol=0, atol=1e-6)
 
 
 def test_cotraining_learns_sure_labels_of_the_others_weak_images() -> None:
@@ -227,9 +226,7 @@ def test_learned_and_judged_labels_are_one_tensor(
 ) -> None:
     learned, judged = [], []
     learn, judge = cotraining.masked_cross_entropy, cotraining.masked_surprise
-    monkeypatch.setattr(
-        cotraining, "masked_cross_entropy", lambda z, y, mask: learned.append(y) or learn(z, y, mask)
-    )
+    monkeypatch.setattr(cotraining, "masked_cross_entropy", lambda z, y, mask: learned.append(y) or learn(z, y, mask))
     monkeypatch.setattr(cotraining, "masked_surprise", lambda a, y, mask: judged.append(y) or judge(a, y, mask))
     learning = replace(PLAIN, pseudo_label=how, pseudo_label_view=view)
     meta_step(views_of(count, learning), batches_of(count), 1, Rules(learning))
@@ -248,7 +245,7 @@ def test_both_exams_use_the_same_labeled_batch(parts: int) -> None:
         old, new = (F.cross_entropy(x.network(given.labeled), given.labels).detach() for x in (before, after))
         torch.testing.assert_close(measured[f"feedback_h_{before.name}"], old - new, rtol=0, atol=1e-12)
         smooth = F.cross_entropy(after.network(given.labeled), given.labels, label_smoothing=0.2).detach()
-        torch.testing.assert_close(measured[f"supervised_loss_{before.name}"], smooth)
+        assert float(measured[f"supervised_loss_{before.name}"]) == pytest.approx(float(smooth))
 
 
 def test_both_exams_draw_the_same_dropout() -> None:
@@ -351,8 +348,9 @@ def test_calibration_reaches_what_the_views_tell_each_other() -> None:
     for tau in (1.0, 50.0):
         learners[0].temperature.fill_(tau)
         told.append(cotraining.exchange(learners, views, 1, Rules(PLAIN)))
-    assert told[0].feedback[0].equal(told[1].feedback[0])  # its own label comes from the others
-    assert not any(a.equal(b) for a, b in zip(told[0].feedback[1:], told[1].feedback[1:], strict=True))
+    changes = [float((a - b).detach().abs()) for a, b in zip(told[0].feedback, told[1].feedback, strict=True)]
+    assert changes[0] < 1e-12  # what view 0 learns comes from the others
+    assert min(changes[1:]) > 1e-3
 
 
 # --- runs -------------------------------------------------------------------------------------------------------------
@@ -422,8 +420,6 @@ def test_a_co_trained_run_is_tested_and_applied(lab: Lab, tmp_path: Path) -> Non
     trained = lab.run("--head", "mlp")
     tested = run("--test_mode", "--load_path", trained.folder(), cwd=tmp_path)
     assert tested.code == 0, tested.err
-    import json
-
     again = json.loads((trained.folder() / "test_summary.json").read_text(encoding="utf-8"))
     for name, result in trained.summary()["test"].items():
         assert again["test"][name]["accuracy"] == result["accuracy"]
@@ -464,7 +460,7 @@ CHANGES: dict[str, list[object]] = {
     "feedback": ["first_order"],
     "feedback_scale": ["none"],
     "feedback_center": [],
-    "mpl_weight": [0.3],
+    "mpl_weight": [3],
     "pseudo_label": ["sample"],
     "pseudo_label_view": ["weak"],
     "student_threshold": [0.6],
