@@ -109,7 +109,7 @@ def test_expected_feedback_gradient_is_the_exact_one(
 
 @pytest.mark.parametrize("parts", [1, 2])
 def test_the_supervised_gradient_reaches_the_update(parts: int) -> None:
-    """Without feedback and consistency the second gradient is that of the labeled images at theta', and nothing else."""
+    """Without feedback and consistency the second gradient is that of the labeled images at theta', no more."""
     learning, views = replace(PLAIN, mpl_weight=0.0, grad_accumulation=parts), batches_of(2)
     learners = views_of(2, learning)
     kept, measured, moved = second_gradients(learners, views, learning)
@@ -207,7 +207,7 @@ def test_cotraining_learns_sure_labels_of_the_others_weak_images() -> None:
     cotraining.cotraining_step(moved, views, 1, Rules(learning))
     for i, (learner, given, ours) in enumerate(zip(learners, views, moved, strict=True)):
         mask = (sure[1 - i].amax(dim=1) >= threshold).double()
-        assert 0 < mask.sum()
+        assert mask.sum() > 0
         per_image = F.cross_entropy(learner.network(given.strong), sure[1 - i].argmax(dim=1), reduction="none")
         loss = F.cross_entropy(learner.network(given.labeled), given.labels) + (mask * per_image).mean()
         expected = single.copy_of(learner, None)
