@@ -95,8 +95,9 @@ def exchange(learners: Sequence[Learner], views: Views, step: int, rules: Rules)
 
 def mean_of_others(probabilities: Sequence[Tensor]) -> list[Tensor]:
     """a_i = mean over j != i of p_j, for each view i."""
-    total = torch.stack(list(probabilities)).sum(dim=0)
-    return [(total - own) / (len(probabilities) - 1) for own in probabilities]
+    # Not the sum of all less one's own: its gradient would pass through view i only to cancel out.
+    others = [[p for j, p in enumerate(probabilities) if j != i] for i in range(len(probabilities))]
+    return [torch.stack(row).mean(dim=0) for row in others]
 
 
 def choose_labels(likelihood: Tensor, learning: Learning) -> Tensor:

@@ -109,13 +109,15 @@ class Passes:
 
 
 def timed(work: Callable[[], object], device: torch.device) -> float:
+    """Seconds; on a CPU those of this process, all threads together, so that others on the machine matter little."""
+    clock = time.process_time if device.type == "cpu" else time.perf_counter
     if device.type == "cuda":
         torch.cuda.synchronize()
-    began = time.perf_counter()
+    began = clock()
     work()
     if device.type == "cuda":
         torch.cuda.synchronize()
-    return time.perf_counter() - began
+    return clock() - began
 
 
 def measure(device: torch.device, rounds: int, batch: int, *, consistency: bool) -> None:

@@ -341,6 +341,16 @@ def test_unsure_labels_are_not_learned_and_not_judged() -> None:
     assert any(g.any() for rows in kept for g in rows)
 
 
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_views_own_weights_are_no_part_of_its_feedback(count: int) -> None:
+    learners = views_of(count)
+    told = cotraining.exchange(learners, batches_of(count), 1, Rules(PLAIN))
+    for i, loss in enumerate(told.feedback):
+        parameters = [learner.parameters[0] for learner in learners]
+        reached = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+        assert [j for j, gradient in enumerate(reached) if gradient is None] == [i]
+
+
 def test_calibration_reaches_what_the_views_tell_each_other() -> None:
     """A view at temperature tau speaks by softmax(z / tau)."""
     learners, views = views_of(3), batches_of(3)
