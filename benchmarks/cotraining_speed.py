@@ -197,17 +197,12 @@ def stream(folder: Path, device: torch.device, images: int, steps: int) -> None:
             torch.cuda.synchronize()
         seconds = (time.perf_counter() - began) / steps
         read = memory()
-        learners = learners_on(device, args.Learning())
-        few = [
-            timed(partial(meta_step, learners, views(step), step, Rules(args.Learning())), device) for step in range(5)
-        ]
     finally:
         shutil.rmtree(folder)
     whole = seconds * order.steps_per_epoch
     print(f"\n{images:,} images x {VIEWS} views, {VIEWS * images * WIDTH * 2 / 1e9:.1f} GB, {device}")
     print(f"  {1000 * seconds:.1f} ms to read a step of {BATCH} + {BATCH} images ({steps} steps): {whole:.1f} s a pass")
     print(f"  resident memory, peak: {opened:.0f} MB when opened, {read:.0f} MB after, load {os.getloadavg()[0]:.1f}")
-    print(f"  meta_step on them: {1000 * statistics.median(few):.0f} ms")
 
 
 def memory() -> float:
