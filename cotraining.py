@@ -25,7 +25,9 @@ from train import (
     align,
     consistency_loss,
     consistency_weight,
+    exam,
     masked_cross_entropy,
+    scale_feedback,
     student_gain,
     supervised_step,
     take_gradients,
@@ -66,9 +68,12 @@ def exchange(learners: Sequence[Learner], views: Views, step: int, rules: Rules)
     """
     learning = rules.learning
     judged_weak = learning.pseudo_label_view == "weak"
-    with torch.set_grad_enabled(judged_weak):
-        weak = [_weak_logits(learner, batch, rules) for learner, batch in zip(learners, views, strict=True)]
     strong = [rules.logits(x.network, _given(batch.strong)) for x, batch in zip(learners, views, strict=True)]
+    if judged_weak or learning.lambda_u or learning.student_threshold:
+        with torch.set_grad_enabled(judged_weak):
+            weak = [_weak_logits(learner, batch, rules) for learner, batch in zip(learners, views, strict=True)]
+    else:
+        weak = strong  # nobody asks what the weak images say: a pass less
     with torch.no_grad():
         sure = [_target(z.detach(), learner, learning) for z, learner in zip(weak, learners, strict=True)]
         masks = [(target.amax(dim=1) >= learning.threshold).float() for target in sure]
@@ -90,8 +95,9 @@ def exchange(learners: Sequence[Learner], views: Views, step: int, rules: Rules)
 
 def mean_of_others(probabilities: Sequence[Tensor]) -> list[Tensor]:
     """a_i = mean over j != i of p_j, for each view i."""
-    total = torch.stack(list(probabilities)).sum(dim=0)
-    return [(total - own) / (len(probabilities) - 1) for own in probabilities]
+    # Not the sum of all less one's own: its gradient would pass through view i only to cancel out.
+    others = [[p for j, p in enumerate(probabilities) if j != i] for i in range(len(probabilities))]
+    return [torch.stack(row).mean(dim=0) for row in others]
 
 
 def choose_labels(likelihood: Tensor, learning: Learning) -> Tensor:
@@ -212,12 +218,10 @@ def meta_step(learners: Sequence[Learner], views: Views, step: int, rules: Rules
     factors = []
     for learner, batch, gradients in zip(learners, views, students, strict=True):
         set_gradients(learner, gradients.items)
-        gain, factor = student_gain(learner, batch, step, rules, learner)
+        gain, factor, loss = update_and_examine(learner, batch, step, rules)
         factors.append(learning.mpl_weight * factor)
-        totals |= _named({"feedback_h": gain}, learner)
-    for j, (learner, batch) in enumerate(zip(learners, views, strict=True)):
-        rules.randomness(step, f"supervised {learner.name}")
-        add_measured(totals, _named(supervised_backward(learner, batch, rules), learner), 1.0)
+        totals |= _named({"feedback_h": gain, "supervised_loss": loss}, learner)
+    for j, learner in enumerate(learners):
         add_gradients(learner, consistency[j].items, 1.0)
         for i in range(len(learners)):
             if i != j and learning.mpl_weight:
@@ -248,14 +252,34 @@ def supervised_loss(learner: Learner, batch: Batch, rules: Rules) -> Tensor:
     return F.cross_entropy(logits, batch.labels, label_smoothing=rules.learning.label_smoothing)
 
 
-def supervised_backward(learner: Learner, batch: Batch, rules: Rules) -> dict[str, Tensor]:
-    """Lay the supervised gradient into `.grad`; returns the loss."""
-    total = torch.zeros((), device=batch.labels.device)
+def update_and_examine(learner: Learner, batch: Batch, step: int, rules: Rules) -> tuple[Tensor, Tensor, Tensor]:
+    """Update by what lies in `.grad`, then lay the supervised gradient at theta' there; h, scale(h), and that loss.
+
+    Where exams and learning are both in float32 the second exam is the pass that the gradient is taken from.
+    """
+    learning = rules.learning
+    if learning.mpl_weight and learning.feedback == "difference" and rules.precision == torch.float32:
+        before = exam(learner, batch, step, rules)
+        learner.update()
+        after, loss = supervised_backward(learner, batch, step, "exam", rules)
+        gain = before - after
+        return gain, scale_feedback(gain, learner.moments, learning), loss
+    gain, factor = student_gain(learner, batch, step, rules, learner)
+    _, loss = supervised_backward(learner, batch, step, f"supervised {learner.name}", rules)
+    return gain, factor, loss
+
+
+def supervised_backward(learner: Learner, batch: Batch, step: int, purpose: str, rules: Rules) -> tuple[Tensor, Tensor]:
+    """Lay the supervised gradient into `.grad`; returns the plain cross-entropy, and the loss with label smoothing."""
+    smoothing, plain, smooth = rules.learning.label_smoothing, [], []
+    rules.randomness(step, purpose)
     for part, share, _ in batch.parts(rules.learning.grad_accumulation):
-        loss = share * supervised_loss(learner, part, rules)
+        logits = rules.logits(learner.network, part.labeled)
+        loss = share * F.cross_entropy(logits, part.labels, label_smoothing=smoothing)
         loss.backward()
-        total += loss.detach()
-    return {"supervised_loss": total}
+        smooth.append(loss.detach())
+        plain.append(share * F.cross_entropy(logits.detach(), part.labels) if smoothing else smooth[-1])
+    return torch.stack(plain).sum(), torch.stack(smooth).sum()
 
 
 def set_gradients(learner: Learner, gradients: Sequence[Tensor]) -> None:
@@ -266,7 +290,7 @@ def set_gradients(learner: Learner, gradients: Sequence[Tensor]) -> None:
 
 def add_gradients(learner: Learner, gradients: Sequence[Tensor], factor: float | Tensor) -> None:
     """Add factor * gradients to those that lie in `.grad`."""
-    for parameter, gradient in zip(learner.parameters, gradients, strict=False):
+    for parameter, gradient in zip(learner.parameters, gradients, strict=True) if gradients else ():
         parameter.grad = factor * gradient if parameter.grad is None else parameter.grad.add_(factor * gradient)
 
 
