@@ -743,7 +743,7 @@ class Training(Setup):
                 training.fill_bank()
                 training.learn(Progress(), validated=False, show=show)
                 with training.evaluated() as models:
-                    parts.append(self.predictions(models, fold.val))
+                    parts.append(training.predictions(models, fold.val))  # its views may be its own
         predictions = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         return predictions, np.concatenate([fold.val for fold in folds])
 

@@ -19,11 +19,11 @@ from PIL import Image
 from runs import COLOURS, FROZEN, MOONS, ROOT, Outcome, make_data, make_images, run, same, start
 
 import args
+import experiment
 import exporting
 import predict
 from data import find_dataset
 from evaluate import ENOUGH_TO_FIT, fit_temperatures, tempered
-from experiment import Training
 from utils import UserError
 
 Rows = list[dict[str, str]]
@@ -527,11 +527,16 @@ def test_a_frozen_run_is_calibrated_on_labels_that_it_has_not_learned(
             assert 0 <= errors["brier"] <= 2
     make_data(tmp_path / "d")
     splits = []
-    real = Training.on
-    monkeypatch.setattr(Training, "on", lambda self, split: (splits.append((self.split, split)), real(self, split))[1])
+    real = experiment.make_training
+
+    def make(options: Any, dataset: Any, split: Any, *rest: Any, **named: Any) -> Any:
+        splits.append(split)
+        return real(options, dataset, split, *rest, **named)
+
+    monkeypatch.setattr(experiment, "make_training", make)
     again = run("--name", "x", *TINY, cwd=tmp_path)
     assert again.summary()["calibration"] == found
-    (whole, *_), folds = zip(*splits, strict=True)
+    whole, *folds = splits
     assert len(folds) == 3
     assert sorted(np.concatenate([fold.val for fold in folds])) == sorted(whole.labeled)
     for fold in folds:
@@ -570,6 +575,25 @@ def test_validation_images_are_taken_where_there_are_enough(tmp_path: Path, monk
     assert "--calibration_folds" in few["calibration"]["reason"]
     asked = run("--name", "z", *MOONS, "--calibration_folds", 2, cwd=tmp_path).summary("z")
     assert asked["calibration"]["method"] == "cross-fitted"
+
+
+def test_a_fold_whose_views_are_its_own_is_predicted_through_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Views tuned on all labeled images have learned what is held out, so a fold's heads stand on views of its own."""
+    make_data(tmp_path / "d")
+    seen = []
+    real = experiment.Setup.predicted
+    monkeypatch.setattr(
+        experiment.Setup,
+        "predicted",
+        lambda self, models, inputs: (seen.append(self.views), real(self, models, inputs))[1],
+    )
+    line = ("--cotrain_mode", "--views", "pixels", "cnn", "--finetune_views", "--data_dir", "d", "--num_labels", 9)
+    outcome = run("--name", "x", *line, "--num_workers", 0, "--max_steps", 3, cwd=tmp_path)
+    assert outcome.code == 0, outcome.err
+    assert outcome.summary()["calibration"]["method"] == "cross-fitted"
+    assert len({id(views) for views in seen}) > 3
 
 
 @pytest.mark.parametrize(
