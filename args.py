@@ -533,7 +533,8 @@ def _check_rules(options: Options, converted: Mapping[str, Any]) -> None:
                 raise UserError(f"--{name} and --{other} exclude each other; leave one out")
         if needed and not on & set(needed):
             raise UserError(f"--{name} needs {' or '.join('--' + other for other in needed)} beside it")
-    if options.mode.cotrain_mode and len(options.cotraining.views) < 2:
-        raise UserError("--cotrain_mode needs two or more --views: one alone has nobody to learn from; name another")
+    together = options.mode.cotrain_mode or (options.mode.compare and options.cotraining.views)
+    if together and len(options.cotraining.views) < 2:
+        raise UserError("co-training needs two or more --views: one alone has nobody to learn from; name another")
     if options.run.name is None and not on & set(NAMELESS):
         raise UserError("--name is missing: give the run a name, e.g. --name exp")

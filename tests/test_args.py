@@ -51,7 +51,7 @@ BESIDE: dict[str, list[str]] = {
     "download": ["--data_dir", "cifar10"],
     "finetune_steps": ["--cotrain_mode", "--views", "pixels", "gradients", "--finetune_views"],
     "cotrain_mode": ["--views", "pixels", "gradients"],
-    "views": ["--cotrain_mode"],
+    "views": ["--view_report"],
     "view_report": ["--views", "pixels", "gradients"],
     **dict.fromkeys(("algorithm", "finetune_views"), ["--cotrain_mode", "--views", "pixels", "gradients"]),
     "predict_dir": ["--load_path", "exp"],
