@@ -862,7 +862,8 @@ class CoTraining(Training):
                 predicted = self.predictions(models, rows)
         else:
             rarest = int(np.bincount(self.dataset.labels[self.split.labeled]).min())
-            if rarest < 2:
+            # Views that were fine-tuned would have to be so again for each fold, within the folds of the end too.
+            if rarest < 2 or self.options.cotraining.finetune_views:
                 return
             predicted, rows = self._cross_fitted(min(CALIBRATION_FOLDS, rarest), warmup_only=True)
         temperatures = fit_temperatures(predicted, self.dataset.labels[rows])

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from args import COMMANDS, Options
+from args import Options
 from args import make as make_options
 from data import Dataset, Split, read_split
 from train import load_checkpoint
@@ -23,9 +23,6 @@ def resumed_options(options: Options) -> Options:
     free = {"name", "device", "num_workers", "cache_dir", "cache_limit", "tensorboard", "keep_pages", "repeat"}
     free |= {"n_trials", "timeout", "search_workers", "storage"}
     now, then = options.flat(), stored.flat()
-    for name in COMMANDS:
-        if then[name] and not now[name]:
-            raise UserError(f"--resume: {folder} was started with --{name}; give it again")
     for name in sorted(options.given - free):
         if now[name] != then[name]:
             raise UserError(f"--resume: the run was started with --{name} {then[name]}, not {now[name]}; leave it out")

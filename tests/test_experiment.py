@@ -334,7 +334,7 @@ def test_samples_are_drawn_when_asked_for(lab: Lab, tmp_path: Path) -> None:
 def test_which_network_learns_and_what_of_it(lab: Lab) -> None:
     frozen = lab.images("--print_model")
     assert "cnn" not in frozen.checkpoint()["models"]["student"]
-    assert set(frozen.checkpoint()["models"]["student"]) == {"layers.1.weight", "layers.1.bias"}
+    assert set(frozen.checkpoint()["models"]["student"]) == {"layers.1.weight", "layers.1.bias", "temperature"}
     assert frozen.backbone()
     whole = lab.images("--unfreeze", "all", "--print_model")
     assert whole.backbone() is None
@@ -376,7 +376,7 @@ def test_a_librarys_backbone(lab: Lab, name: str) -> None:
 
 @covers("head")
 def test_a_head_has_the_layers_of_its_kind(lab: Lab) -> None:
-    assert len(lab.images("--head", "hidden").checkpoint()["models"]["student"]) == 4
+    assert len(lab.images("--head", "hidden").checkpoint()["models"]["student"]) == 1 + 4  # the temperature, two layers
     state = lab.images("--head", "mlp").checkpoint()["models"]["student"]
     assert [len(value) for name, value in state.items() if name.endswith("linear.weight")] == [1024] * 3
 

@@ -123,7 +123,8 @@ def test_a_tuned_view_can_be_named_as_a_view(tuned: Outcome) -> None:
     outcome = run(*LINE, "--views", f"cnn={saved}", "pixels", "--max_steps", 12, "--name", "named", cwd=tuned.cwd)
     assert outcome.code == 0, outcome.err
     assert sorted((tuned.cwd / "cache").glob("*/bank.json")) == banks
-    assert outcome.metrics("named") == tuned.metrics()
+    # After the warm-up a view that was not tuned by the run itself is calibrated.
+    assert outcome.rows("named")[0] == tuned.rows()[0]
     assert "finetuned_views" not in outcome.summary("named") or outcome.summary("named")["finetuned_views"] == {}
 
 
