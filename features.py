@@ -112,7 +112,7 @@ class FeatureBank:
         began, done = time.monotonic(), 0
         if not self.missing(wanted):  # else the decoding processes would be started for nothing
             return 0
-        for attempt in range(3):
+        for attempt in range(20):  # each wait may end with somebody else at work on rows of ours
             # First what nobody is at work on; then wait for the others, and take over what they gave up.
             for count in self._work_off(self._jobs(wanted), wait=attempt > 0):
                 done += count
