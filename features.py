@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 
 from batches import BATCH_ROWS, EVALUATION_BATCH, Ask, FrozenSource
-from utils import UserError, atomic_file, to_device, warn, write_json
+from utils import UserError, atomic_file, claimed, to_device, warn, write_json
 from weights import state_digest
 
 BLOCK_ROWS = 256
@@ -97,8 +97,7 @@ class FeatureBank:
     def evaluation(self, rows: np.ndarray) -> Iterator[Tensor]:
         """See `batches.Source`."""
         self.fill({("eval", 0): rows})
-        for i in range(0, len(rows), EVALUATION_BATCH):
-            part = rows[i : i + EVALUATION_BATCH]
+        for part in _cut(rows, EVALUATION_BATCH):
             yield self.rows(Ask(part, np.zeros(len(part), dtype=np.int64), "eval"))
 
     # --- filling -----------------------------------------------------------------------------------------------------
@@ -342,27 +341,6 @@ def read_block(path: Path, width: int, dtype: np.dtype[Any]) -> tuple[np.ndarray
     check = hashlib.blake2b(hashes.tobytes(), digest_size=32)
     check.update(features.data)
     return (hashes, features) if check.digest() == digest else None
-
-
-@contextlib.contextmanager
-def claimed(path: Path, *, wait: bool) -> Iterator[bool]:
-    """Hold a lock on a file; yields whether it is ours. The system frees it when its holder dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # without such locks two processes may compute the same block: slower, never wrong
-        yield True
-        return
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except OSError:
-            yield False
-            return
-        try:
-            yield True
-        finally:
-            path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

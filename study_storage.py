@@ -12,6 +12,7 @@ import importlib.util
 import json
 import os
 import socket
+import tempfile
 import time
 import warnings
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.storages.journal._file import get_lock_file
 from optuna.trial import FrozenTrial, TrialState
 
-from utils import UserError
+from utils import UserError, claimed, key
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -212,13 +213,20 @@ def fail_dead_trials(study: Study) -> None:
 
 def retry_lost_trials(study: Study) -> None:
     """Put in once more the values of each trial that was lost on this host and has not been put in again."""
-    trials = study.get_trials(deepcopy=False)
-    again = {trial.user_attrs.get("retry_of") for trial in trials}
-    for trial in trials:
-        here = trial.user_attrs.get("owner", {}).get("host") == socket.gethostname()
-        told = trial.user_attrs.get("reason") in LOST  # a heartbeat that fell silent has called `try_again` itself
-        if here and told and trial.state == TrialState.FAIL and trial.number not in again:
-            try_again(study, trial)
+    with claimed(_retry_lock(study), wait=True):  # two supervisors of this host must not both put one in
+        trials = study.get_trials(deepcopy=False)
+        again = {trial.user_attrs.get("retry_of") for trial in trials}
+        for trial in trials:
+            here = trial.user_attrs.get("owner", {}).get("host") == socket.gethostname()
+            told = trial.user_attrs.get("reason") in LOST  # a heartbeat that fell silent has called `try_again` itself
+            if here and told and trial.state == TrialState.FAIL and trial.number not in again:
+                try_again(study, trial)
+
+
+def _retry_lock(study: Study) -> Path:
+    """A file that is one for all processes of this host and user that work on a study of that name."""
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    return Path(tempfile.gettempdir()) / f"mpl-{user}-{key(study.study_name):x}.lock"
 
 
 def try_again(study: Study, trial: FrozenTrial) -> None:

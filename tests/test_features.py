@@ -17,14 +17,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from runs import COLOURS, FROZEN, Moment, die, make_data, make_images, run, same
+from runs import COLOURS, FROZEN, Moment, make_data, make_images, run, same
 
 import args
 import augment
 import features
 from batches import Ask, FrozenSource, ImageSource, Order
 from data import Dataset, find_dataset
-from features import FeatureBank, claimed, evict, read_block, write_block
+from features import FeatureBank, evict, read_block, write_block
 from models import build_backbone
 from utils import UserError
 
@@ -437,31 +437,6 @@ def test_a_killed_writer_leaves_no_wrong_row_and_no_lock(
     assert bank.fill(wanted) == len(dataset) - there
     expected = direct(bank.frozen, np.arange(len(dataset)), ("eval", 0))
     torch.testing.assert_close(stored(bank, ("eval", 0)), expected, rtol=1e-3, atol=1e-3)
-
-
-def test_a_lock_is_held_by_one_and_freed_by_death(tmp_path: Path) -> None:
-    path = tmp_path / "a.lock"
-    with claimed(path, wait=False) as mine:
-        assert mine
-        with claimed(path, wait=False) as theirs:
-            assert not theirs
-    with claimed(path, wait=False) as mine:
-        assert mine
-
-    def hold() -> None:
-        with claimed(path, wait=True):
-            (tmp_path / "held").touch()
-            time.sleep(0.2)
-            die()
-
-    pid = child(hold)
-    while not (tmp_path / "held").exists():
-        time.sleep(0.005)
-    with claimed(path, wait=False) as mine:
-        assert not mine
-    with claimed(path, wait=True) as mine:  # until the holder is dead
-        assert mine
-    os.waitpid(pid, 0)
 
 
 # --- the disk ---------------------------------------------------------------------------------------------------------

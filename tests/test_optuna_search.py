@@ -12,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -653,6 +654,30 @@ def test_dead_trials_are_failed_and_put_in_again_once_each(tmp_path: Path) -> No
     assert again.system_attrs["fixed_params"] == {"x": 0.25, "y": 0.75}
     assert again.user_attrs == {"first": True, "retry_of": 0, "retries": 1}
     assert study_storage.finished(study.trials) == []
+
+
+def test_two_supervisors_of_a_host_put_a_lost_trial_in_again_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = study_storage.open_journal(tmp_path / "j")
+    study = optuna.create_study(study_name="s", storage=storage)
+    trial = study.ask()
+    trial.set_user_attr("owner", {"host": socket.gethostname(), "process": 2**22 - 3, "started": 1})
+    trial.suggest_float("x", 0, 1)
+    study_storage.fail_dead_trials(study)
+    real = study_storage.try_again
+    monkeypatch.setattr(study_storage, "try_again", lambda *given: (time.sleep(0.3), real(*given)))  # both are here
+
+    def supervise() -> None:
+        own = study_storage.open_journal(tmp_path / "j")
+        study_storage.retry_lost_trials(optuna.load_study(study_name="s", storage=own))
+
+    both = [threading.Thread(target=supervise) for _ in range(2)]
+    for thread in both:
+        thread.start()
+    for thread in both:
+        thread.join()
+    assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.WAITING]
 
 
 # --- databases --------------------------------------------------------------------------------------------------------

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +22,7 @@ from utils import (
     atomic_file,
     choose_device,
     choose_precision,
+    claimed,
     counter_uniform,
     find_checkpoint,
     generator,
@@ -238,3 +242,54 @@ def test_a_checkpoint_that_is_not_there_is_explained() -> None:
         find_checkpoint("going", best=True)
     with pytest.raises(UserError, match="no such run, folder or checkpoint"):
         find_checkpoint("absent", best=False)
+
+
+# --- locks ------------------------------------------------------------------------------------------------------------
+
+HOLD = """
+import sys, time, utils
+from pathlib import Path
+with utils.claimed(Path(sys.argv[1]), wait=True):
+    print(1, flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_lock_is_held_by_one_and_freed_by_death(tmp_path: Path) -> None:
+    path = tmp_path / "a.lock"
+    with claimed(path, wait=False) as mine:
+        assert mine
+        with claimed(path, wait=False) as theirs:
+            assert not theirs
+    with claimed(path, wait=False) as mine:
+        assert mine
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)], stdout=subprocess.PIPE, cwd=Path(utils.__file__).parent
+    )
+    assert holder.stdout is not None
+    holder.stdout.readline()
+    with claimed(path, wait=False) as mine:
+        assert not mine
+    holder.kill()
+    with claimed(path, wait=True) as mine:  # until the holder is dead
+        assert mine
+    holder.communicate()
+
+
+def test_who_waited_for_a_lock_holds_the_file_that_has_its_name(tmp_path: Path) -> None:
+    path, holds, done = tmp_path / "a.lock", threading.Event(), threading.Event()
+
+    def second() -> None:
+        with claimed(path, wait=True):
+            holds.set()
+            done.wait(20)
+
+    with claimed(path, wait=False):
+        thread = threading.Thread(target=second)
+        thread.start()
+        time.sleep(0.1)  # it waits for a file that its holder removes
+    assert holds.wait(20)
+    with claimed(path, wait=False) as mine:
+        assert not mine
+    done.set()
+    thread.join()
