@@ -31,6 +31,8 @@ from utils import UserError, atomic_file, claimed, to_device, warn, write_json
 from weights import state_digest
 
 BLOCK_ROWS = 256
+BLOCKS = "[!.]*.block"  # a hidden one is still being written, by this process or another
+LEFT_SECONDS = 3600  # a block is written in moments; what is so old was left by a writer that was killed
 MAGIC = b"MPLBANK1"
 HEADER = struct.Struct("<8sII32s16x")  # magic, rows, numbers a row, digest of all that follows
 IN_MEMORY_SHARE = 0.4  # of the free memory of the device that a table may take
@@ -234,6 +236,7 @@ class Table:
         self.block = np.full(len(bank.hashes), -1, dtype=np.int32)
         self.place = np.zeros(len(bank.hashes), dtype=np.int32)
         self.resident: Tensor | None = None
+        remove_leftovers(self.folder)
         self.reload()
 
     def has(self, rows: np.ndarray) -> np.ndarray:
@@ -242,9 +245,7 @@ class Table:
 
     def reload(self) -> None:
         """Take in the blocks that have come since; a damaged one is removed, to be computed again."""
-        if not self.folder.is_dir():
-            return
-        for path in sorted(self.folder.glob("*.block")):
+        for path in sorted(self.folder.glob(BLOCKS)):
             if path.name in self.known:
                 continue
             opened = read_block(path, self.bank.width, self.bank.dtype)
@@ -369,10 +370,18 @@ def free_memory(device: torch.device) -> int:
     return 4 << 30  # where the system does not tell, a cautious guess
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Remove the half-written blocks of killed writers."""
+    for path in folder.glob(".part-*"):
+        with contextlib.suppress(OSError):  # its writer has just ended after all
+            if time.time() - path.stat().st_mtime > LEFT_SECONDS:
+                path.unlink()
+
+
 def evict(cache_dir: Path, limit: int, keep: Collection[Path]) -> list[Path]:
     """Remove whole banks, the longest unused first, until the rest takes at most `limit` bytes; not those to `keep`."""
     banks = [(path.stat().st_mtime, path.parent) for path in cache_dir.glob("*/bank.json")]
-    sizes = {folder: sum(f.stat().st_size for f in folder.rglob("*.block")) for _, folder in banks}
+    sizes = {folder: sum(f.stat().st_size for f in folder.rglob(BLOCKS)) for _, folder in banks}
     total, removed = sum(sizes.values()), []
     for _, folder in sorted(banks):
         if total <= limit:

@@ -276,6 +276,22 @@ DAMAGES = {
 }  # fmt: skip
 
 
+def test_a_block_that_another_process_is_writing_is_left_alone(
+    tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bank = FeatureBank(tmp_path, source(read(folder)))
+    kind_folder = bank.folder / "eval-000"
+    kind_folder.mkdir()
+    present, abandoned = kind_folder / ".part-a.block", kind_folder / ".part-b.block"
+    for path in (present, abandoned):
+        path.write_bytes(b"half a blo")
+    os.utime(abandoned, (0, 0))
+    bank.table(("eval", 0)).reload()
+    assert present.exists()
+    assert not abandoned.exists()  # its writer was killed long ago
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize("damage", sorted(DAMAGES))
 def test_a_damaged_block_is_computed_again(
     tmp_path: Path, folder: Path, damage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
