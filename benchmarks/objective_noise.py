@@ -26,9 +26,9 @@ import numpy as np
 
 import args
 import experiment
-import optuna_search
+import search_goal
 from data import find_dataset, split_dataset
-from optuna_search import last_of
+from search_goal import last_of
 
 
 def main() -> None:
@@ -55,8 +55,8 @@ def main() -> None:
         withval = options.changed(val_percent=share)
         split = split_dataset(dataset, withval.data, seed)
         validated = experiment.Split(split.labeled, split.unlabeled, split.val, split.test[:0])
-        goal = optuna_search.Goal(dataset, split, (validated,))
-        validation = optuna_search.accuracy(withval, goal, kept, lambda value, step: None)
+        goal = search_goal.Goal(dataset, split, (validated,))
+        validation = search_goal.accuracy(withval, goal, kept, lambda value, step: None)
         on_test = experiment.Split(split.labeled, split.unlabeled, split.test, split.val[:0])
         val_test = last_of(experiment.fold_accuracy(withval, dataset, on_test, kept=kept))
         rows.append((np.mean(folds), test, validation, val_test))

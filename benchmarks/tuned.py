@@ -26,7 +26,7 @@ import args
 import experiment
 from data import Dataset, find_dataset, split_dataset
 from evaluate import paired_difference
-from optuna_search import last_of
+from search_goal import last_of
 from train import Progress
 
 

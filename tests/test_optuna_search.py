@@ -31,9 +31,14 @@ import args
 import experiment
 import features
 import optuna_search
+import search_goal
+import search_space
+import search_workers
 import study_storage
 from args import Options
-from optuna_search import distribution_of, first_values, goal_of, sampler_of, space_of
+from search_goal import goal_of
+from search_space import distribution_of, first_values, space_of
+from search_workers import sampler_of
 from train import TrainingFault
 from utils import UserError
 
@@ -44,8 +49,8 @@ SHORT = ("--unlabeled_batch_size", "200", "--max_steps", "6", "--warmup_epoch_nu
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers by fork: they start at once, and know what a test has changed."""
-    monkeypatch.setattr(optuna_search, "START", "fork")
-    monkeypatch.setattr(optuna_search, "TICK_SECONDS", 0.05)
+    monkeypatch.setattr(search_workers, "START", "fork")
+    monkeypatch.setattr(search_workers, "TICK_SECONDS", 0.05)
 
 
 def tune(*arguments: object, cwd: Path, pictures: bool = False, code: int = 0) -> Outcome:
@@ -91,7 +96,7 @@ def fake(value: Callable[[Options], float], folds: int = 1) -> Callable[..., flo
 @pytest.fixture
 def easy(monkeypatch: pytest.MonkeyPatch) -> None:
     """The best learning rate is 0.002."""
-    monkeypatch.setattr(optuna_search, "accuracy", fake(lambda o: 1 - abs(np.log10(o.learning.max_lr / 0.002)) / 4))
+    monkeypatch.setattr(search_workers, "accuracy", fake(lambda o: 1 - abs(np.log10(o.learning.max_lr / 0.002)) / 4))
 
 
 # --- the space --------------------------------------------------------------------------------------------------------
@@ -113,8 +118,8 @@ def test_labels_alone_have_no_use_for_what_belongs_to_the_others() -> None:
     assert set(space) == {"weight_decay", "max_lr", "label_smoothing"}
     views = ("--cotrain_mode", "--views", "pixels", "gradients", "--algorithm")
     assert space_of(parsed(*views, "labels_only"))[1] == space
-    assert set(optuna_search.USUAL) - set(space_of(parsed(*views, "cotraining"))[1]) == {"mpl_weight"}
-    assert set(space_of(parsed(*views, "meta"))[1]) == set(optuna_search.USUAL)
+    assert set(search_space.USUAL) - set(space_of(parsed(*views, "cotraining"))[1]) == {"mpl_weight"}
+    assert set(space_of(parsed(*views, "meta"))[1]) == set(search_space.USUAL)
 
 
 def test_any_option_can_be_searched_and_a_single_value_holds_it_fast() -> None:
@@ -165,7 +170,7 @@ def test_a_wrong_range_is_an_error_before_the_first_trial(word: str, says: str, 
 
 
 def test_a_space_of_nothing_is_an_error() -> None:
-    held = [f"{name}={Options().flat()[name]}" for name in optuna_search.USUAL]
+    held = [f"{name}={Options().flat()[name]}" for name in search_space.USUAL]
     with pytest.raises(UserError, match="nothing to search"):
         space_of(parsed("--search", *held))
 
@@ -182,7 +187,7 @@ def test_what_the_defaults_lack_becomes_the_nearest_value(capsys: pytest.Capture
 @given(st.sampled_from(sorted(Options().flat())), st.text(max_size=12) | st.from_regex(r"[0-9.e-]+:[0-9.e-]+(:log)?"))
 def test_no_range_breaks_the_search(name: str, text: str) -> None:
     with contextlib.suppress(UserError):
-        optuna_search.check_searchable(name)
+        search_space.check_searchable(name)
         distribution_of(name, text, {"name": "t"})
 
 
@@ -196,7 +201,7 @@ def test_a_trial_is_the_training_on_stratified_folds(tmp_path: Path) -> None:
     options = parsed(*line)
     goal = goal_of(options, 4)
     for row in table(tmp_path):
-        values = {name: float(row[name]) for name in optuna_search.USUAL} | {"uda_steps": int(row["uda_steps"])}
+        values = {name: float(row[name]) for name in search_space.USUAL} | {"uda_steps": int(row["uda_steps"])}
         by_hand = [
             experiment.fold_accuracy(options.changed(**values), goal.dataset, part)["ensemble"] for part in goal.parts
         ]
@@ -214,7 +219,7 @@ def test_every_mode_can_be_searched(mode: tuple[str, ...], tmp_path: Path) -> No
     options = parsed(*line)
     with contextlib.chdir(tmp_path):
         goal = goal_of(options, 2)
-        by_hand = [optuna_search.last_of(experiment.fold_accuracy(options, goal.dataset, part)) for part in goal.parts]
+        by_hand = [search_goal.last_of(experiment.fold_accuracy(options, goal.dataset, part)) for part in goal.parts]
     (row,) = table(tmp_path)
     assert float(row["value"]) == pytest.approx(np.mean(by_hand), abs=1e-9)
     best = json.loads((tmp_path / "results" / "t" / "best_args.json").read_text())
@@ -293,7 +298,7 @@ def test_a_search_by_one_worker_can_be_repeated(easy: None, tmp_path: Path) -> N
 )
 def test_the_pruner_is_the_one_that_was_named(name: str, kind: str) -> None:
     for more in ((), ("--val_percent", "10%")):
-        assert type(optuna_search.pruner_of(parsed("--pruner", name, *more))).__name__ == kind
+        assert type(search_workers.pruner_of(parsed("--pruner", name, *more))).__name__ == kind
 
 
 def test_a_trial_that_lags_behind_is_given_up_after_a_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,7 +309,7 @@ def test_a_trial_that_lags_behind_is_given_up_after_a_fold(tmp_path: Path, monke
             file.write("x")
         return 0.9 - 0.1 * len(asked.read_text())
 
-    monkeypatch.setattr(optuna_search, "accuracy", fake(value, folds=3))
+    monkeypatch.setattr(search_workers, "accuracy", fake(value, folds=3))
     outcome = tune("--n_trials", 8, cwd=tmp_path)
     rows = table(tmp_path)
     assert [row["state"] for row in rows] == ["complete"] * 5 + ["pruned"] * 3
@@ -323,7 +328,7 @@ def test_the_first_trial_is_the_present_options_once(easy: None, tmp_path: Path)
     tune("--n_trials", 5, "--resume", cwd=tmp_path)
     rows = table(tmp_path)
     present = Options().flat() | {"threshold": 0.8}
-    assert all(float(rows[0][name]) == present[name] for name in optuna_search.USUAL)
+    assert all(float(rows[0][name]) == present[name] for name in search_space.USUAL)
     assert [trial.number for trial in study_in(tmp_path).trials if trial.user_attrs.get("first")] == [0]
     assert len(rows) == 5
     assert len({row["max_lr"] for row in rows}) == 5
@@ -356,7 +361,7 @@ def test_a_second_search_of_a_name_gets_a_folder_of_its_own(easy: None, tmp_path
 
 
 def test_several_workers_run_exactly_the_trials_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optuna_search, "accuracy", fake(lambda o: time.sleep(0.05) or o.learning.threshold))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(search_workers, "accuracy", fake(lambda o: time.sleep(0.05) or o.learning.threshold))  # type: ignore[func-returns-value]
     tune("--n_trials", 13, "--search_workers", 3, "--pruner", "none", cwd=tmp_path)
     rows = table(tmp_path)
     assert [row["state"] for row in rows] == ["complete"] * 13
@@ -367,7 +372,7 @@ def test_several_workers_run_exactly_the_trials_asked_for(tmp_path: Path, monkey
 
 
 def test_no_trial_begins_after_the_timeout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optuna_search, "accuracy", fake(lambda o: time.sleep(0.3) or 0.5))  # type: ignore[func-returns-value]
+    monkeypatch.setattr(search_workers, "accuracy", fake(lambda o: time.sleep(0.3) or 0.5))  # type: ignore[func-returns-value]
     began = time.monotonic()
     tune("--n_trials", 500, "--timeout", 1.5, cwd=tmp_path)
     assert time.monotonic() - began < 20
@@ -379,7 +384,7 @@ def test_no_trial_begins_after_the_timeout(tmp_path: Path, monkeypatch: pytest.M
 def test_what_the_bar_says(easy: None, tmp_path: Path) -> None:
     tune("--n_trials", 3, cwd=tmp_path)
     trials = study_in(tmp_path).trials
-    text = optuna_search.Screen(9, 100.0).text(trials)
+    text = search_workers.Screen(9, 100.0).text(trials)
     best = max(trials, key=lambda trial: trial.value or 0.0)
     assert text.startswith(f"best {best.value:.1%} (trial {best.number}), 0 pruned, 0 failed, ")
     left = float(text.split(", ")[-1].split()[0])
@@ -407,7 +412,7 @@ def test_a_fault_is_recorded_and_the_search_goes_on(
             raise fault
         return 0.5
 
-    monkeypatch.setattr(optuna_search, "accuracy", fake(value))
+    monkeypatch.setattr(search_workers, "accuracy", fake(value))
     outcome = tune("--n_trials", 3, cwd=tmp_path)
     rows = table(tmp_path)
     assert [row["state"] for row in rows] == ["fail", "complete", "complete"]
@@ -431,12 +436,12 @@ def test_ten_failures_in_a_row_end_the_search_with_the_reason(tmp_path: Path, mo
         raise ValueError("nothing works")
 
     with monkeypatch.context() as patch:
-        patch.setattr(optuna_search, "accuracy", broken)
+        patch.setattr(search_workers, "accuracy", broken)
         outcome = tune("--n_trials", 50, cwd=tmp_path, code=1)
     assert len(outcome.complaint()) == 1
     assert "after 10 failures in a row, the last: ValueError: nothing works" in outcome.err
     assert [row["state"] for row in table(tmp_path)] == ["fail"] * 10
-    monkeypatch.setattr(optuna_search, "accuracy", fake(lambda o: 0.5))
+    monkeypatch.setattr(search_workers, "accuracy", fake(lambda o: 0.5))
     tune("--n_trials", 12, "--resume", cwd=tmp_path)
     assert [row["state"] for row in table(tmp_path)] == ["fail"] * 10 + ["complete"] * 2
 
@@ -451,7 +456,7 @@ def test_failures_with_a_success_between_them_do_not_end_it(tmp_path: Path, monk
             raise ValueError("mostly")
         return 0.5
 
-    monkeypatch.setattr(optuna_search, "accuracy", fake(value))
+    monkeypatch.setattr(search_workers, "accuracy", fake(value))
     tune("--n_trials", 21, cwd=tmp_path)
     assert [row["state"] for row in table(tmp_path)].count("fail") == 19
 
@@ -470,16 +475,16 @@ def test_a_killed_worker_costs_only_time(moment: str, tmp_path: Path, monkeypatc
             os.kill(os.getpid(), signal.SIGKILL)
         return 0.7
 
-    monkeypatch.setattr(optuna_search, "accuracy", fake(value))
+    monkeypatch.setattr(search_workers, "accuracy", fake(value))
     if moment == "before":  # as soon as it knows its values
-        real = optuna_search.suggest
+        real = search_workers.suggest
 
         def suggest(trial: optuna.Trial, space: Any) -> dict[str, Any]:
             values = real(trial, space)
             value(Options().changed(max_lr=values["max_lr"]))
             return values
 
-        monkeypatch.setattr(optuna_search, "suggest", suggest)
+        monkeypatch.setattr(search_workers, "suggest", suggest)
     tune("--n_trials", 4, "--search_workers", 2, cwd=tmp_path)
     rows = table(tmp_path)
     lost = [row for row in rows if row["state"] == "fail"]
@@ -487,7 +492,7 @@ def test_a_killed_worker_costs_only_time(moment: str, tmp_path: Path, monkeypatc
     assert [row["state"] for row in rows].count("complete") == 4
     for row in lost:
         (again,) = [other for other in rows if other["retry_of"] == row["number"]]
-        assert all(again[name] == row[name] for name in optuna_search.USUAL)
+        assert all(again[name] == row[name] for name in search_space.USUAL)
     assert max(float(row["value"] or 0) for row in rows) == 0.7
 
 
@@ -497,7 +502,7 @@ def test_values_that_always_kill_their_process_are_given_up(tmp_path: Path, monk
             os.kill(os.getpid(), signal.SIGKILL)
         return 0.5
 
-    monkeypatch.setattr(optuna_search, "accuracy", fake(value))
+    monkeypatch.setattr(search_workers, "accuracy", fake(value))
     tune("--n_trials", 3, cwd=tmp_path)
     rows = table(tmp_path)
     assert [row["state"] for row in rows].count("fail") == 1 + study_storage.MOST_RETRIES
@@ -505,13 +510,13 @@ def test_values_that_always_kill_their_process_are_given_up(tmp_path: Path, monk
 
 
 def test_workers_that_can_not_start_end_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optuna_search, "sampler_of", lambda *_: os._exit(3))
+    monkeypatch.setattr(search_workers, "sampler_of", lambda *_: os._exit(3))
     outcome = tune(cwd=tmp_path, code=1)
     assert "10 workers in a row died before their first trial" in outcome.err
 
 
 def test_what_trials_say_goes_to_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optuna_search, "accuracy", fake(lambda o: os.write(2, b"a library speaks\n") and 0.5))
+    monkeypatch.setattr(search_workers, "accuracy", fake(lambda o: os.write(2, b"a library speaks\n") and 0.5))
     outcome = tune("--n_trials", 2, cwd=tmp_path)
     assert "speaks" not in outcome.out + outcome.err
     assert (tmp_path / "results" / "t" / "workers.log").read_text().count("a library speaks") == 2
@@ -648,7 +653,7 @@ def test_dead_trials_are_failed_and_put_in_again_once_each(tmp_path: Path) -> No
     trial.set_user_attr("owner", dead)
     trial.suggest_float("x", 0, 1)
     for _ in range(3):
-        optuna_search.mend(study)
+        search_workers.mend(study)
     lost, again = study.trials
     assert (lost.state, lost.user_attrs["reason"]) == (TrialState.FAIL, "its process died")
     assert again.system_attrs["fixed_params"] == {"x": 0.25, "y": 0.75}
@@ -722,11 +727,11 @@ def test_trials_whose_heartbeat_fell_silent_are_tried_again(tmp_path: Path, monk
     trial.set_user_attr("owner", {"host": "elsewhere", "process": 1, "started": 1})
     trial.suggest_float("x", 0, 1)
     storage.record_heartbeat(trial._trial_id)
-    optuna_search.mend(study)
+    search_workers.mend(study)
     assert [t.state for t in study.trials] == [TrialState.RUNNING]
     time.sleep(2.1)
     for _ in range(2):
-        optuna_search.mend(study)
+        search_workers.mend(study)
     lost, again = study.trials
     assert lost.state == TrialState.FAIL
     assert again.system_attrs["fixed_params"] == lost.params
@@ -755,7 +760,8 @@ def test_a_storage_that_can_not_be_opened_is_one_line(url: str, says: str, tmp_p
 def test_no_file_holds_a_password(easy: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert study_storage.without_password("postgresql://me:p%40ss@h:5/d?x=1") == "postgresql://me@h:5/d?x=1"
     real = study_storage.open_storage
-    monkeypatch.setattr(optuna_search, "open_storage", lambda url, folder: real(f"sqlite:///{tmp_path}/s.db", folder))
+    for module in (optuna_search, search_workers):
+        monkeypatch.setattr(module, "open_storage", lambda url, folder: real(f"sqlite:///{tmp_path}/s.db", folder))
     outcome = tune("--n_trials", 2, "--storage", "postgresql://me:geheim@h/d", cwd=tmp_path)
     assert "optuna-dashboard postgresql://me@h/d" in outcome.out
     left = [path for path in (tmp_path / "results" / "t").rglob("*") if path.is_file()]
@@ -790,14 +796,14 @@ def test_what_a_search_leaves(tmp_path: Path) -> None:
             assert min(image.size) > 150
     rows = table(tmp_path)
     assert list(rows[0]) == [
-        "number", "state", "value", *optuna_search.USUAL, "head", "seconds", "reason", "retry_of",
+        "number", "state", "value", *search_space.USUAL, "head", "seconds", "reason", "retry_of",
     ]  # fmt: skip
     assert all(float(row["seconds"]) > 0 for row in rows)
     assert f"optuna-dashboard {Path('results/t/study.journal')}" in outcome.out
     best = max(rows, key=lambda row: (float(row["value"]), -int(row["number"])))
     found = json.loads((folder / "best_args.json").read_text())
-    assert {name: str(found[name]) for name in (*optuna_search.USUAL, "head")} == {
-        name: best[name] for name in (*optuna_search.USUAL, "head")
+    assert {name: str(found[name]) for name in (*search_space.USUAL, "head")} == {
+        name: best[name] for name in (*search_space.USUAL, "head")
     }
     trained = run("--name", "best", "--config", folder / "best_args.json", cwd=tmp_path)
     assert trained.code == 0, trained.err
@@ -826,7 +832,7 @@ def test_the_pictures_of_few_and_odd_trials(tmp_path: Path) -> None:
 
 
 def test_a_search_without_a_complete_trial_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optuna_search, "accuracy", fake(lambda o: 1 / 0))
+    monkeypatch.setattr(search_workers, "accuracy", fake(lambda o: 1 / 0))
     outcome = tune("--n_trials", 2, cwd=tmp_path)
     assert "no trial has been completed" in outcome.out
     assert len(table(tmp_path)) == 2
