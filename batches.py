@@ -118,9 +118,11 @@ class Order:
         """The labeled images go round and round, in a new order each time."""
         count = len(self.labeled)
         size = min(self.batch_size, count)
-        rounds, places = np.divmod(np.arange(step * size, (step + 1) * size), count)
-        orders = {r: _permutation(count, self.seed, "labeled", r) for r in np.unique(rounds).tolist()}
-        rows = self.labeled[[orders[r][place] for r, place in zip(rounds.tolist(), places.tolist(), strict=True)]]
+        places = np.arange(step * size, (step + 1) * size)
+        rounds = places // count
+        first, last = int(rounds[0]), int(rounds[-1])
+        orders = [_permutation(count, self.seed, "labeled", r) for r in range(first, last + 1)]
+        rows = self.labeled[np.concatenate(orders)[places - first * count]]
         return Ask(rows, rounds if self.draws is None else rounds % self.draws, "weak")
 
     def wanted(self, steps: int) -> dict[tuple[str, int], np.ndarray]:
