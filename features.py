@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import hashlib
 import itertools
 import json
@@ -232,7 +231,7 @@ class Table:
         self.folder = bank.folder / f"{kind[0]}-{kind[1]:03d}"
         self.order = np.argsort(bank.hashes, kind="stable")
         self.known: dict[str, int] = {}
-        self.blocks: list[Path] = []  # not the maps: each holds a file open, and a system has few of those
+        self.blocks: list[Path] = []
         self.block = np.full(len(bank.hashes), -1, dtype=np.int32)
         self.place = np.zeros(len(bank.hashes), dtype=np.int32)
         self.resident: Tensor | None = None
@@ -281,14 +280,28 @@ class Table:
         return size < IN_MEMORY_SHARE * free_memory(self.bank.device)
 
     def _gather(self, rows: np.ndarray) -> Tensor:
-        """Rows from the memory-mapped blocks, block by block; a row that is not there is zero."""
+        """Rows from the blocks, block by block; a row that is not there is zero.
+
+        Read, not mapped: a random batch of a large set has a row or two of each of thousands of blocks, and to map a
+        file costs more than to read them; and what is mapped counts as this process's memory.
+        """
         result = np.zeros((len(rows), self.bank.width), dtype=self.bank.dtype)
         blocks = self.block[rows]
-        for number in np.unique(blocks[blocks >= 0]).tolist():
-            chosen = np.flatnonzero(blocks == number)
-            features = mapped(self.blocks[number], self.bank.width, self.bank.dtype)
-            result[chosen] = features[self.place[rows[chosen]]]
+        order = np.argsort(blocks, kind="stable")
+        numbers, starts = np.unique(blocks[order], return_index=True)
+        for number, group in zip(numbers.tolist(), np.split(order, starts[1:]), strict=True):
+            if number >= 0:
+                self._read(self.blocks[number], self.place[rows[group]], group, result)
         return torch.from_numpy(result)
+
+    def _read(self, block: Path, places: np.ndarray, into: np.ndarray, result: np.ndarray) -> None:
+        """The block's rows at `places` into the rows `into` of the result."""
+        with block.open("rb", buffering=0) as file:
+            count = HEADER.unpack(file.read(HEADER.size))[1]
+            first, size = HEADER.size + 8 * count, result.itemsize * result.shape[1]
+            for place, row in zip(places.tolist(), into.tolist(), strict=True):
+                file.seek(first + place * size)
+                file.readinto(result[row].data)
 
 
 def bank_identity(frozen: FrozenSource, dtype: str) -> dict[str, Any]:
@@ -318,13 +331,6 @@ def write_block(path: Path, hashes: np.ndarray, features: np.ndarray) -> None:
         file.write(HEADER.pack(MAGIC, len(hashes), features.shape[1], digest.digest()))
         file.write(hashes.tobytes())
         file.write(features.data)
-
-
-@functools.lru_cache(maxsize=64)
-def mapped(path: Path, width: int, dtype: np.dtype[Any]) -> np.ndarray:
-    """The memory-mapped features [n, D] of a block that was read before; only the last few are held open."""
-    count = (path.stat().st_size - HEADER.size) // (8 + width * dtype.itemsize)
-    return np.memmap(path, dtype=dtype, mode="r", offset=HEADER.size + 8 * count, shape=(count, width))
 
 
 def read_block(path: Path, width: int, dtype: np.dtype[Any]) -> tuple[np.ndarray, np.ndarray] | None:
