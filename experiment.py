@@ -25,7 +25,7 @@ from torch import nn
 import args
 import cotraining
 import visualization
-from args import Options, recorded
+from args import Options, command_line, recorded
 from augment import recipe_for
 from batches import Ask, Batches, FrozenSource, ImageSource, Order, Source
 from data import Dataset, Split, find_dataset, split_dataset, summary_table, write_split
@@ -65,7 +65,7 @@ from models import (
     set_trainable,
 )
 from reporting import Board, MetricsLog, Screen, commit, require_tensorboard, results_table, versions
-from run_report import Finished, write_run
+from run_report import Finished, worse_than_guessing, write_run
 from train import (
     Progress,
     Row,
@@ -90,6 +90,7 @@ from utils import (
     generator,
     key,
     peak_memory_bytes,
+    read_json,
     run_folder,
     say,
     warn,
@@ -104,6 +105,7 @@ DEFAULT_MODEL = {"digits": "cnn", "fake": "cnn", "moons": "mlp"} | dict.fromkeys
 DEFAULT_STEPS, DEFAULT_EPOCHS = 1000, 10
 # With fewer validation images a class, choosing the best of many epochs was measured to cost up to 9 points.
 ENOUGH_VALIDATION = 10
+MATURE_STEPS = 100  # of warm-up, after which a view's calibration tells something of the rest of the run
 CALIBRATION_FOLDS = 3
 LAYER_DECAY = 0.75  # from stage to stage of a view that is fine-tuned (Bao et al. 2021, BEiT: 0.65 to 0.75)
 # A view is fine-tuned as a run of its own would be that learns from the labels alone.
@@ -137,11 +139,21 @@ def carry_out(training: Training, folder: Path, began: float) -> dict[str, Any]:
     if options.data.show_images:
         say(f"samples: {training.draw_samples(folder / 'samples.png')}")
     progress = training.restore(folder) if options.run.resume else Progress()
+    if options.run.resume and training.is_over(progress) and has_ended(folder):
+        say(f"{folder} has ended already: nothing is left to do")
+        return read_json(folder / "summary.json")
     seconds = training.train(folder, progress)
     summary = training.finish(folder, progress, began, seconds)
     say(results_table(summary))
+    say(f"page: {folder / 'report.html'}")
     say(f"results: {folder}")
     return summary
+
+
+def has_ended(folder: Path) -> bool:
+    """Whether a run has been tested and its page written since its last checkpoint."""
+    last, *results = (folder / name for name in ("checkpoints/last.pt", "summary.json", "report.html"))
+    return all(path.is_file() and path.stat().st_mtime >= last.stat().st_mtime for path in results)
 
 
 def prepare(options: Options) -> Training:
@@ -344,14 +356,16 @@ class Setup:
         self, folder: Path, results: Mapping[str, Any], best_epoch: Mapping[str, int], seconds: Mapping[str, float]
     ) -> dict[str, Any]:
         """What `summary.json` holds."""
-        split, used = self.split, self.used_images()
+        split, used, options = self.split, self.used_images(), self.options
+        # A run that goes on was begun by another line than this one.
+        words = command_line(options) if options.run.resume else sys.argv[1:]
         counts = {"labeled": split.labeled, "unlabeled": split.unlabeled, "val": split.val, "test": split.test}
         filled = sum(bank.seconds for bank in self.banks)
         return {
             "name": folder.name,
             "mode": self.options.mode_name,
             "seed": self.options.run.seed,
-            "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+            "command": shlex.join([Path(sys.argv[0]).name, *words]),
             "dataset": {
                 "path": self.dataset.name,
                 "classes": list(self.dataset.classes),
@@ -420,6 +434,11 @@ class Training(Setup):
         names = ["model_1", "model_2"] if self.options.mode.switch_mode else ["teacher", "student"]
         if self.supervised:
             names = ["student"]
+            if self.loaded is not None and self._loaded_state("student", "model_2") is None:
+                raise UserError(
+                    f"{run_of(self.loaded['path'])} holds {', '.join(self.loaded['models'])}, no student that "
+                    "--finetune_mode could go on from; --predict_dir and --export use it as it is"
+                )
         learners = []
         for index, name in enumerate(names):
             network = self.network(name, self._loaded_state("student", "model_2"))
@@ -512,11 +531,12 @@ class Training(Setup):
         show: Callable[[int, Mapping[str, float]], None] = lambda step, means: None,
         save: Callable[[], None] = lambda: None,
     ) -> None:
-        """The training alone; what is to be written or shown is the caller's."""
+        """The training alone; what is to be written or shown is the caller's.
+
+        validated: whether the validation images may take part; not those of a fold, which are what is measured.
+        """
 
         def after_epoch(row: Row) -> bool:
-            if row["step"] == self.schedule.warmup_steps < self.schedule.total_steps:
-                self.after_warmup()
             stop = validated and self.validate(row, progress)
             write(row)
             return stop
@@ -526,6 +546,7 @@ class Training(Setup):
         batches = self.batches([Batches(self.order, v.source, self.dataset.labels, self.device) for v in self.views])
         fit(
             self.learners, batches, (warmup, main), self.schedule, progress,
+            after_warmup=functools.partial(self.after_warmup, validated=validated),
             after_epoch=after_epoch, show=show, save=save,
         )  # fmt: skip
 
@@ -537,8 +558,8 @@ class Training(Setup):
         """What a step sees: of the only view."""
         return of_views[0]
 
-    def after_warmup(self) -> None:
-        """What is measured once when the warm-up is over."""
+    def after_warmup(self, *, validated: bool) -> None:
+        """What is measured once when the warm-up is over; `validated` as in `learn`."""
 
     def fill_bank(self) -> None:
         """Compute the features that training and test will ask for, all at once."""
@@ -565,6 +586,10 @@ class Training(Setup):
             if learner.step:
                 keep_best(progress, learner, row["epoch"], row[f"val_accuracy_{learner.name}"])
         return self.out_of_patience(progress)
+
+    def is_over(self, progress: Progress) -> bool:
+        """Whether no step is left to train."""
+        return progress.step >= self.schedule.total_steps or self.out_of_patience(progress)
 
     def out_of_patience(self, progress: Progress) -> bool:
         """Whether no model has become better for so long that the run ends; also asked of a run that goes on."""
@@ -667,9 +692,12 @@ class Training(Setup):
         seconds = {"total": time.monotonic() - began, "training": training, "calibration": calibrating}
         summary = self.summary(folder, results, best_epoch, seconds)
         write_json(folder / "summary.json", summary)
-        view = self.views[0]
-        finished = (self.options, self.dataset, self.split, progress.rows, self.tested, view.name, view.source)
-        write_run(folder, summary, Finished(*finished))
+        view, tested = self.views[0], calibrated(self.tested, calibration["temperatures"])
+        finished = (self.options, self.dataset, self.split, progress.rows, tested, view.name, view.source)
+        run = Finished(*finished)
+        write_run(folder, summary, run)
+        for line in worse_than_guessing(summary, run):
+            warn(line)
         return summary
 
     def take_best(self, progress: Progress) -> dict[str, int]:
@@ -697,7 +725,7 @@ class Training(Setup):
         if count:
             try:
                 held_out, rows = self._cross_fitted(count)
-            except TrainingFault as error:
+            except (TrainingFault, UserError) as error:  # of a fold, which is smaller: the run itself is whole
                 count, reason = 0, str(error)
         if not count:
             return {"method": "none", "reason": reason, "images": 0, "temperatures": {}}
@@ -723,11 +751,15 @@ class Training(Setup):
         return min(asked or CALIBRATION_FOLDS, rarest), ""
 
     def _cross_fitted(self, count: int, *, warmup_only: bool = False) -> tuple[dict[str, np.ndarray], np.ndarray]:
-        """Predictions [N, C] of labeled images by trainings that saw nothing of them, and their rows [N]."""
+        """Predictions [N, C] of labeled images by trainings that saw nothing of them, and their rows [N].
+
+        Each is as long as the run itself, with its learning rates; with `warmup_only` it ends where the warm-up does.
+        """
         parts, steps = [], self.schedule.warmup_steps if warmup_only else self.schedule.total_steps
         # Views that were tuned on the labeled images know what is held out: each fold tunes its own, and takes none
         # that a stopped run left.
-        options = self.options.changed(resume=False)
+        total = self.schedule.total_steps
+        options = self.options.changed(resume=False, max_steps=total, num_epochs=None, patience=None)
         kept: Kept = {foundation_of(options, self.split): self.views} if self.frozen else {}
         folds = folds_of(self.dataset, self.split, count, self.options.run.seed)
         with Screen(count * steps, what="calibration") as screen:
@@ -739,13 +771,18 @@ class Training(Setup):
                 # As the test images are: not among the unlabeled ones either.
                 fold = replace(fold, unlabeled=np.setdiff1d(fold.unlabeled, fold.val))
                 training = make_training(options, self.dataset, fold, kept=kept)
-                training.schedule = replace(training.schedule, total_steps=steps)
+                if warmup_only:
+                    training.schedule = replace(training.schedule, warmup_steps=steps, total_steps=steps)
+                training.calibrated_like(self)
                 training.fill_bank()
                 training.learn(Progress(), validated=False, show=show)
                 with training.evaluated() as models:
                     parts.append(training.predictions(models, fold.val))  # its views may be its own
         predictions = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         return predictions, np.concatenate([fold.val for fold in folds])
+
+    def calibrated_like(self, other: Training) -> None:
+        """Take over what `after_warmup` has measured in another training, instead of measuring it."""
 
     def draw_samples(self, path: Path, count: int = 8, draws: int = 3) -> Path:
         """A picture of some labeled images: raw, and a few draws of each view."""
@@ -801,6 +838,8 @@ class ViewTuning(Training):
 class CoTraining(Training):
     """A training of one head a view, on frozen backbones, by one of the algorithms of cotraining.py."""
 
+    given_taus: dict[str, float] | None = None  # of another training of these views, see `calibrated_like`
+
     def _backbones(self) -> dict[str, Backbone]:
         """The views; with `--finetune_views` tuned on the labeled images, or as a stopped run had tuned them."""
         backbones = super()._backbones()
@@ -854,21 +893,37 @@ class CoTraining(Training):
     def batches(self, of_views: list[Batches]) -> Callable[[int], Any]:
         return cotraining.ViewBatches(of_views)
 
-    def after_warmup(self) -> None:
+    def after_warmup(self, *, validated: bool) -> None:
         """Fit each view's tau, once: its weak predictions speak to the others as surely as they are right."""
-        rows = self.split.val
-        if len(rows) >= ENOUGH_TO_FIT:
-            with self.evaluated() as models:
-                predicted = self.predictions(models, rows)
-        else:
-            rarest = int(np.bincount(self.dataset.labels[self.split.labeled]).min())
-            # Views that were fine-tuned would have to be so again for each fold, within the folds of the end too.
-            if rarest < 2 or self.options.cotraining.finetune_views:
-                return
-            predicted, rows = self._cross_fitted(min(CALIBRATION_FOLDS, rarest), warmup_only=True)
-        temperatures = fit_temperatures(predicted, self.dataset.labels[rows])
+        taus = self.given_taus if self.given_taus is not None else self._fitted_taus(validated)
         for learner in self.learners:
-            learner.calibrate(temperatures[learner.name])
+            learner.calibrate(taus.get(learner.name, 1.0))
+
+    def _fitted_taus(self, validated: bool) -> dict[str, float]:
+        """Tau by view, from validation images where there are enough, else from folds; none where neither will do.
+
+        Nor after a short warm-up: a head that has hardly begun is unsure of all, and a tau that corrects this, kept to
+        the end, makes the weakest view speak the loudest.
+        """
+        rows = self.split.val
+        if self.schedule.warmup_steps < MATURE_STEPS:
+            return {}
+        if validated and len(rows) >= ENOUGH_TO_FIT:
+            with self.evaluated() as models:
+                return fit_temperatures(self.predictions(models, rows), self.dataset.labels[rows])
+        rarest = int(np.bincount(self.dataset.labels[self.split.labeled]).min())
+        # Views that were fine-tuned would have to be so again for each fold, within the folds of the end too.
+        if rarest < 2 or self.options.cotraining.finetune_views or self.options.use.calibration_folds == 0:
+            return {}
+        try:
+            predicted, rows = self._cross_fitted(min(CALIBRATION_FOLDS, rarest), warmup_only=True)
+        except (TrainingFault, UserError) as error:  # of a fold, which is smaller: the run itself can go on
+            warn(f"the views' probabilities are not calibrated after the warm-up: {error}")
+            return {}
+        return fit_temperatures(predicted, self.dataset.labels[rows])
+
+    def calibrated_like(self, other: Training) -> None:
+        self.given_taus = {learner.name: float(learner.temperature) for learner in other.learners}
 
     def measured(self) -> list[str]:
         return cotraining.measured(self.options.cotraining.algorithm, [view.name for view in self.views])

@@ -19,7 +19,7 @@ def one_cycle(position: float) -> float:
 
     A cosine up from 1/25 to 1 over the first 30%, then a cosine down to 1/250,000: the constants of `OneCycleLR`.
     """
-    peak, first, last = 0.3, 1 / 25, 1 / 250_000
+    peak, first, last, position = 0.3, 1 / 25, 1 / 250_000, min(position, 1.0)
     if position < peak:
         low, high, progress = first, 1.0, 1 - position / peak
     else:

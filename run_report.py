@@ -219,7 +219,7 @@ def _some(names: Sequence[str], most: int = 5) -> str:
 def _warnings_of_results(summary: Mapping[str, Any], run: Finished) -> list[str]:
     if not run.tested:
         return []
-    lines, classes = [], run.dataset.classes
+    lines, classes = worse_than_guessing(summary, run), run.dataset.classes
     result, probabilities = summary["test"][run.judge], run.tested[run.judge]
     low, high = result["ci95"]
     if high - low > 0.1:
@@ -235,6 +235,21 @@ def _warnings_of_results(summary: Mapping[str, Any], run: Finished) -> list[str]
             f"The {run.judge} is {'too' if excess > 0 else 'not'} sure{'' if excess > 0 else ' enough'}: {sure}."
         )
     return lines
+
+
+def worse_than_guessing(summary: Mapping[str, Any], run: Finished) -> list[str]:
+    """A warning where always answering the commonest class of the test would be right more often."""
+    if not run.tested:
+        return []
+    accuracy, counts = summary["test"][run.judge]["accuracy"], _counts(run, run.split.test)
+    guessing = counts.max() / counts.sum()
+    if accuracy >= guessing:
+        return []
+    told = f"The {run.judge} is right on {_percent(accuracy)}; always answering {run.dataset.classes[counts.argmax()]}"
+    return [
+        f"{told} would be right on {_percent(guessing)}. Labels that a model gives to unlabeled images can confirm "
+        "its first errors: try --finetune_mode, which learns from none of them, or more labels; --compare measures it."
+    ]
 
 
 # --- the test, image by image -----------------------------------------------------------------------------------------

@@ -415,14 +415,15 @@ def fit(
     schedule: Schedule,
     progress: Progress,
     *,
+    after_warmup: Callable[[], None] = lambda: None,
     after_epoch: Callable[[Row], bool] = lambda row: False,
     show: Callable[[int, Mapping[str, float]], None] = lambda step, means: None,
     save: Callable[[], None] = lambda: None,
 ) -> None:
     """Train from `progress.step` to the end of the schedule; the one loop of the project.
 
-    steps: what is done during the warm-up, and after it. `after_epoch` may add columns to the epoch's row and says
-    whether to stop; `save` writes a checkpoint, within long epochs too.
+    steps: what is done during the warm-up, and after it; `after_warmup` is called between them. `after_epoch` may add
+    columns to the epoch's row and says whether to stop; `save` writes a checkpoint, within long epochs too.
     """
     measurements, saved = Measurements(progress.partial), time.monotonic()
     for learner in learners:
@@ -439,6 +440,8 @@ def fit(
         warming = step < schedule.warmup_steps
         roles = schedule.roles(step, learners)
         measurements.add(steps[0 if warming else 1](roles, batches(step), step))
+        if step + 1 == schedule.warmup_steps < schedule.total_steps:
+            after_warmup()
         ended = (step + 1) % schedule.steps_per_epoch == 0 or step + 1 == schedule.total_steps
         if ended or (step + 1) % MEASURE_EVERY == 0:
             show(step + 1, measurements.read(step + 1))

@@ -18,12 +18,14 @@ from PIL import Image
 from runs import Moment, Outcome, killed, make_data, run, same, same_run
 from test_train import PLAIN, WIDTH
 
+import args
 import cotraining
 import experiment
 import train
 from args import Learning
 from batches import Batch
 from cotraining import STEPS, meta_step
+from data import find_dataset, split_dataset
 from learner import Learner
 from train import Rules
 
@@ -569,3 +571,68 @@ def test_a_class_missing_from_a_batch(lab: Lab, algorithm: str, head: str) -> No
     outcome = lab.run("--algorithm", algorithm, "--batch_size", 2, "--head", head)
     assert {float(row["step"]) for row in outcome.rows()} >= {8.0}
     assert set(outcome.summary()["test"]) == {"pixels", "gradients", "ensemble"}
+
+
+# --- calibration within a training ------------------------------------------------------------------------------------
+
+
+def training_of(cwd: Path, *arguments: object, **changes: Any) -> experiment.Training:
+    """A training on digits that is not begun; `changes` are those of its split."""
+    line = ("--name", "x", *VIEWS, "--data_dir", "digits", "--augmentation_draws", 1, "--cache_dir", cwd / "bank")
+    options = args.parse([str(word) for word in (*line, "--num_workers", 0, *arguments)])
+    dataset = find_dataset(options.data)
+    return experiment.make_training(options, dataset, split_dataset(dataset, options.data, 0))
+
+
+def test_what_a_fold_holds_out_moves_nothing_that_it_predicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experiment, "MATURE_STEPS", 1)
+    given = training_of(tmp_path, "--num_labels", 180, "--max_steps", 8, "--unlabeled_batch_size", 500)
+    fold = experiment.folds_of(given.dataset, given.split, 3, 0)[0]
+    assert len(fold.val) >= experiment.ENOUGH_TO_FIT
+    predicted = []
+    for shift in (0, 1):
+        labels = given.dataset.labels.copy()
+        labels[fold.val] = (labels[fold.val] + shift) % 10
+        training = experiment.make_training(given.options, replace(given.dataset, labels=labels), fold)
+        training.fill_bank()
+        training.learn(experiment.Progress(), validated=False)
+        assert any(float(x.temperature) != 1 for x in training.learners)
+        with training.evaluated() as models:
+            predicted.append(training.predictions(models, fold.val)["ensemble"])
+    np.testing.assert_array_equal(*predicted)
+
+
+def test_tau_is_fitted_at_the_end_of_a_warm_up_that_ends_within_an_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experiment.CoTraining, "_fitted_taus", lambda self, validated: {"pixels": 2.0})
+    training = training_of(tmp_path, "--num_labels", 40, "--max_steps", 40)
+    assert training.schedule.warmup_steps % training.schedule.steps_per_epoch
+    training.fill_bank()
+    training.learn(experiment.Progress())
+    assert [float(learner.temperature) for learner in training.learners] == [2.0, 1.0]
+
+
+def test_a_short_warm_up_fits_no_tau(tmp_path: Path) -> None:
+    training = training_of(tmp_path, "--num_labels", 40, "--max_steps", 8, "--unlabeled_batch_size", 500)
+    training.fill_bank()
+    training.learn(experiment.Progress())
+    assert [float(learner.temperature) for learner in training.learners] == [1.0, 1.0]
+
+
+def test_the_folds_of_a_calibration_have_the_tau_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = training_of(tmp_path, "--num_labels", 40, "--max_steps", 8, "--unlabeled_batch_size", 500)
+    for learner, tau in zip(training.learners, (2.0, 0.5), strict=True):
+        learner.calibrate(tau)
+    made, real = [], experiment.make_training
+    monkeypatch.setattr(experiment, "make_training", lambda *a, **k: made.append(real(*a, **k)) or made[-1])
+    training._cross_fitted(2)
+    assert [[float(x.temperature) for x in fold.learners] for fold in made] == [[2.0, 0.5]] * 2
+
+
+def test_a_co_trained_run_is_not_fine_tuned_as_if_it_were_a_student(lab: Lab, tmp_path: Path) -> None:
+    outcome = lab.run()
+    line = lab.line("--finetune_mode", "--load_path", outcome.folder().resolve(), views=())
+    refused = run(*line[2:], "--name", "y", cwd=tmp_path)
+    assert refused.code == 2
+    assert "pixels, gradients" in refused.err

@@ -750,7 +750,7 @@ def test_the_files_that_a_run_leaves(tmp_path: Path) -> None:
     counts = outcome.summary()["dataset"]["images"]
     assert (len(split["labeled"]), len(split["test"])) == (counts["labeled"], counts["test"])
     warnings = [line for line in outcome.err.splitlines() if line.startswith("warning: ")]
-    assert len(warnings) == 3  # one line a kind, however many files
+    assert sum("left out" in line or "not used" in line for line in warnings) == 3  # one a kind
     hashes = {line.split(",")[1] for line in (outcome.folder() / "split.csv").read_text().splitlines()[1:]}
     assert all(len(code) == 16 for code in hashes)
 
@@ -935,3 +935,54 @@ def test_data_is_read_with_the_same_transform_everywhere(lab: Lab, monkeypatch: 
     monkeypatch.setattr(data.Dataset, "read", read)
     lab.images("--unfreeze", "all", "--val_percent", "20%", "--seed", 3)
     assert len(seen) == 1
+
+
+# --- calibration's folds ----------------------------------------------------------------------------------------------
+
+
+def test_folds_of_a_calibration_end_their_learning_rate_cycle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A fold has fewer images, so an epoch of it has fewer steps.
+    line = ("--finetune_mode", "--num_epochs", 4, "--batch_size", 8, "--num_labels", 40, "--cache_dir", tmp_path)
+    options = args.parse(["--name", "x", "--data_dir", "moons", *map(str, line)])
+    dataset = data.find_dataset(options.data)
+    training = experiment.make_training(options, dataset, data.split_dataset(dataset, options.data, 0))
+    made, real = [], experiment.make_training
+    monkeypatch.setattr(experiment, "make_training", lambda *a, **k: made.append(real(*a, **k)) or made[-1])
+    training._cross_fitted(4)
+    assert [x.step for fold in made for x in fold.learners] == [training.schedule.total_steps] * 4
+    assert max(x.learning_rate() for fold in made for x in fold.learners) < 1e-3 * options.learning.max_lr
+
+
+def test_a_run_whose_folds_are_too_small_ends_uncalibrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def too_small(*given: object, **more: object) -> None:
+        raise utils.UserError("batches of 1 images are too small")
+
+    monkeypatch.setattr(experiment.Training, "_cross_fitted", too_small)
+    outcome = run("--name", "x", *MOONS, "--calibration_folds", 2, cwd=tmp_path)
+    assert outcome.code == 0, outcome.err
+    assert outcome.summary()["calibration"]["reason"] == "batches of 1 images are too small"
+
+
+def test_the_page_shows_calibrated_probabilities(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = []
+    monkeypatch.setattr(experiment, "write_run", lambda folder, summary, finished: shown.append(finished.tested))
+    found = {"method": "validation", "images": 50, "temperatures": {"student": 10.0}}
+    monkeypatch.setattr(experiment.Training, "calibrate", lambda self: found)
+    run("--name", "x", *MOONS, "--finetune_mode", cwd=tmp_path)
+    assert shown[0]["student"].max() < 0.9
+
+
+def test_a_run_that_has_ended_is_left_as_it_is(tmp_path: Path) -> None:
+    first = run("--name", "x", *MOONS, cwd=tmp_path)
+    before = {
+        path: path.read_bytes() for path in first.folder().rglob("*") if path.name in ("summary.json", "report.html")
+    }
+    again = run("--name", "x", "--resume", cwd=tmp_path)
+    assert again.code == 0
+    assert "has ended already" in again.out
+    assert len(before) == 2
+    assert all(path.read_bytes() == content for path, content in before.items())
+    (first.folder() / "report.html").unlink()  # as if it had been killed just before its end
+    run("--name", "x", "--resume", cwd=tmp_path)
+    assert (first.folder() / "report.html").is_file()
+    assert "--data_dir moons" in first.summary()["command"]  # and not that of the line that went on

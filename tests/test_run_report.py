@@ -412,3 +412,10 @@ def test_every_way_to_train_ends_with_a_page(tmp_path: Path, mode: tuple[str, ..
     outcome = run("--name", "x", *line, *mode, cwd=tmp_path)
     assert outcome.code == 0, outcome.err
     assert Page(outcome.folder() / "report.html").headings[0] == "How good it is"
+
+
+def test_worse_than_guessing_is_told(tmp_path: Path) -> None:
+    good = finished()
+    bad = finished({"student": np.roll(good.tested["student"], 1, axis=1)})
+    assert "always answering ant would be right on 35.0%" in part(page_of(bad, tmp_path), "Warnings")
+    assert "always answering" not in part(page_of(good, tmp_path), "Warnings")
