@@ -368,6 +368,7 @@ def over_seeds(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     for model in runs[0]:
         each = spread([run[model]["accuracy"] for run in runs])
         interval = known(paired_difference(each["accuracies"], [0.0] * len(runs))[1])
+        interval = interval and [min(1.0, max(0.0, end)) for end in interval]  # two seeds reach beyond what there is
         result[model] = {"accuracy": each["mean"], "ci95": interval, **each}
     return result
 

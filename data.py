@@ -383,7 +383,9 @@ def _rank(place: str) -> int:
 def _report(dataset: Dataset, found: Found) -> None:
     total = len(found.items)
     if dataset.bad_files:
-        warn(f"{len(dataset.bad_files)} of {total} files can't be decoded and are left out; see bad_files.txt")
+        path, reason = dataset.bad_files[0]
+        count = len(dataset.bad_files)
+        warn(f"{count} of {total} files can't be decoded and are left out, the first: {path} ({reason})")
     if dataset.duplicates:
         warn(f"{len(dataset.duplicates)} of {total} images are copies of another one and are left out; see split.csv")
     if dataset.conflicts:

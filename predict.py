@@ -248,6 +248,8 @@ def predict(options: Options) -> dict[str, Any]:
     unsure = options.use.min_probability > 0
     out, unsure_out = output(options, classifier.path, "predictions.csv", "_unsure.csv" if unsure else "")
     total = sum(1 for _ in files_under(folder))
+    if not total:
+        raise UserError(f"--predict_dir {folder}: there is no file in it")
     say(f"classifying {total} files below {folder} by {classifier.path}")
     with writing(out) as temporary:
         table = Table(temporary, classifier, options.use.min_probability)

@@ -395,7 +395,9 @@ def test_bad_files(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatc
     assert all(0 < len(reason) <= 90 for reason in reasons.values())
     out, err = capfd.readouterr()
     assert out == ""
-    assert err == "warning: 12 of 16 files can't be decoded and are left out; see bad_files.txt\n"
+    first, reason = dataset.bad_files[0]
+    told = f"the first: {first} ({reason})"
+    assert err == f"warning: 12 of 16 files can't be decoded and are left out, {told}\n"
 
 
 def test_only_bad_files(tmp_path: Path) -> None:

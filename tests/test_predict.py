@@ -248,6 +248,7 @@ def test_rows_are_written_as_they_come_and_an_interrupted_run_keeps_them(
     [
         (["--predict_dir", "n", "--load_path", "nobody"], "no such run"),
         (["--predict_dir", "nowhere", "--load_path", "RUN"], "no such folder"),
+        (["--predict_dir", "empty", "--load_path", "RUN"], "there is no file in it"),
         (["--predict_dir", "n/bild 00.png", "--load_path", "RUN"], "no such folder"),
         (["--predict_dir", "n", "--load_path", "n/bild 00.png"], "can't be read as a checkpoint"),
         (["--predict_dir", "n", "--load_path", "RUN", "--predict_copy", "n/sorted"], "lies below"),
@@ -260,11 +261,12 @@ def test_rows_are_written_as_they_come_and_an_interrupted_run_keeps_them(
 )
 def test_wrong_input_is_one_line(base: Outcome, tmp_path: Path, line: list[str], says: str) -> None:
     make_images(tmp_path / "n", 1, COLOURS["b c"])
+    (tmp_path / "empty").mkdir()
     outcome = run(*[str(base.folder()) if word == "RUN" else word for word in line], cwd=tmp_path)
     assert outcome.code == 2
     assert says in outcome.err
     assert len(outcome.complaint()) == 1
-    assert {path.name for path in tmp_path.iterdir()} == {"n"}
+    assert {path.name for path in tmp_path.iterdir()} == {"n", "empty"}
 
 
 def test_a_run_of_points_has_no_images(tmp_path: Path) -> None:
