@@ -762,7 +762,8 @@ class Training(Setup):
         options = self.options.changed(resume=False, max_steps=total, num_epochs=None, patience=None)
         kept: Kept = {foundation_of(options, self.split): self.views} if self.frozen else {}
         folds = folds_of(self.dataset, self.split, count, self.options.run.seed)
-        with Screen(count * steps, what="calibration") as screen:
+        what = "calibration of the views" if warmup_only else "calibration"
+        with Screen(count * steps, what=what) as screen:
             for index, fold in enumerate(folds):
 
                 def show(step: int, means: Mapping[str, float], done: int = index * steps) -> None:

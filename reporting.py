@@ -128,15 +128,18 @@ def _summary_writer(folder: Path) -> Any:
 
 def results_table(summary: Mapping[str, Any]) -> str:
     """The screen's one table of results: each model on the test images, and on validation where there is some."""
-    head = f"{'model':<10} {'test accuracy':>13}  {'95% interval':>16}  {'macro F1':>8}"
+    wide = max(10, *map(len, ("", *summary["test"], *summary.get("val", {}))))
+    head = f"{'model':<{wide}} {'test accuracy':>13}  {'95% interval':>16}  {'macro F1':>8}"
     has_val = bool(summary.get("val"))
     lines = ["", head + ("  val accuracy" if has_val else "")]
     if not summary["test"]:
-        lines = [f"{name:<10} {100 * r['accuracy']:.2f}% on validation" for name, r in summary.get("val", {}).items()]
+        lines = [
+            f"{name:<{wide}} {100 * r['accuracy']:.2f}% on validation" for name, r in summary.get("val", {}).items()
+        ]
     for name, result in summary["test"].items():
         low, high = result["ci95"]
         interval = f"{100 * low:5.1f}% to {100 * high:5.1f}%"
-        line = f"{name:<10} {100 * result['accuracy']:>12.2f}%  {interval:>16}  {result['macro_f1']:>8.4f}"
+        line = f"{name:<{wide}} {100 * result['accuracy']:>12.2f}%  {interval:>16}  {result['macro_f1']:>8.4f}"
         lines.append(line + (f"  {100 * summary['val'][name]['accuracy']:>11.2f}%" if has_val else ""))
     counts = summary["dataset"]["images"]
     lines.append(f"learned from {summary['labels_used']} labels; tested on {counts['test']} images")

@@ -132,6 +132,7 @@ def _what_was_run(summary: Mapping[str, Any], run: Finished) -> Section:
     seconds, last = summary["seconds"], run.rows[-1] if run.rows else {}
     took = f"{seconds['total']:.0f} s, of which {seconds['training']:.0f} s training"
     took += f" and {seconds['features']:.0f} s features" if seconds["features"] >= 1 else ""
+    took += f" and {seconds['calibration']:.0f} s calibration" if seconds.get("calibration", 0) >= 1 else ""
     rows = [
         ("data", dataset.name),
         ("classes", f"{len(dataset.classes)}: {names}"),

@@ -986,3 +986,15 @@ def test_a_run_that_has_ended_is_left_as_it_is(tmp_path: Path) -> None:
     run("--name", "x", "--resume", cwd=tmp_path)
     assert (first.folder() / "report.html").is_file()
     assert "--data_dir moons" in first.summary()["command"]  # and not that of the line that went on
+
+
+def test_a_warm_bank_gives_the_same_summary_again(lab: Lab, tmp_path: Path) -> None:
+    few = ("--num_labels", 6, "--unlabeled_batch_size", 15, "--max_steps", 6, "--cache_dir", tmp_path / "bank")
+    summaries = []
+    for name in ("cold", "warm", "again"):
+        (tmp_path / name).mkdir()
+        outcome = run("--name", "x", "--data_dir", lab.data, *FROZEN, *few, cwd=tmp_path / name)
+        summary = outcome.summary()
+        assert (summary["seconds"]["features"] > 0) == (name == "cold")
+        summaries.append({k: v for k, v in summary.items() if k not in ("seconds", "peak_memory_bytes", "command")})
+    assert summaries[0] == summaries[1] == summaries[2]
