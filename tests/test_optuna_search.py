@@ -25,7 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 from PIL import Image
-from runs import FROZEN, Outcome, end, make_data, run, start
+from runs import FROZEN, Outcome, end, make_data, make_images, run, start
 
 import args
 import experiment
@@ -297,8 +297,14 @@ def test_a_search_by_one_worker_can_be_repeated(easy: None, tmp_path: Path) -> N
     ("name", "kind"), [("median", "MedianPruner"), ("hyperband", "HyperbandPruner"), ("none", "NopPruner")]
 )
 def test_the_pruner_is_the_one_that_was_named(name: str, kind: str) -> None:
-    for more in ((), ("--val_percent", "10%")):
-        assert type(search_workers.pruner_of(parsed("--pruner", name, *more))).__name__ == kind
+    for by_validation in (False, True):
+        assert type(search_workers.pruner_of(parsed("--pruner", name), by_validation)).__name__ == kind
+
+
+def test_hyperband_counts_folds_or_finds_out_how_many_epochs_there_are() -> None:
+    options = parsed("--pruner", "hyperband", "--folds", "4")
+    resources = [search_workers.pruner_of(options, validated)._max_resource for validated in (False, True)]  # type: ignore[attr-defined]
+    assert resources == [4, "auto"]
 
 
 def test_a_trial_that_lags_behind_is_given_up_after_a_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,6 +324,23 @@ def test_a_trial_that_lags_behind_is_given_up_after_a_fold(tmp_path: Path, monke
     asked.unlink()
     tune("--n_trials", 8, "--pruner", "none", "--overwrite", cwd=tmp_path)
     assert {row["state"] for row in table(tmp_path)} == {"complete"}
+
+
+def test_a_val_folder_makes_the_pruner_wait_for_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for seed, place in enumerate(("train", "val", "test")):
+        for name, colour in ("a", (200, 60, 50)), ("b", (60, 190, 70)):
+            make_images(tmp_path / "d" / place / name, 6, colour, seed=seed)
+    asked = tmp_path / "asked"
+
+    def value(options: Options) -> float:
+        with asked.open("a") as file:
+            file.write("x")
+        return 0.9 - 0.1 * len(asked.read_text())
+
+    monkeypatch.setattr(search_workers, "accuracy", fake(value, folds=9))
+    line = ("--data_dir", "d", "--num_labels", 4, "--model_name", "cnn", "--image_size", "32", "--num_workers", "0")
+    tune(*line, "--n_trials", 6, cwd=tmp_path)
+    assert [len(trial.intermediate_values) for trial in study_in(tmp_path).trials] == [9, 9, 9, 9, 9, 3]
 
 
 # --- the first trial, and going on ------------------------------------------------------------------------------------
