@@ -136,7 +136,8 @@ class Worker:
             # (A trial may have been given up by another machine, after a sleep of this one.)
             warnings.simplefilter("ignore")
             study.optimize(self.objective, n_trials=1, catch=(Exception,))
-        while len(self.kept) > 2:
+        # Tuned views are a fold's own. Of others all folds share one set, and each takes memory.
+        while len(self.kept) > (self.options.search.folds if self.options.cotraining.finetune_views else 2):
             self.kept.pop(next(iter(self.kept)))
 
     def objective(self, trial: Trial) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import multiprocessing
 import os
 import shlex
 import shutil
@@ -305,6 +306,29 @@ def test_hyperband_counts_folds_or_finds_out_how_many_epochs_there_are() -> None
     options = parsed("--pruner", "hyperband", "--folds", "4")
     resources = [search_workers.pruner_of(options, validated)._max_resource for validated in (False, True)]  # type: ignore[attr-defined]
     assert resources == [4, "auto"]
+
+
+@pytest.mark.parametrize(("tuned", "folds", "held"), [(True, 3, 3), (True, 2, 2), (False, 3, 2)])
+def test_a_worker_keeps_the_tuned_views_of_all_folds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tuned: bool, folds: int, held: int
+) -> None:
+    """They are tuned on the labeled images of a fold: what a trial leaves serves all of the next one's folds."""
+    before: list[set[Any]] = []
+
+    def accuracy(options: Options, goal: Any, kept: Any, report: Callable[[float, int], None]) -> float:
+        before.append(set(kept))
+        kept.update({fold: [] for fold in ("another's", *range(folds)) if fold not in kept})
+        return 0.5
+
+    monkeypatch.setattr(search_workers, "accuracy", accuracy)
+    monkeypatch.chdir(tmp_path)
+    views = ("--cotrain_mode", "--views", "cnn", "resnet18", *(["--finetune_views"] if tuned else []))
+    worker = search_workers.Worker(parsed("--folds", folds, *views), multiprocessing.Pipe()[0])
+    study = optuna.create_study(direction="maximize")
+    for _ in range(2):
+        worker.run(study)
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 2
+    assert before == [set(), set(range(folds)[-held:])]
 
 
 def test_a_trial_that_lags_behind_is_given_up_after_a_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
