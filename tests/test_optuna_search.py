@@ -123,6 +123,10 @@ def test_labels_alone_have_no_use_for_what_belongs_to_the_others() -> None:
     assert set(space_of(parsed(*views, "meta"))[1]) == set(search_space.USUAL)
 
 
+def test_what_is_searchable_is_an_option() -> None:
+    assert set(search_space.SEARCHABLE) <= set(Options().flat())
+
+
 def test_any_option_can_be_searched_and_a_single_value_holds_it_fast() -> None:
     words = ("head=linear,mlp", "max_lr=1e-4:1e-2", "batch_size=8:32", "switch_mode=true,false", "ema=0,0.9")
     base, space = space_of(parsed("--search", *words, "unfreeze=1,all", "mpl_weight=0", "feedback=first_order"))
