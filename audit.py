@@ -153,7 +153,8 @@ class Audit:
         if len(np.unique(labels[labels >= 0])) < 2:
             self.missing.append(f"likely wrong labels: needs two classes of {suspects.FOLDS} images or more")
             return None
-        return suspects.doubtful_labels(self.features, labels, group, self.options.run.seed)
+        classes = len(self.dataset.classes)
+        return suspects.doubtful_labels(self.features, labels, group, classes, self.options.run.seed)
 
     # What was found.
 
@@ -197,11 +198,17 @@ class Audit:
         )
 
     def _likelier(self, row: int, labels: Sequence[str]) -> tuple[str, float | None]:
-        """Which of the classes that an image lies in the classifier takes it for, and how surely."""
-        known = [name for name in labels if name in self.dataset.classes]
-        if self.doubts is None or not known:
+        """Which of the classes that an image lies in the classifier takes it for, and how surely.
+
+        Nothing where it knows fewer than two of them: the only one it knows would always win.
+        """
+        if self.doubts is None:
             return "", None
-        own = np.array([self.doubts.probabilities[row, self.dataset.classes.index(name)] for name in known])
+        number_of = {name: label for label, name in enumerate(self.dataset.classes) if self.doubts.judged[label]}
+        known = [name for name in labels if name in number_of]
+        if len(known) < 2:
+            return "", None
+        own = np.array([self.doubts.probabilities[row, number_of[name]] for name in known])
         return known[int(own.argmax())], round(float(own.max() / max(own.sum(), 1e-9)), 4)
 
     def _near(self) -> Iterable[Finding]:

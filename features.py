@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import hashlib
 import itertools
 import json
@@ -16,6 +17,7 @@ import os
 import shutil
 import struct
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
@@ -26,12 +28,13 @@ import torch
 from torch import Tensor
 
 from batches import BATCH_ROWS, EVALUATION_BATCH, Ask, FrozenSource
-from utils import UserError, atomic_file, claimed, to_device, warn, write_json
+from utils import UserError, atomic_file, claimed, share, to_device, warn, write_json
 from weights import state_digest
 
 BLOCK_ROWS = 256
 BLOCKS = "[!.]*.block"  # a hidden one is still being written, by this process or another
 LEFT_SECONDS = 3600  # a block is written in moments; what is so old was left by a writer that was killed
+IN_USE = "in-use"  # in a bank's folder: locked by each process that has it, so that no other evicts it
 MAGIC = b"MPLBANK1"
 HEADER = struct.Struct("<8sII32s16x")  # magic, rows, numbers a row, digest of all that follows
 IN_MEMORY_SHARE = 0.4  # of the free memory of the device that a table may take
@@ -62,6 +65,9 @@ class FeatureBank:
         self.computed = 0
         self.seconds = 0.0
         with _disk_errors(self.folder):
+            held = share(self.folder / IN_USE)
+            if held is not None:
+                weakref.finalize(self, held.close)
             if not (self.folder / "bank.json").exists():
                 write_json(self.folder / "bank.json", identity)
             os.utime(self.folder / "bank.json")  # the time of its last use, by which old banks are evicted
@@ -385,15 +391,35 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def evict(cache_dir: Path, limit: int, keep: Collection[Path]) -> list[Path]:
-    """Remove whole banks, the longest unused first, until the rest takes at most `limit` bytes; not those to `keep`."""
+    """Remove whole banks, the longest unused first, until the rest takes at most `limit` bytes.
+
+    Not those to `keep`, nor those that a process is using.
+    """
     banks = [(path.stat().st_mtime, path.parent) for path in cache_dir.glob("*/bank.json")]
     sizes = {folder: sum(f.stat().st_size for f in folder.rglob(BLOCKS)) for _, folder in banks}
     total, removed = sum(sizes.values()), []
+    if total > limit:
+        gc.collect()  # a bank and its tables hold each other: one that this process has done with may still be there
     for _, folder in sorted(banks):
         if total <= limit:
             break
-        if folder not in keep:
-            shutil.rmtree(folder, ignore_errors=True)
+        if folder not in keep and _remove(folder):
             total -= sizes[folder]
             removed.append(folder)
     return removed
+
+
+def _remove(folder: Path) -> bool:
+    """Remove a bank that nobody is using; says whether it did."""
+    free = False
+    with contextlib.suppress(OSError):  # another user's
+        with claimed(folder / IN_USE, wait=False) as free:
+            # What makes it a bank goes last: after a kill in between, the rest is found again.
+            for path in sorted(folder.iterdir(), key=lambda path: path.name == "bank.json") if free else ():
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                elif path.name != IN_USE:
+                    path.unlink(missing_ok=True)
+        if free:
+            folder.rmdir()  # unless somebody has just made it anew
+    return free

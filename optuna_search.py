@@ -57,12 +57,12 @@ def search(options: Options) -> dict[str, Any]:
     if study is None:
         study = open_study(open_storage(None, folder), name, options, space, goal, first)
     with storage_errors(url):
-        return conduct(study, folder, options, name)
+        return conduct(study, folder, options, goal.by_validation, name)
 
 
-def conduct(study: optuna.Study, folder: Path, options: Options, name: str) -> dict[str, Any]:
+def conduct(study: optuna.Study, folder: Path, options: Options, by_validation: bool, name: str) -> dict[str, Any]:
     """Run the trials that are still to be run, then write what was found, however it ended."""
-    supervisor = Supervisor(study, folder, options, name)
+    supervisor = Supervisor(study, folder, options, by_validation, name)
     try:
         supervisor.run()
     finally:

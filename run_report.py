@@ -19,6 +19,7 @@ from evaluate import confusion_matrix, wilson_interval
 from features import FeatureBank
 from report import Section, write_report
 from utils import generator
+from views import view_labels
 from visualization import Panel, curve_panels
 
 GALLERY = 12  # images of each kind
@@ -32,7 +33,9 @@ METHODS = {
     "mpl": "Meta Pseudo Labels",
     "switch": "Meta Pseudo Labels with switched roles",
     "finetune": "labeled images alone",
-    "cotrain": "Meta Co-Training",
+    "labels_only": "labeled images alone",
+    "cotraining": "co-training",
+    "meta": "Meta Co-Training",
 }
 
 
@@ -41,7 +44,7 @@ class Finished:
     """What the page is made of, beside the summary.
 
     rows: of metrics.csv; tested: each model's probabilities {name: float32 [N, C]} for the rows of `split.test`;
-    backbone: its name; source: where features are at hand, if it is a bank.
+    backbone: the first view's name; source: where its features are at hand, if it is a bank.
     """
 
     options: args.Options
@@ -60,6 +63,16 @@ class Finished:
     @property
     def labels(self) -> np.ndarray:
         return self.dataset.labels[self.split.test]
+
+    @property
+    def method(self) -> str:
+        """How it learned: the mode, of co-training the algorithm."""
+        return self.options.cotraining.algorithm if self.options.mode.cotrain_mode else self.options.mode_name
+
+    @property
+    def views(self) -> list[str]:
+        """The backbones by name: one, or those of co-training."""
+        return view_labels(self.options.cotraining.views) if self.options.mode.cotrain_mode else [self.backbone]
 
 
 def write_run(folder: Path, summary: Mapping[str, Any], run: Finished) -> Path:
@@ -89,7 +102,7 @@ def _percent(share: float) -> str:
 def _lead(summary: Mapping[str, Any], run: Finished) -> str:
     labels, classes = summary["labels_used"], len(run.dataset.classes)
     learned = f"{labels} labels and {len(run.split.unlabeled)} unlabeled images"
-    learned = learned if run.options.mode_name != "finetune" else f"{labels} labels"
+    learned = f"{labels} labels" if run.method in ("finetune", "labels_only") else learned
     if not run.tested:
         return f"Learned {classes} classes from {learned}; there was no test."
     result = summary["test"][run.judge]
@@ -138,9 +151,9 @@ def _what_was_run(summary: Mapping[str, Any], run: Finished) -> Section:
         ("classes", f"{len(dataset.classes)}: {names}"),
         ("images", f"{len(split.labeled)} labeled, {len(split.unlabeled)} unlabeled, {len(split.val)} validation, "
                    f"{len(split.test)} test"),
-        ("method", METHODS.get(summary["mode"], summary["mode"])),
+        ("method", METHODS.get(run.method, run.method)),
         ("started from", options.mode.load_path or ""),
-        ("network", f"{run.backbone}, {_heads(options.model)}"),
+        ("network", f"{', '.join(run.views)}, {_heads(options.model)}{' each' if len(run.views) > 1 else ''}"),
         ("trained", f"{last.get('step', 0)} steps, {len(run.rows)} epochs"),
         ("seed", str(summary["seed"])),
         ("took", took),
@@ -366,9 +379,6 @@ def _curves(run: Finished) -> list[Section]:
         *sections,
         {"heading": "Pseudo-labels over time", "text": told, "diagnostic": hidden, "figures": draw(ours)},
     ]
-
-
-_ERRORS = {"ece": "calibration error", "brier": "Brier score"}
 
 
 def _reliability(folder: Path, summary: Mapping[str, Any]) -> list[Section]:

@@ -28,7 +28,6 @@ UNLABELED_ONLY = ("temperature", "lambda_u", "uda_steps", "threshold", "mpl_weig
 SEARCHABLE_GROUPS = ("model", "learning")
 SEARCHABLE = (
     "precision", "augmentation_draws", "flip", "include_labeled", "switch_mode", "finetune_mode", "algorithm",
-    "consistency_target",
 )  # fmt: skip
 
 Space = dict[str, BaseDistribution]

@@ -43,9 +43,9 @@ START = "spawn"  # how workers are started: a GPU does not survive a fork
 FAREWELL_SECONDS = 15.0  # that a stopped worker gets to write down its trial
 
 
-def pruner_of(options: Options) -> optuna.pruners.BasePruner:
-    """The pruner that `--pruner` names; a step is a fold, or with validation images an epoch."""
-    folds = options.search.folds if not options.data.val_percent else None
+def pruner_of(options: Options, by_validation: bool) -> optuna.pruners.BasePruner:
+    """The pruner that `--pruner` names; a step is a fold, or with validation images (`Goal.by_validation`) an epoch."""
+    folds = None if by_validation else options.search.folds
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if options.search.pruner == "median":
@@ -72,7 +72,15 @@ def best_of(trials: list[FrozenTrial]) -> FrozenTrial | None:
 # --- a worker ---------------------------------------------------------------------------------------------------------
 
 
-def work(connection: Connection, options: Options, name: str, folder: Path, number: int, trials: int) -> None:
+def work(
+    connection: Connection,
+    options: Options,
+    by_validation: bool,
+    name: str,
+    folder: Path,
+    number: int,
+    trials: int,
+) -> None:
     """What a worker process does: a trial for each True that it gets, until it gets False or its supervisor is gone."""
     if options.run.keep_pages:
         keep_pages()
@@ -88,7 +96,7 @@ def work(connection: Connection, options: Options, name: str, folder: Path, numb
         study_name=name,
         storage=open_storage(url, folder),
         sampler=sampler_of(options.run.seed, where, trials),
-        pruner=pruner_of(options),
+        pruner=pruner_of(options, by_validation),
     )
     worker = Worker(options, connection)
     with contextlib.suppress(EOFError, BrokenPipeError, KeyboardInterrupt):  # the supervisor is gone, or wants an end
@@ -128,7 +136,8 @@ class Worker:
             # (A trial may have been given up by another machine, after a sleep of this one.)
             warnings.simplefilter("ignore")
             study.optimize(self.objective, n_trials=1, catch=(Exception,))
-        while len(self.kept) > 2:
+        # Tuned views are a fold's own. Of others all folds share one set, and each takes memory.
+        while len(self.kept) > (self.options.search.folds if self.options.cotraining.finetune_views else 2):
             self.kept.pop(next(iter(self.kept)))
 
     def objective(self, trial: Trial) -> float:
@@ -207,6 +216,7 @@ class Supervisor:
     study: optuna.Study
     folder: Path
     options: Options
+    by_validation: bool
     name: str
     workers: list[Process] = field(default_factory=list)
     started: int = 0
@@ -247,7 +257,8 @@ class Supervisor:
         context = multiprocessing.get_context(START)
         while len(self.workers) < self.options.search.search_workers:
             ours, theirs = context.Pipe()
-            arguments = (theirs, self.options, self.name, self.folder, self.started, len(self.trials()))
+            place = self.name, self.folder, self.started, len(self.trials())
+            arguments = (theirs, self.options, self.by_validation, *place)
             # No daemon: those may have no children, and a worker has some that decode.
             process = context.Process(target=work, args=arguments, name=f"worker {self.started}")  # type: ignore[attr-defined]
             before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: a Ctrl-C is for us, and we pass it on

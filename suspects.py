@@ -200,27 +200,28 @@ class Doubts:
 
     probabilities: float [N, C]; suggested: int64 [N], the class that confident learning finds instead of the given one,
     or -1; margin: float [N], by how much the suggested class is likelier; accuracy: share of the given labels that are
-    the likeliest class.
+    the likeliest class; judged: bool [C], the classes with a label: of the others a probability of 0 says nothing.
     """
 
     probabilities: np.ndarray
     suggested: np.ndarray
     margin: np.ndarray
     accuracy: float
+    judged: np.ndarray
 
 
-def doubtful_labels(features: np.ndarray, labels: np.ndarray, group: np.ndarray, seed: int) -> Doubts:
+def doubtful_labels(features: np.ndarray, labels: np.ndarray, group: np.ndarray, classes: int, seed: int) -> Doubts:
     """Doubts about labels int64 [N] (-1: none) by cross-validated logistic regression on features [N, D].
 
     A label is doubted as in confident learning (Northcutt, Jiang, Chuang 2021): among the classes whose probability is
     at least the mean that images of the class give it, the likeliest is another one than the given.
 
-    Images of one `group` int64 [N] are in one fold: a near-copy with the same wrong label does not speak for it. Needs
-    two classes, and FOLDS groups of each.
+    Images of one `group` int64 [N] are in one fold: a near-copy with the same wrong label does not speak for it.
+    classes: C; needs two of them with labels, and FOLDS groups of each of these.
     """
-    classes = int(labels.max()) + 1
     predicted = _cross_validated(_scaled(features), labels, group, classes, seed)
-    means = np.array([predicted[labels == label, label].mean() if (labels == label).any() else np.inf
+    judged = np.isin(np.arange(classes), labels)
+    means = np.array([predicted[labels == label, label].mean() if judged[label] else np.inf
                       for label in range(classes)])  # fmt: skip
     confident = np.where(predicted >= means, predicted, -1.0)
     doubted = (labels >= 0) & (confident.max(axis=1) >= 0) & (confident.argmax(axis=1) != labels)
@@ -229,7 +230,7 @@ def doubtful_labels(features: np.ndarray, labels: np.ndarray, group: np.ndarray,
     margin = np.where(doubted, predicted[at, suggested] - predicted[at, labels], 0.0)
     known = labels >= 0
     accuracy = float((predicted[known].argmax(axis=1) == labels[known]).mean())
-    return Doubts(predicted, suggested, margin, accuracy)
+    return Doubts(predicted, suggested, margin, accuracy, judged)
 
 
 def _cross_validated(inputs: np.ndarray, labels: np.ndarray, group: np.ndarray, classes: int, seed: int) -> np.ndarray:

@@ -83,7 +83,8 @@ def align(probabilities: Tensor, learner: Learner, strength: float) -> Tensor:
     It takes the classes to be equally frequent among the unlabeled images. strength: 1 as published, less for half-way.
     """
     mean = probabilities.mean(dim=0).to(learner.marginal.dtype)
-    learner.marginal.lerp_(mean, 1.0 if learner.step == 0 else 0.05)
+    first = learner.marginal.sum() == 0  # not the learner's first step: a warm-up may predict nothing; never read here
+    learner.marginal.copy_(torch.where(first, mean, learner.marginal.lerp(mean, 0.05)))
     aligned = probabilities / learner.marginal.clamp(min=1e-3).pow(strength)
     return aligned / aligned.sum(dim=1, keepdim=True)
 

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -212,6 +212,26 @@ def claimed(path: Path, *, wait: bool) -> Iterator[bool]:
             finally:
                 path.unlink(missing_ok=True)
             return
+
+
+def share(path: Path) -> IO[bytes] | None:
+    """Hold a shared lock on a file, so that nobody can claim it, until what is returned is closed or its holder dies.
+
+    None where there are no such locks.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # whoever had claimed it has just removed the whole folder
+            file = path.open("ab")
+            with contextlib.suppress(OSError):  # not on every network's disk
+                fcntl.flock(file, fcntl.LOCK_SH)
+            if _is_at(file.fileno(), path):
+                return file
+            file.close()
 
 
 def _is_at(descriptor: int, path: Path) -> bool:

@@ -95,7 +95,7 @@ def labels(audit: Audit, seeds: int) -> None:
         given = audit.dataset.labels.copy()
         wrong = random.choice(known, round(0.05 * len(known)), replace=False)
         given[wrong] = (given[wrong] + random.integers(1, classes, len(wrong))) % classes
-        doubts = suspects.doubtful_labels(audit.features, given, group, 0)
+        doubts = suspects.doubtful_labels(audit.features, given, group, classes, 0)
         order = np.argsort(-doubts.margin)[: int((doubts.suggested >= 0).sum())]
         hits = np.isin(order, wrong)
         print(

@@ -207,6 +207,29 @@ def test_the_page_gets_plain_sections(outcome: Outcome, faulty: Path) -> None:
     assert [entry["image"] is image for entry in near["gallery"]] == [True]
 
 
+@pytest.mark.parametrize("rare", ["z rare", "b rare"])
+def test_a_class_too_small_to_judge_is_no_evidence_against_a_shared_file(
+    tmp_path: Path, weights: Path, rare: str
+) -> None:
+    data = make_data(tmp_path / "data", 8, classes={"a": (200, 60, 50), "c": (60, 190, 70)})
+    make_images(data / rare, 2, (60, 70, 210))
+    for path in data / "a" / "bild 01.png", data / "c" / "bild 02.png":
+        (data / rare / f"from {path.parent.name}.png").write_bytes(path.read_bytes())
+    # All three claim it: of the two that can be judged one is likelier.
+    for name in ("c", rare):
+        (data / name / "everywhere.png").write_bytes((data / "a" / "bild 03.png").read_bytes())
+    outcome = inspected(tmp_path, data, "--model_name", "cnn", "--weights", weights, *WIDE)
+    assert outcome.code == 0, outcome.err
+    assert f"wrong labels of {rare}: 2 images are too few" in outcome.out
+    found = {frozenset((row["path"], row["other_path"])): row for row in rows_of(outcome, "two classes")}
+    for name, number in ("a", 1), ("c", 2):
+        row = found[frozenset((f"{name}/bild 0{number}.png", f"{rare}/from {name}.png"))]
+        assert (row["suggested_class"], row["score"]) == ("", "")
+    of_three = [row for pair, row in found.items() if f"{rare}/everywhere.png" in pair]
+    assert {row["suggested_class"] for row in of_three} == {"a"}
+    assert all(float(row["score"]) < 1 for row in of_three)
+
+
 # --- options and layouts ----------------------------------------------------------------------------------------------
 
 

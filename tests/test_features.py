@@ -532,6 +532,40 @@ def test_the_longest_unused_banks_go_first_and_the_one_in_use_stays(tmp_path: Pa
     assert evict(tmp_path / "absent", 0, [banks["mine"]]) == []
 
 
+def test_a_bank_that_another_process_uses_is_not_evicted(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features.Table, "_fits", lambda table: False)  # so that each batch reads the disk
+    dataset, (ready, done), (told, tell) = read(folder), os.pipe(), os.pipe()
+
+    def use() -> None:
+        bank = FeatureBank(tmp_path, source(dataset))
+        bank.fill(everything(dataset))
+        os.write(done, b"x")
+        os.read(told, 1)
+        stored(bank, ("weak", 1))
+
+    pid = child(use)
+    assert os.read(ready, 1)
+    idle = make_bank(tmp_path, "idle", 100, 1)
+    found = evict(tmp_path, 0, [])
+    os.write(tell, b"x")
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert found == [idle]
+    assert len(evict(tmp_path, 0, [])) == 1  # its user has ended
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_bank_that_this_process_has_done_with_is_evicted(tmp_path: Path, folder: Path) -> None:
+    bank = FeatureBank(tmp_path, source(read(folder)))
+    bank.fill(everything(read(folder)))
+    assert evict(tmp_path, 0, []) == []
+    place = bank.folder
+    del bank
+    assert evict(tmp_path, 0, []) == [place]
+    assert not place.exists()
+
+
 def test_using_a_bank_makes_it_young(tmp_path: Path, folder: Path) -> None:
     bank = FeatureBank(tmp_path, source(read(folder)))
     os.utime(bank.folder / "bank.json", (1, 1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import multiprocessing
 import os
 import shlex
 import shutil
@@ -25,7 +26,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 from PIL import Image
-from runs import FROZEN, Outcome, end, make_data, run, start
+from runs import FROZEN, Outcome, end, make_data, make_images, run, start
 
 import args
 import experiment
@@ -120,6 +121,10 @@ def test_labels_alone_have_no_use_for_what_belongs_to_the_others() -> None:
     assert space_of(parsed(*views, "labels_only"))[1] == space
     assert set(search_space.USUAL) - set(space_of(parsed(*views, "cotraining"))[1]) == {"mpl_weight"}
     assert set(space_of(parsed(*views, "meta"))[1]) == set(search_space.USUAL)
+
+
+def test_what_is_searchable_is_an_option() -> None:
+    assert set(search_space.SEARCHABLE) <= set(Options().flat())
 
 
 def test_any_option_can_be_searched_and_a_single_value_holds_it_fast() -> None:
@@ -297,8 +302,37 @@ def test_a_search_by_one_worker_can_be_repeated(easy: None, tmp_path: Path) -> N
     ("name", "kind"), [("median", "MedianPruner"), ("hyperband", "HyperbandPruner"), ("none", "NopPruner")]
 )
 def test_the_pruner_is_the_one_that_was_named(name: str, kind: str) -> None:
-    for more in ((), ("--val_percent", "10%")):
-        assert type(search_workers.pruner_of(parsed("--pruner", name, *more))).__name__ == kind
+    for by_validation in (False, True):
+        assert type(search_workers.pruner_of(parsed("--pruner", name), by_validation)).__name__ == kind
+
+
+def test_hyperband_counts_folds_or_finds_out_how_many_epochs_there_are() -> None:
+    options = parsed("--pruner", "hyperband", "--folds", "4")
+    resources = [search_workers.pruner_of(options, validated)._max_resource for validated in (False, True)]  # type: ignore[attr-defined]
+    assert resources == [4, "auto"]
+
+
+@pytest.mark.parametrize(("tuned", "folds", "held"), [(True, 3, 3), (True, 2, 2), (False, 3, 2)])
+def test_a_worker_keeps_the_tuned_views_of_all_folds(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tuned: bool, folds: int, held: int
+) -> None:
+    """They are tuned on the labeled images of a fold: what a trial leaves serves all of the next one's folds."""
+    before: list[set[Any]] = []
+
+    def accuracy(options: Options, goal: Any, kept: Any, report: Callable[[float, int], None]) -> float:
+        before.append(set(kept))
+        kept.update({fold: [] for fold in ("another's", *range(folds)) if fold not in kept})
+        return 0.5
+
+    monkeypatch.setattr(search_workers, "accuracy", accuracy)
+    monkeypatch.chdir(tmp_path)
+    views = ("--cotrain_mode", "--views", "cnn", "resnet18", *(["--finetune_views"] if tuned else []))
+    worker = search_workers.Worker(parsed("--folds", folds, *views), multiprocessing.Pipe()[0])
+    study = optuna.create_study(direction="maximize")
+    for _ in range(2):
+        worker.run(study)
+    assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 2
+    assert before == [set(), set(range(folds)[-held:])]
 
 
 def test_a_trial_that_lags_behind_is_given_up_after_a_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,6 +352,23 @@ def test_a_trial_that_lags_behind_is_given_up_after_a_fold(tmp_path: Path, monke
     asked.unlink()
     tune("--n_trials", 8, "--pruner", "none", "--overwrite", cwd=tmp_path)
     assert {row["state"] for row in table(tmp_path)} == {"complete"}
+
+
+def test_a_val_folder_makes_the_pruner_wait_for_epochs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for seed, place in enumerate(("train", "val", "test")):
+        for name, colour in ("a", (200, 60, 50)), ("b", (60, 190, 70)):
+            make_images(tmp_path / "d" / place / name, 6, colour, seed=seed)
+    asked = tmp_path / "asked"
+
+    def value(options: Options) -> float:
+        with asked.open("a") as file:
+            file.write("x")
+        return 0.9 - 0.1 * len(asked.read_text())
+
+    monkeypatch.setattr(search_workers, "accuracy", fake(value, folds=9))
+    line = ("--data_dir", "d", "--num_labels", 4, "--model_name", "cnn", "--image_size", "32", "--num_workers", "0")
+    tune(*line, "--n_trials", 6, cwd=tmp_path)
+    assert [len(trial.intermediate_values) for trial in study_in(tmp_path).trials] == [9, 9, 9, 9, 9, 3]
 
 
 # --- the first trial, and going on ------------------------------------------------------------------------------------

@@ -117,6 +117,26 @@ def test_what_was_run_is_told(tmp_path: Path) -> None:
     assert [told for told in expected if told not in words] == []
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "method", "learned"),
+    [
+        ("labels_only", "labeled images alone", "30 labels."),
+        ("cotraining", "co-training", "30 labels and 60 unlabeled images."),
+        ("meta", "Meta Co-Training", "30 labels and 60 unlabeled images."),
+    ],
+)
+def test_co_training_is_named_by_its_algorithm_and_its_views(
+    tmp_path: Path, algorithm: str, method: str, learned: str
+) -> None:
+    views = ("cnn=a.pt", "gradients", "cnn=b.pt")
+    options = args.make({"name": "x", "cotrain_mode": True, "views": views, "algorithm": algorithm})
+    page = page_of(finished(options=options, backbone="cnn"), tmp_path)
+    assert f"having learned from {learned}" in page.words
+    told = Page(part(page, "What was run")).words
+    assert f"method {method} " in told
+    assert "network cnn, gradients, cnn-2, linear head each" in told
+
+
 def test_the_command_makes_the_same_options_again(tmp_path: Path) -> None:
     values = {
         "name": "a b",

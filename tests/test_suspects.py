@@ -170,7 +170,7 @@ def test_swapped_labels_are_ranked_on_top_with_the_right_class() -> None:
     given = right.copy()
     swapped = np.array([3, 10, 29, 50, 71, 104])
     given[swapped] = (right[swapped] + 1) % 3
-    doubts = suspects.doubtful_labels(features, given, np.arange(120), 0)
+    doubts = suspects.doubtful_labels(features, given, np.arange(120), 3, 0)
     doubted = np.flatnonzero(doubts.suggested >= 0)
     # One of the six is less sure than an image of its class usually is.
     assert set(doubted.tolist()) <= set(swapped.tolist())
@@ -187,8 +187,8 @@ def test_near_copies_with_the_same_wrong_label_do_not_vouch_for_each_other() -> 
     copies = np.repeat(features[:1], 12, axis=0) + np.random.default_rng(0).normal(0, 0.01, (12, 12))
     features = np.concatenate([features, copies.astype(np.float32)])
     labels = np.concatenate([labels, np.full(12, 2)])  # in truth of class 0
-    alone = suspects.doubtful_labels(features, labels, np.arange(72), 0).suggested[60:]
-    together = suspects.doubtful_labels(features, labels, np.array([*range(60), *[60] * 12]), 0).suggested[60:]
+    alone = suspects.doubtful_labels(features, labels, np.arange(72), 3, 0).suggested[60:]
+    together = suspects.doubtful_labels(features, labels, np.array([*range(60), *[60] * 12]), 3, 0).suggested[60:]
     assert (together == 0).all()
     assert (alone == 0).sum() < 12
 
@@ -197,12 +197,23 @@ def test_an_unknown_label_is_predicted_and_not_doubted() -> None:
     features, labels = blobs()
     given = labels.copy()
     given[:9] = -1
-    doubts = suspects.doubtful_labels(features, given, np.arange(120), 0)
+    doubts = suspects.doubtful_labels(features, given, np.arange(120), 3, 0)
     assert (doubts.suggested[:9] == -1).all()
     assert doubts.probabilities[:9].argmax(axis=1).tolist() == labels[:9].tolist()
+
+
+@pytest.mark.parametrize("missing", [1, 3])
+def test_a_class_without_a_known_label_is_not_judged(missing: int) -> None:
+    features, labels = blobs(classes=4)
+    labels = np.where(labels == missing, -1, labels)
+    doubts = suspects.doubtful_labels(features, labels, np.arange(120), 4, 0)
+    assert doubts.probabilities.shape == (120, 4)
+    assert doubts.judged.tolist() == [label != missing for label in range(4)]
+    assert (doubts.probabilities[:, missing] == 0).all()
+    assert (doubts.suggested == -1).all()
 
 
 def test_one_classifier_learns_from_so_many_images_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels = blobs()
     monkeypatch.setattr(suspects, "LEARN_ROWS", 30)
-    assert suspects.doubtful_labels(features, labels, np.arange(120), 0).accuracy > 0.9
+    assert suspects.doubtful_labels(features, labels, np.arange(120), 3, 0).accuracy > 0.9

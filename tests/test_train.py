@@ -341,6 +341,16 @@ def test_alignment_lifts_the_rare_class() -> None:
     assert (aligned[:, 2] > probabilities[:, 2]).all()
 
 
+def test_alignment_begins_with_the_first_predictions_whenever_they_come() -> None:
+    late, fresh = learner(1), learner(1)
+    late.step = 7  # of a warm-up that predicts nothing
+    first, second = torch.tensor([[0.8, 0.15, 0.05]]), torch.tensor([[0.1, 0.2, 0.7]])
+    assert train.align(first, late, 1.0).equal(train.align(first, fresh, 1.0))
+    assert late.marginal.equal(first[0])
+    train.align(second, late, 1.0)
+    assert late.marginal.equal(first[0].lerp(second[0], 0.05))
+
+
 def test_label_smoothing_reaches_the_supervised_loss() -> None:
     losses = []
     for smoothing in (0.0, 0.2):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import stat
 import subprocess
 import sys
@@ -293,3 +294,31 @@ def test_who_waited_for_a_lock_holds_the_file_that_has_its_name(tmp_path: Path) 
         assert not mine
     done.set()
     thread.join()
+
+
+def test_what_is_shared_can_not_be_claimed(tmp_path: Path) -> None:
+    path = tmp_path / "bank" / "in-use"
+    one, two = utils.share(path), utils.share(path)
+    assert one is not None
+    assert two is not None
+    for file in one, two:
+        with claimed(path, wait=False) as mine:
+            assert not mine
+        file.close()
+    with claimed(path, wait=False) as mine:
+        assert mine
+
+
+def test_a_share_of_a_file_that_is_being_removed_is_one_of_its_successor(tmp_path: Path) -> None:
+    path, shared = tmp_path / "bank" / "in-use", []
+    with claimed(path, wait=False):
+        waiting = threading.Thread(target=lambda: shared.append(utils.share(path)))
+        waiting.start()
+        time.sleep(0.1)
+        assert not shared
+        shutil.rmtree(path.parent)
+    waiting.join(10)
+    assert path.exists()
+    with claimed(path, wait=False) as mine:
+        assert not mine
+    shared[0].close()
