@@ -32,7 +32,7 @@ class Learner:
 
     network: what learns; start: the global step at which it begins to learn; total: the global step at which the run
     ends. `moments` are the running mean and mean square of the feedback that it receives as a teacher, with the bias
-    correction's weight; `marginal` is the running mean of its weak predictions [C], for distribution alignment;
+    correction's weight; `marginal` is the running mean of its weak predictions [C], 0 before the first, for alignment;
     `temperature` is tau of its calibration, 1 until it is fitted.
     """
 
