@@ -154,10 +154,14 @@ def main() -> None:
         without = mpl_run(folder, weights, cache, *few)["training"] * 50
         training = statistics.median(seconds["training"] for seconds in warm)
         total = statistics.median(seconds["total"] for seconds in warm)
+        calibration = statistics.median(seconds["calibration"] for seconds in warm)
         print(
             f"1,000 steps, cold bank: features {cold['features']:.1f} s, training {cold['training']:.1f} s, total {cold['total']:.1f} s"
         )
-        print(f"1,000 steps, warm bank: training {training:.2f} s, total {total:.1f} s, n = {given.rounds}")
+        print(
+            f"1,000 steps, warm bank: training {training:.2f} s, calibration {calibration:.1f} s, total {total:.1f} s, "
+            f"n = {given.rounds}"
+        )
         print(f"1,000 steps, no bank (50 times 20 steps): {without:.0f} s; no bank / warm = {without / training:.0f}")
 
 
