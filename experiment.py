@@ -61,6 +61,7 @@ from models import (
     build_backbone,
     build_head,
     describe,
+    resolve_head,
     resolve_unfreeze,
     set_trainable,
 )
@@ -206,7 +207,7 @@ def foundation_of(options: Options, split: Split) -> Hashable:
     learned: Hashable = None  # from labeled images, before a view is frozen
     if options.cotraining.finetune_views:
         learned = options.cotraining.finetune_steps, options.learning.layer_decay, split.labeled.tobytes()
-    model, views = replace(options.model, head=""), options.cotraining.views
+    model, views = replace(options.model, head=None), options.cotraining.views
     return options.run, options.data, model, views, learned, options.mode.load_path
 
 
@@ -230,6 +231,9 @@ class Setup:
         self.views = kept[foundation] if self.frozen else self._views()
         if self.frozen:
             kept[foundation] = self.views
+        check_not_learned(self.views, dataset, np.concatenate([split.val, split.test]))
+        # Told once and for all, so that what is loaded or goes on later has the same head whatever learns there.
+        self.options = options.changed(head=resolve_head(options.model, frozen=self.frozen))
 
     def _views(self) -> list[View]:
         backbones = self._backbones()
@@ -274,7 +278,8 @@ class Setup:
         """A model to learn or to test: the head alone on a shared frozen backbone; else a whole network of its own."""
         chosen, classes = self.options.model, len(self.dataset.classes)
         width, key_of_head = self.view_of(name).backbone.num_features, (self.options.run.seed, name, "head")
-        head = build_head(chosen.head, width, classes, seed_key=key_of_head, members=chosen.head_ensemble)
+        kind = resolve_head(chosen, frozen=self.frozen)
+        head = build_head(kind, width, classes, seed_key=key_of_head, members=chosen.head_ensemble)
         network: nn.Module = head if self.frozen else Network(self._own_backbone(name), head)
         if state is not None:
             # A head that was learned on a frozen backbone may now stand on the same backbone, learning too.
@@ -296,7 +301,9 @@ class Setup:
         split = self.split
         seen = np.concatenate([split.labeled, split.unlabeled, split.val])
         rows = {"seen": seen, "labels": split.labeled, "validation": split.val}
-        return {name: np.union1d(self.dataset.hashes[own], hashes_in(self.loaded, name)) for name, own in rows.items()}
+        used = {name: np.union1d(self.dataset.hashes[own], hashes_in(self.loaded, name)) for name, own in rows.items()}
+        learned = [view.backbone.learned for view in self.views]
+        return used | {name: functools.reduce(np.union1d, learned, used[name]) for name in ("seen", "labels")}
 
     def predictions(self, models: Mapping[str, nn.Module], rows: np.ndarray) -> dict[str, np.ndarray]:
         """Class probabilities [N, C] of each model and the ensemble on the rows, unaugmented."""
@@ -833,6 +840,7 @@ class ViewTuning(Training):
             self.learn(Progress(), validated=False, show=screen.show)
         self.given.to("cpu")
         self.given.pretrained = True
+        self.given.learned = np.union1d(self.given.learned, self.dataset.hashes[self.split.labeled])
         return self.given
 
 
@@ -982,6 +990,17 @@ def make_view(spec: str, options: Options, dataset: Dataset) -> Backbone:
     """The backbone of one of `--views`."""
     points = dataset.kind == "points"
     return build_view(spec, native_size=dataset.native_size, points=points, seed=options.run.seed)
+
+
+def check_not_learned(views: Iterable[View], dataset: Dataset, rows: np.ndarray) -> None:
+    """Nothing is measured on images whose labels a fine-tuned view has learned. Raises UserError."""
+    for view in views:
+        known = int(np.isin(dataset.hashes[rows], view.backbone.learned).sum())
+        if known:
+            raise UserError(
+                f"the weights of {view.name} were fine-tuned on the labels of {known} of the images that would be "
+                "measured on; take the --seed and the split of the run that tuned them, or other weights"
+            )
 
 
 def has_parameters(backbone: Backbone) -> bool:

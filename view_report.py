@@ -25,7 +25,7 @@ import visualization
 from args import Options, command_line, recorded
 from data import Dataset, Split, find_dataset, split_dataset, summary_table
 from evaluate import wilson_interval
-from experiment import Setup, folds_of, write_bad_files
+from experiment import Setup, check_not_learned, folds_of, write_bad_files
 from references import Given, logistic_model
 from report import Section, write_report
 from reporting import Screen, commit, versions
@@ -95,6 +95,7 @@ def held_out_predictions(setup: Setup, count: int) -> dict[str, np.ndarray]:
     folds = folds_of(setup.dataset, split, count, setup.options.run.seed)
     place = {row: index for index, row in enumerate(split.labeled.tolist())}
     predictions = {}
+    check_not_learned(setup.views, setup.dataset, split.labeled)
     with Screen(count * len(setup.views), what="views", unit="fold") as screen:
         for view in setup.views:
             features = np.concatenate([part.float().cpu().numpy() for part in view.source.evaluation(split.labeled)])

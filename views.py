@@ -17,9 +17,8 @@ import towers
 from decode import Transform
 from models import Backbone, as_backbone, hub_file, keyed_weights, resolve_name, scaled
 from utils import UserError, atomic_file, say
-from weights import SUFFIXES, load_into, read_weights
+from weights import RECORD, SUFFIXES, learned_in, load_into, read_weights, record_in
 
-METADATA = "view"  # where a .safetensors file that `save_view` wrote says what it is
 RAW_SIZE = {"pixels": 32, "gradients": 64}  # pixels: the largest sides that the views without weights look at
 
 
@@ -131,7 +130,7 @@ def build_view(spec: str, *, native_size: int, points: bool, seed: int, image_si
         if points and view.name in CATALOGUE:
             raise UserError(f"--views {view.name} needs images and these data are points; use mlp")
         view = replace(view, weights=_located(view))
-        record = _record_in(view.weights)
+        record = record_in(view.weights)
         if record is None:
             return _build(view, image_size=image_size, shape={}, **place)
         return _from_own_file(view, record, image_size=image_size, **place)
@@ -188,6 +187,7 @@ def view_record(backbone: Backbone) -> dict[str, Any]:
         "transform": asdict(backbone.transform),
         "shape": dict(backbone.shape),
         "pretrained": backbone.pretrained,
+        "learned": [f"{code:016x}" for code in backbone.learned.tolist()],
     }
 
 
@@ -204,7 +204,7 @@ def restored_view(record: Mapping[str, Any], *, native_size: int, points: bool, 
         built.net, name=built.name, transform=transform, pretrained=record["pretrained"],
         num_features=built.num_features,
     )  # fmt: skip
-    backbone.shape = built.shape
+    backbone.shape, backbone.learned = built.shape, learned_in(record)
     return backbone.train()
 
 
@@ -215,22 +215,7 @@ def save_view(path: Path, backbone: Backbone) -> None:
     # Clones: a file holds no two tensors in one memory.
     state = {key: value.detach().cpu().contiguous().clone() for key, value in backbone.net.state_dict().items()}
     with atomic_file(path) as temporary:
-        save_file(state, temporary, metadata={METADATA: json.dumps(view_record(backbone))})
-
-
-def _record_in(weights: str) -> dict[str, Any] | None:
-    """The record of a file that `save_view` wrote; None for any other."""
-    path = Path(weights).expanduser()
-    if path.suffix != ".safetensors" or not path.is_file():
-        return None
-    from safetensors import safe_open
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(METADATA)
-    except Exception:  # broken: who reads the weights will say so
-        return None
-    return None if text is None else json.loads(text)
+        save_file(state, temporary, metadata={RECORD: json.dumps(view_record(backbone))})
 
 
 def _from_own_file(

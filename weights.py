@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from utils import UserError
 
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".pth.tar")
+RECORD = "view"  # where a .safetensors file that `views.save_view` wrote says what it is
 WRAPPERS = frozenset(("module", "_orig_mod"))  # what DDP or DataParallel, and torch.compile, put into keys
 
 
@@ -49,6 +52,26 @@ def read_weights(
     ):
         raise UserError(f"--weights {path} holds no state dict (names and tensors); give another file")
     return clean_state(content)
+
+
+def record_in(weights: str) -> dict[str, Any] | None:
+    """The record of a file that `views.save_view` wrote; None for any other, and for the words of `--weights`."""
+    path = Path(weights).expanduser()
+    if path.suffix != ".safetensors" or not path.is_file():
+        return None
+    from safetensors import safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            text = (file.metadata() or {}).get(RECORD)
+    except Exception:  # broken: who reads the weights will say so
+        return None
+    return None if text is None else json.loads(text)
+
+
+def learned_in(record: Mapping[str, Any] | None) -> np.ndarray:
+    """Contents uint64, sorted, of the images whose labels the weights of a record have learned."""
+    return np.array([int(code, 16) for code in (record or {}).get("learned", ())], dtype=np.uint64)
 
 
 def weight_file(weights: str) -> Path | None:

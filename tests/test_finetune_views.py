@@ -128,6 +128,40 @@ def test_a_tuned_view_can_be_named_as_a_view(tuned: Outcome) -> None:
     assert "finetuned_views" not in outcome.summary("named") or outcome.summary("named")["finetuned_views"] == {}
 
 
+def test_a_tuned_view_is_never_measured_on_labels_that_it_learned(tuned: Outcome) -> None:
+    """It knows them wherever it goes: to another split, another seed, the main job, folds, and a run made of it."""
+    saved = tuned.folder() / "views" / "cnn.safetensors"
+    learned = build_view(f"cnn={saved}", native_size=8, points=False, seed=5).learned
+    assert len(learned) == 40
+    assert set(learned.tolist()) <= set(tuned.checkpoint()["labels"].numpy().view(np.uint64).tolist())
+    views = ("--views", f"cnn={saved}", "pixels")
+    line = ("--data_dir", "digits", "--seed", 1, "--num_labels", 40, "--max_steps", 2, "--num_workers", 0)
+    main_job = ("--model_name", "cnn", "--weights", saved, "--image_size", 16)
+    for more in (("--cotrain_mode", *views), main_job):
+        other = run("--name", "other", *line, *more, cwd=tuned.cwd)
+        assert other.code == 2
+        assert "fine-tuned on the labels of" in other.err.splitlines()[-1]
+        assert not other.folder("other").exists()
+    for more in (("--view_report",), ("--cotrain_mode", "--optuna_mode", "--n_trials", 1)):
+        folds = run("--name", "folds", *line, "--seed", 0, *more, *views, cwd=tuned.cwd)
+        assert folds.code == 2
+        assert "labels of" in folds.err.splitlines()[-1]
+    named = run("--name", "same", *line, "--seed", 0, "--cotrain_mode", *views, cwd=tuned.cwd)
+    assert named.code == 0, named.err
+    assert "fine-tuned" in named.summary("same")["calibration"]["reason"]
+
+
+def test_what_a_loaded_run_knows_of_its_views_labels(tuned: Outcome) -> None:
+    """A later run that takes the view has learned its labels too, so that no test of that run counts them."""
+    saved = tuned.folder() / "views" / "cnn.safetensors"
+    line = (*LINE, "--views", f"cnn={saved}", "pixels", "--num_labels", 20, "--test_percent", 0, "--name", "later")
+    later = run(*line, cwd=tuned.cwd)
+    assert later.code == 0, later.err
+    content = later.checkpoint(name="later")
+    for name in ("labels", "seen"):
+        assert np.isin(tuned.checkpoint()["labels"].numpy(), content[name].numpy()).all()
+
+
 def test_only_labeled_images_are_learned_from(
     tuned: Outcome, monkeypatch: pytest.MonkeyPatch, pretrained: Path
 ) -> None:

@@ -433,7 +433,7 @@ def test_state_digest() -> None:
 # --- heads ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("kind", "layers"), [("linear", 2), ("hidden", 5), ("mlp", 5)])
+@pytest.mark.parametrize(("kind", "layers"), [("linear", 2), ("hidden", 3), ("mlp", 5)])
 def test_heads(kind: str, layers: int) -> None:
     state = torch.get_rng_state()
     head = build_head(kind, 12, 3, seed_key=(0, "student"))
@@ -460,17 +460,19 @@ def test_the_first_logits_are_small(kind: str) -> None:
     assert 0.1 < float(logits.std()) < 0.8
 
 
-def test_the_hidden_head_is_what_it_was() -> None:
-    """Its layers in this order, made by torch's own rule from one key."""
-    with models.keyed_weights("head", 3):
-        layers = [nn.Linear(12, 512), nn.ReLU(), nn.Dropout(0.2), nn.Linear(512, 3)]
-    expected = nn.Sequential(nn.RMSNorm(12, eps=1e-6, elementwise_affine=False), *layers)
-    head, features = build_head("hidden", 12, 3, seed_key=(3,)), torch.randn(5, 12)
-    torch.manual_seed(0)
-    learned = head(features)
-    torch.manual_seed(0)
-    assert torch.equal(learned, expected(features))
-    assert "layers.4.weight" in head.state_dict()
+def test_the_hidden_head_has_one_layer_of_256_with_a_norm() -> None:
+    head, features = build_head("hidden", 12, 3, seed_key=(3,)).eval(), torch.randn(5, 12)
+    norm, hidden, last = head.layers
+    assert [tuple(m.weight.shape) for m in (hidden.linear, last)] == [(256, 12), (3, 256)]
+    assert isinstance(hidden.norm, nn.BatchNorm1d)
+    x = hidden.norm(hidden.linear(norm(features))).relu()
+    torch.testing.assert_close(head(features), last(x))
+
+
+def test_the_default_head_is_hidden_on_frozen_features_and_linear_else() -> None:
+    assert models.resolve_head(args.Model(), frozen=True) == "hidden"
+    assert models.resolve_head(args.Model(), frozen=False) == "linear"
+    assert models.resolve_head(args.Model(head="mlp"), frozen=False) == "mlp"
 
 
 def test_the_mlp_head_has_three_layers_of_1024_with_norms_and_skips() -> None:
@@ -549,7 +551,7 @@ def test_an_ensemble_learns_as_its_members_would_by_the_combined_logits(kind: st
 
 def test_members_have_first_weights_and_dropout_of_their_own() -> None:
     head = ensemble("hidden").train()
-    weight = head.state_dict()["member.layers.1.weight"]
+    weight = head.state_dict()["member.layers.1.linear.weight"]
     assert not torch.equal(weight[0], weight[1])
     with torch.no_grad():
         for parameter in head.parameters():
