@@ -26,7 +26,7 @@ from audit_tables import COLUMNS, KINDS, PAIRS, SHOWN, Finding, images_of, secti
 from builtin_data import Item
 from data import Split, clean, find_files, scan, split_dataset
 from decode import quiet_pil
-from experiment import Setup
+from foundation import Setup
 from galleries import CELL, Tile, draw_gallery, draw_sizes
 from looks import look
 from models import WeightsMissing

@@ -25,10 +25,11 @@ import visualization
 from args import Options, recorded
 from data import Dataset, Split, find_dataset, split_dataset, summary_table, write_split
 from evaluate import paired_difference
-from experiment import Training, carry_out, make_training, write_bad_files
+from experiment import carry_out, make_training, write_bad_files
 from loading import check_leaks, check_same_images, inherit, load_run, resumed_options
 from references import REFERENCES, reference_accuracy
 from reporting import commit, versions
+from run_training import Training
 from utils import UserError, read_json, run_folder, say, write_json, write_text
 from views import view_labels
 

@@ -483,6 +483,20 @@ def _draw_labels(free: dict[int, np.ndarray], count: int, how: str, seed: int) -
     return np.array([turn[-1] for turn in sorted(turns)[:count]], dtype=np.int64)
 
 
+def folds_of(dataset: Dataset, split: Split, count: int, seed: int) -> list[Split]:
+    """The labeled images cut into `count` stratified folds: each split learns without one and has it as `val`.
+
+    What is held out stays among the unlabeled images, as it is there in the real run; the test stays empty.
+    """
+    fold = np.zeros(len(split.labeled), dtype=np.int64)
+    labels = dataset.labels[split.labeled]
+    for label in np.unique(labels).tolist():
+        members = generator(seed, "folds", label).permutation(np.flatnonzero(labels == label))
+        fold[members] = (np.arange(len(members)) + label) % count
+    nothing = np.zeros(0, dtype=np.int64)
+    return [Split(split.labeled[fold != i], split.unlabeled, split.labeled[fold == i], nothing) for i in range(count)]
+
+
 def write_split(path: Path, dataset: Dataset, split: Split) -> None:
     """Write split.csv: path, hash (16 hex digits), label (class name or empty), split.
 

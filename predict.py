@@ -32,7 +32,7 @@ from batches import EVALUATION_BATCH, Ask, FrozenSource
 from data import Dataset, Split
 from decode import Transform, fit, open_rgb, quiet_pil, reason_of, to_rgb
 from evaluate import calibrated
-from experiment import Setup, View
+from foundation import Setup, View
 from loading import run_of
 from reporting import Screen
 from train import load_checkpoint

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from args import Options
 from data import Dataset, Split
-from experiment import Setup
+from foundation import Setup
 from utils import generator
 
 PIXELS = 32  # side to which images are averaged where there are no features to stand on

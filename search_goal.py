@@ -10,8 +10,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 import experiment
+import foundation
 from args import Data, Options
-from data import Dataset, Split, find_dataset, split_dataset
+from data import Dataset, Split, find_dataset, folds_of, split_dataset
 from evaluate import wilson_interval
 from train import Row
 from utils import UserError
@@ -65,7 +66,7 @@ def _goal(data: Data, seed: int, folds: int) -> Goal:
             f"--folds {folds} needs {folds} labeled images of each class, the rarest has {rarest}; "
             "lower --folds, give more labels, or --val_percent"
         )
-    return Goal(dataset, split, tuple(experiment.folds_of(dataset, untested, folds, seed)))
+    return Goal(dataset, split, tuple(folds_of(dataset, untested, folds, seed)))
 
 
 def goal_of(options: Options, folds: int) -> Goal:
@@ -73,7 +74,7 @@ def goal_of(options: Options, folds: int) -> Goal:
     return _goal(options.data, options.run.seed, folds)
 
 
-def accuracy(options: Options, goal: Goal, kept: experiment.Kept, report: Callable[[float, int], None]) -> float:
+def accuracy(options: Options, goal: Goal, kept: foundation.Kept, report: Callable[[float, int], None]) -> float:
     """Train with these options and measure: THE function of a trial.
 
     report: called with the value so far and the number of the fold (of the epoch, with validation images); it may end
@@ -99,6 +100,6 @@ def last_of(accuracies: Mapping[str, float]) -> float:
 
 def fill_banks(options: Options, goal: Goal) -> None:
     """Compute the features that the first trial needs, once and where one sees it. Finds what is wrong with options."""
-    kept: experiment.Kept = {}
+    kept: foundation.Kept = {}
     for part in goal.parts:
         experiment.make_training(options, goal.dataset, part, kept=kept).fill_bank()

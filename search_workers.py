@@ -27,7 +27,7 @@ import torch
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 import args
-import experiment
+import foundation
 from args import Options
 from search_goal import accuracy, goal_of
 from search_space import best_options, space_of, suggest
@@ -128,7 +128,7 @@ class Worker:
     def __init__(self, options: Options, connection: Connection) -> None:
         self.options, self.connection = options, connection
         self.base, self.space = space_of(options)
-        self.kept: experiment.Kept = {}
+        self.kept: foundation.Kept = {}
 
     def run(self, study: optuna.Study) -> None:
         """One trial: complete, pruned, or failed with its reason."""

@@ -23,9 +23,10 @@ import numpy as np
 import charts
 import visualization
 from args import Options, command_line, recorded
-from data import Dataset, Split, find_dataset, split_dataset, summary_table
+from data import Dataset, Split, find_dataset, folds_of, split_dataset, summary_table
 from evaluate import wilson_interval
-from experiment import Setup, check_not_learned, folds_of, write_bad_files
+from experiment import write_bad_files
+from foundation import Setup, check_not_learned
 from references import Given, logistic_model
 from report import Section, write_report
 from reporting import Screen, commit, versions

@@ -87,7 +87,7 @@ def read_rows(folder: str, weights: str) -> float:
 def make_training(folder: str, weights: str, *more: str, cache: str = "") -> object:
     import args
     from data import find_dataset, split_dataset
-    from experiment import Training
+    from run_training import Training
 
     cache = f"{tempfile.gettempdir()}/bank-speed-{cache}" if cache else tempfile.mkdtemp()
     words = ["--name", "x", "--data_dir", folder, "--model_name", "squeezenet1_1", "--weights", weights]

@@ -25,7 +25,7 @@ import numpy as np
 
 import args
 import experiment
-from data import find_dataset, split_dataset
+from data import find_dataset, folds_of, split_dataset
 from utils import generator, keep_pages
 
 FOLDS = 3
@@ -77,7 +77,7 @@ def run_trial(job: tuple[int, dict[str, object], list[str], tuple[int, ...]]) ->
         given = {name: value for name, value in base.flat().items() if name in base.given}
         options = args.make({**given, "num_workers": 0, **setting, "seed": seed})
         split = split_dataset(dataset, options.data, seed)
-        for fold in experiment.folds_of(dataset, split, FOLDS, seed):
+        for fold in folds_of(dataset, split, FOLDS, seed):
             for name, accuracy in experiment.fold_accuracy(options, dataset, fold).items():
                 accuracies.setdefault(name, []).append(round(accuracy, 4))
     last = "ensemble" if "ensemble" in accuracies else "student"

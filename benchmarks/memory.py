@@ -44,7 +44,7 @@ def frozen_step() -> float:
     """Two MPL steps without a bank: labeled, weak and strong images in one pass, two heads that learn."""
     import args
     from data import find_dataset, split_dataset
-    from experiment import Training
+    from run_training import Training
     from train import Progress
 
     base = peak_mb()
@@ -63,7 +63,7 @@ def filling(folder: str) -> float:
 
     import args
     from data import find_dataset, split_dataset
-    from experiment import Training
+    from run_training import Training
 
     base = peak_mb()
     words = ["--name", "x", "--data_dir", folder, "--model_name", "cnn", "--unfreeze", "head", "--image_size", "16"]

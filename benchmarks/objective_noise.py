@@ -27,7 +27,7 @@ import numpy as np
 import args
 import experiment
 import search_goal
-from data import find_dataset, split_dataset
+from data import Split, find_dataset, folds_of, split_dataset
 from search_goal import last_of
 
 
@@ -47,17 +47,17 @@ def main() -> None:
         split = split_dataset(dataset, options.data, seed)
         folds = [
             last_of(experiment.fold_accuracy(options, dataset, part, kept=kept))
-            for part in experiment.folds_of(dataset, split, given.folds, seed)
+            for part in folds_of(dataset, split, given.folds, seed)
         ]
         # `fold_accuracy` measures on `val`: here that is, for once, the test.
-        on_test = experiment.Split(split.labeled, split.unlabeled, split.test, split.val[:0])
+        on_test = Split(split.labeled, split.unlabeled, split.test, split.val[:0])
         test = last_of(experiment.fold_accuracy(options, dataset, on_test, kept=kept))
         withval = options.changed(val_percent=share)
         split = split_dataset(dataset, withval.data, seed)
-        validated = experiment.Split(split.labeled, split.unlabeled, split.val, split.test[:0])
+        validated = Split(split.labeled, split.unlabeled, split.val, split.test[:0])
         goal = search_goal.Goal(dataset, split, (validated,))
         validation = search_goal.accuracy(withval, goal, kept, lambda value, step: None)
-        on_test = experiment.Split(split.labeled, split.unlabeled, split.test, split.val[:0])
+        on_test = Split(split.labeled, split.unlabeled, split.test, split.val[:0])
         val_test = last_of(experiment.fold_accuracy(withval, dataset, on_test, kept=kept))
         rows.append((np.mean(folds), test, validation, val_test))
         kept.clear()

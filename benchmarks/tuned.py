@@ -24,13 +24,14 @@ keep_pages()
 
 import args
 import experiment
+import foundation
 from data import Dataset, find_dataset, split_dataset
 from evaluate import paired_difference
 from search_goal import last_of
 from train import Progress
 
 
-def test_accuracy(values: dict[str, object], dataset: Dataset, seed: int, kept: experiment.Kept) -> float:
+def test_accuracy(values: dict[str, object], dataset: Dataset, seed: int, kept: foundation.Kept) -> float:
     """Train as a run does, and measure the ensemble on the test images."""
     options = args.make({"name": "tuned", **values, "seed": seed})
     split = split_dataset(dataset, options.data, seed)
@@ -55,7 +56,7 @@ def main() -> None:
     searched = columns[columns.index("value") + 1 : columns.index("seconds")]
     before = {name: value for name, value in best.items() if name not in searched}
     dataset = find_dataset(args.make({"name": "tuned", **best}).data)
-    kept: experiment.Kept = {}
+    kept: foundation.Kept = {}
     print("| steps | before | best setting | gain, paired, 95% interval |\n| --- | --- | --- | --- |")
     for steps in given.steps or [before.get("max_steps")]:
         pairs = []

@@ -103,7 +103,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         raise KeyboardInterrupt
 
     for name in ("x", "x-2"):
-        monkeypatch.setattr("experiment.fit", interrupted)
+        monkeypatch.setattr("run_training.fit", interrupted)
         outcome = run("--name", "x", "--data_dir", "moons", cwd=tmp_path)
         assert outcome.code == 130
         assert f"stopped; --name {name} --resume goes on" in outcome.err
@@ -114,7 +114,7 @@ def test_no_more_room_is_one_line(fault: Exception, tmp_path: Path, monkeypatch:
     def broken(*_: object, **__: object) -> None:
         raise fault
 
-    monkeypatch.setattr("experiment.fit", broken)
+    monkeypatch.setattr("run_training.fit", broken)
     outcome = run("--name", "x", "--data_dir", "moons", cwd=tmp_path)
     assert outcome.code == 1
     assert len(outcome.complaint()) == 1

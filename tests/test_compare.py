@@ -18,8 +18,8 @@ from runs import FROZEN, MOONS, ROOT, Moment, Outcome, killed, make_data, run
 
 import args
 import compare
-import experiment
 import features
+import foundation
 import references
 from evaluate import paired_difference
 from references import Given
@@ -153,9 +153,9 @@ def test_the_test_is_touched_once_a_run_and_data_are_found_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tested, found, written = [], [], []
-    results, find, write = experiment.Setup.results, compare.find_dataset, features.write_block
+    results, find, write = foundation.Setup.results, compare.find_dataset, features.write_block
 
-    def counted(self: experiment.Setup, models: Any, where: np.ndarray, *rest: Any, **named: Any) -> Any:
+    def counted(self: foundation.Setup, models: Any, where: np.ndarray, *rest: Any, **named: Any) -> Any:
         tested.append((self.options.run.seed, self.options.mode_name, len(where), tuple(models)))
         return results(self, models, where, *rest, **named)
 
@@ -163,7 +163,7 @@ def test_the_test_is_touched_once_a_run_and_data_are_found_once(
         written.extend((*path.parts[-3:-1], code) for code in hashes.tolist())
         write(path, hashes, *rest)
 
-    monkeypatch.setattr(experiment.Setup, "results", counted)
+    monkeypatch.setattr(foundation.Setup, "results", counted)
     monkeypatch.setattr(compare, "find_dataset", lambda data: (found.append(data), find(data))[1])
     monkeypatch.setattr(features, "write_block", written_block)
     make_data(tmp_path / "d")
@@ -206,12 +206,12 @@ def test_five_seeds_by_default_and_one_for_a_single_method() -> None:
 
 MOMENTS = [
     Moment("compare.load_run", 2),  # between MPL and what starts from it, at the second seed
-    Moment("experiment.mpl_step", 3),  # within a run
+    Moment("run_training.mpl_step", 3),  # within a run
 ]
 MORE_MOMENTS = [
     Moment("compare.measure"),  # nothing is done yet
     Moment("compare.Bench.accuracies", 3, "after"),  # tested, but not written down
-    Moment("experiment.save_checkpoint", 2, "torn"),  # in the first run
+    Moment("run_training.save_checkpoint", 2, "torn"),  # in the first run
     Moment("compare.Bench.clear", 1, "after"),  # between two seeds
     Moment("compare.draw"),  # all is measured
 ]
@@ -243,7 +243,7 @@ def test_more_seeds_are_added_to_a_finished_comparison(moons: Outcome, tmp_path:
 
 def test_a_comparison_does_not_go_on_with_other_images(tmp_path: Path) -> None:
     folder = make_data(tmp_path / "d")
-    killed(Moment("experiment.mpl_step", 3), "--name", "x", "--compare", "--data_dir", "d", *IMAGES, cwd=tmp_path)
+    killed(Moment("run_training.mpl_step", 3), "--name", "x", "--compare", "--data_dir", "d", *IMAGES, cwd=tmp_path)
     (folder / "b c" / "bild 03.png").unlink()
     outcome = run("--name", "x", "--resume", cwd=tmp_path)
     assert outcome.code == 2
@@ -412,7 +412,7 @@ def test_what_references_stand_on(tmp_path: Path) -> None:
     assert ground(*scratch, "--image_size", 16, "--unfreeze", "head") == ("features", 128)
     options = args.parse(["--name", "x", "--data_dir", "fake", *map(str, scratch)])
     dataset = compare.find_dataset(options.data)
-    backbone = experiment.Setup(options, dataset, compare.split_dataset(dataset, options.data, 0)).views[0].backbone
+    backbone = foundation.Setup(options, dataset, compare.split_dataset(dataset, options.data, 0)).views[0].backbone
     torch.save(backbone.net.state_dict(), tmp_path / "w.pth")
     weights = ("--weights", tmp_path / "w.pth", "--image_size", 16, "--unfreeze", "all")
     assert ground(*scratch, *weights) == ("features", 128)  # those that the network begins with
@@ -453,14 +453,15 @@ def test_a_run_of_one_seed_is_a_plain_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "moment", [Moment("experiment.mpl_step", 5), Moment("compare.carry_out", 1, "after"), Moment("compare.over_seeds")]
+    "moment",
+    [Moment("run_training.mpl_step", 5), Moment("compare.carry_out", 1, "after"), Moment("compare.over_seeds")],
 )
 def test_a_killed_repetition_goes_on(tmp_path: Path, moment: Moment) -> None:
     line = (*SHORT, "--repeat", 2)
     (tmp_path / "whole").mkdir()
     whole = started(tmp_path / "whole", *line)
     killed(moment, "--name", "x", *line, cwd=tmp_path)
-    finished = moment.function != "experiment.mpl_step"
+    finished = moment.function != "run_training.mpl_step"
     outcome = started(tmp_path, "--resume")
     assert outcome.summary()["test"] == whole.summary()["test"]
     assert ("seed 0: finished before" in outcome.out) == finished

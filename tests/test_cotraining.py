@@ -21,11 +21,13 @@ from test_train import PLAIN, WIDTH
 import args
 import cotraining
 import experiment
+import run_cotraining
+import run_training
 import train
 from args import Learning
 from batches import Batch
 from cotraining import STEPS, meta_step
-from data import find_dataset, split_dataset
+from data import find_dataset, folds_of, split_dataset
 from learner import Learner
 from train import Rules
 
@@ -420,7 +422,7 @@ def test_a_run_leaves_the_usual_files(algorithm: str, tmp_path: Path) -> None:
 def test_a_killed_run_goes_on_bit_for_bit(lab: Lab, tmp_path: Path) -> None:
     whole = lab.run("--ema", 0.9, "--pseudo_label", "sample")
     line = lab.line("--ema", 0.9, "--pseudo_label", "sample")
-    killed(Moment("experiment.CoTraining.save", 2, "after"), *line, cwd=tmp_path)
+    killed(Moment("run_cotraining.CoTraining.save", 2, "after"), *line, cwd=tmp_path)
     assert not (tmp_path / "results" / "x" / "summary.json").exists()
     again = run("--name", "x", "--resume", cwd=tmp_path)
     assert again.code == 0, again.err
@@ -576,7 +578,7 @@ def test_a_class_missing_from_a_batch(lab: Lab, algorithm: str, head: str) -> No
 # --- calibration within a training ------------------------------------------------------------------------------------
 
 
-def training_of(cwd: Path, *arguments: object, **changes: Any) -> experiment.Training:
+def training_of(cwd: Path, *arguments: object, **changes: Any) -> run_training.Training:
     """A training on digits that is not begun; `changes` are those of its split."""
     line = ("--name", "x", *VIEWS, "--data_dir", "digits", "--augmentation_draws", 1, "--cache_dir", cwd / "bank")
     options = args.parse([str(word) for word in (*line, "--num_workers", 0, *arguments)])
@@ -585,10 +587,10 @@ def training_of(cwd: Path, *arguments: object, **changes: Any) -> experiment.Tra
 
 
 def test_what_a_fold_holds_out_moves_nothing_that_it_predicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(experiment, "MATURE_STEPS", 1)
+    monkeypatch.setattr(run_cotraining, "SMALLEST_TAU", 0.0)
     given = training_of(tmp_path, "--num_labels", 180, "--max_steps", 8, "--unlabeled_batch_size", 500)
-    fold = experiment.folds_of(given.dataset, given.split, 3, 0)[0]
-    assert len(fold.val) >= experiment.ENOUGH_TO_FIT
+    fold = folds_of(given.dataset, given.split, 3, 0)[0]
+    assert len(fold.val) >= run_cotraining.ENOUGH_TO_FIT
     predicted = []
     for shift in (0, 1):
         labels = given.dataset.labels.copy()
@@ -605,7 +607,7 @@ def test_what_a_fold_holds_out_moves_nothing_that_it_predicts(tmp_path: Path, mo
 def test_tau_is_fitted_at_the_end_of_a_warm_up_that_ends_within_an_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(experiment.CoTraining, "_fitted_taus", lambda self, validated: {"pixels": 2.0})
+    monkeypatch.setattr(run_cotraining.CoTraining, "_fitted_taus", lambda self, validated: {"pixels": 2.0})
     training = training_of(tmp_path, "--num_labels", 40, "--max_steps", 40)
     assert training.schedule.warmup_steps % training.schedule.steps_per_epoch
     training.fill_bank()
@@ -613,21 +615,23 @@ def test_tau_is_fitted_at_the_end_of_a_warm_up_that_ends_within_an_epoch(
     assert [float(learner.temperature) for learner in training.learners] == [2.0, 1.0]
 
 
-def test_a_short_warm_up_fits_no_tau(tmp_path: Path) -> None:
+def test_tau_makes_no_view_surer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fitted = {"pixels": 0.5, "gradients": 2.0}
+    monkeypatch.setattr(run_cotraining, "fit_temperatures", lambda predictions, labels: fitted)
     training = training_of(tmp_path, "--num_labels", 40, "--max_steps", 8, "--unlabeled_batch_size", 500)
     training.fill_bank()
     training.learn(experiment.Progress())
-    assert [float(learner.temperature) for learner in training.learners] == [1.0, 1.0]
+    assert [float(learner.temperature) for learner in training.learners] == [1.0, 2.0]
 
 
 def test_the_folds_of_a_calibration_have_the_tau_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     training = training_of(tmp_path, "--num_labels", 40, "--max_steps", 8, "--unlabeled_batch_size", 500)
-    for learner, tau in zip(training.learners, (2.0, 0.5), strict=True):
+    for learner, tau in zip(training.learners, (2.0, 1.5), strict=True):
         learner.calibrate(tau)
-    made, real = [], experiment.make_training
-    monkeypatch.setattr(experiment, "make_training", lambda *a, **k: made.append(real(*a, **k)) or made[-1])
+    made, real = [], run_training.Training.learn
+    monkeypatch.setattr(run_training.Training, "learn", lambda self, *a, **k: made.append(self) or real(self, *a, **k))
     training._cross_fitted(2)
-    assert [[float(x.temperature) for x in fold.learners] for fold in made] == [[2.0, 0.5]] * 2
+    assert [[float(x.temperature) for x in fold.learners] for fold in made] == [[2.0, 1.5]] * 2
 
 
 def test_a_co_trained_run_is_not_fine_tuned_as_if_it_were_a_student(lab: Lab, tmp_path: Path) -> None:

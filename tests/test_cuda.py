@@ -12,10 +12,10 @@ import args
 import MPL
 from batches import Ask, Batch
 from data import find_dataset, split_dataset
-from experiment import Training
 from features import FeatureBank
 from learner import Learner
 from models import Network, build_backbone, build_head
+from run_training import Training
 from train import Progress, Rules, mpl_step
 from utils import choose_precision, read_json
 

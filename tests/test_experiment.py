@@ -18,9 +18,11 @@ from runs import CLOCK, COLOURS, FROZEN, MOONS, Moment, Outcome, killed, make_da
 import args
 import data
 import experiment
+import foundation
 import learner
 import models
 import reporting
+import run_training
 import utils
 
 # Commands, co-training and what belongs to them are shown to have an effect by their own tests.
@@ -334,13 +336,16 @@ def test_samples_are_drawn_when_asked_for(lab: Lab, tmp_path: Path) -> None:
 def test_which_network_learns_and_what_of_it(lab: Lab) -> None:
     frozen = lab.images("--print_model")
     assert "cnn" not in frozen.checkpoint()["models"]["student"]
-    assert set(frozen.checkpoint()["models"]["student"]) == {"layers.1.weight", "layers.1.bias", "temperature"}
+    head = models.build_head("hidden", 1, 3, seed_key=()).state_dict()
+    assert set(frozen.checkpoint()["models"]["student"]) == set(head)
     assert frozen.backbone()
     whole = lab.images("--unfreeze", "all", "--print_model")
     assert whole.backbone() is None
+    assert [outcome.checkpoint()["options"]["head"] for outcome in (frozen, whole)] == ["hidden", "linear"]
     assert any(key.startswith("backbone.") for key in whole.checkpoint()["models"]["student"])
     totals = {}
-    for name, outcome in (("head", frozen), ("all", whole), ("1", lab.images("--unfreeze", 1, "--print_model"))):
+    linear = lab.images("--print_model", "--head", "linear")
+    for name, outcome in (("head", linear), ("all", whole), ("1", lab.images("--unfreeze", 1, "--print_model"))):
         line = next(line for line in outcome.out.splitlines() if line.startswith("total"))
         totals[name] = [int(cell.replace(",", "")) for cell in line.split()[-2:]]
     assert totals["head"][0] < totals["1"][0] < totals["all"][0]
@@ -389,7 +394,7 @@ def test_a_head_has_the_layers_of_its_kind(lab: Lab) -> None:
 @pytest.mark.parametrize("line", [(), ("--unfreeze", "all"), ("--switch_mode",), ("--grad_accumulation", 2)])
 def test_several_heads_learn_as_one(lab: Lab, line: tuple[object, ...]) -> None:
     """Each way of learning trains, averages and saves them; one of one is the plain head."""
-    outcome = lab.images("--head_ensemble", 3, "--ema", 0.9, *line)
+    outcome = lab.images("--head", "linear", "--head_ensemble", 3, "--ema", 0.9, *line)
     name = "model_2" if "--switch_mode" in line else "student"
     state = outcome.checkpoint()["models"][name]
     weight = next(value for key, value in state.items() if key.endswith("member.layers.1.weight"))
@@ -473,7 +478,7 @@ def test_the_device_is_asked_for(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> N
         asked.append(name)
         return torch.device("cpu")
 
-    monkeypatch.setattr(experiment, "choose_device", choose)
+    monkeypatch.setattr(foundation, "choose_device", choose)
     lab.run(*MOONS[:2], "--max_steps", 2, "--device", "cuda:7")
     assert asked == ["cuda:7"]
 
@@ -542,7 +547,7 @@ def test_curves_go_to_tensorboard_when_asked_for(lab: Lab, monkeypatch: pytest.M
             written.append(("closed",))
 
     monkeypatch.setattr(reporting, "_summary_writer", Writer)
-    for module in (reporting, experiment):
+    for module in (reporting, run_training):
         monkeypatch.setattr(module, "require_tensorboard", lambda: None)
     lab.moons("--tensorboard")
     assert written[0] == ("folder", "tensorboard")
@@ -807,15 +812,15 @@ def test_no_run_leaves_a_trace_in_the_next(lab: Lab, tmp_path: Path) -> None:
 # (moment, what is left to go on from)
 MOMENTS = [
     Moment("experiment.write_split"),
-    Moment("experiment.warmup_step", 2),
-    Moment("experiment.mpl_step", 1),
-    Moment("experiment.mpl_step", 3, "after"),
+    Moment("run_training.warmup_step", 2),
+    Moment("run_training.mpl_step", 1),
+    Moment("run_training.mpl_step", 3, "after"),
     Moment("reporting.MetricsLog.add", 2, "after"),
-    Moment("experiment.save_checkpoint", 2),
-    Moment("experiment.save_checkpoint", 2, "torn"),
-    Moment("experiment.save_checkpoint", 2, "after"),
-    Moment("experiment.Setup.summary"),
-    Moment("experiment.write_json", 2),
+    Moment("run_training.save_checkpoint", 2),
+    Moment("run_training.save_checkpoint", 2, "torn"),
+    Moment("run_training.save_checkpoint", 2, "after"),
+    Moment("foundation.Setup.summary"),
+    Moment("run_training.write_json"),
 ]
 
 
@@ -839,10 +844,12 @@ def test_a_killed_run_goes_on_bit_for_bit(lab: Lab, tmp_path: Path, moment: Mome
 
 def test_a_killed_run_with_norms_in_its_heads_goes_on_bit_for_bit(lab: Lab, tmp_path: Path) -> None:
     line = (*SURE, "--ema", 0.9, "--head", "mlp", "--head_ensemble", 2, "--max_steps", 9)
-    resumed(Moment("experiment.mpl_step", 3), lab.moons(*line), (*MOONS, *line), tmp_path)
+    resumed(Moment("run_training.mpl_step", 3), lab.moons(*line), (*MOONS, *line), tmp_path)
 
 
-@pytest.mark.parametrize("moment", [Moment("experiment.mpl_step", 2), Moment("experiment.save_checkpoint", 1, "after")])
+@pytest.mark.parametrize(
+    "moment", [Moment("run_training.mpl_step", 2), Moment("run_training.save_checkpoint", 1, "after")]
+)
 def test_a_killed_run_on_digits_goes_on_bit_for_bit(lab: Lab, tmp_path: Path, moment: Moment) -> None:
     line = (
         "--data_dir",
@@ -862,7 +869,7 @@ BANK_MOMENTS = [
     Moment("features.write_block", 1),
     Moment("features.write_block", 3, "torn"),
     Moment("features.write_block", 3, "after"),
-    Moment("experiment.mpl_step", 3),
+    Moment("run_training.mpl_step", 3),
 ]
 
 
@@ -872,7 +879,7 @@ def test_a_killed_run_with_a_bank_goes_on_bit_for_bit(lab: Lab, tmp_path: Path, 
     resumed(moment, lab.images(), line, tmp_path)
 
 
-@pytest.mark.parametrize("moment", [Moment("experiment.Setup.summary"), Moment("reporting.MetricsLog.add", 4, "after")])
+@pytest.mark.parametrize("moment", [Moment("foundation.Setup.summary"), Moment("reporting.MetricsLog.add", 4, "after")])
 def test_a_run_that_had_stopped_early_does_not_train_on(lab: Lab, tmp_path: Path, moment: Moment) -> None:
     still = ("--val_percent", "20%", "--max_lr", "1e-12", "--max_steps", 40, "--patience", 2)
     resumed(moment, lab.moons(*still), (*MOONS, *still), tmp_path)
@@ -885,7 +892,7 @@ def test_a_killed_fine_tuning_goes_on_bit_for_bit(tmp_path: Path) -> None:
     other = tmp_path / "other"
     (other / "results").mkdir(parents=True)
     (tmp_path / "results" / "exp").rename(other / "results" / "exp")
-    resumed(Moment("experiment.supervised_step", 4), whole, line, other)
+    resumed(Moment("run_training.supervised_step", 4), whole, line, other)
 
 
 @pytest.mark.parametrize(
@@ -902,7 +909,7 @@ def test_a_killed_fine_tuning_goes_on_bit_for_bit(tmp_path: Path) -> None:
     ],
 )
 def test_a_resumed_run_keeps_its_options(tmp_path: Path, options: list[str], code: int, says: str) -> None:
-    killed(Moment("experiment.mpl_step", 6), "--name", "x", *MOONS, cwd=tmp_path)
+    killed(Moment("run_training.mpl_step", 6), "--name", "x", *MOONS, cwd=tmp_path)
     outcome = run("--name", "x", "--resume", *options, cwd=tmp_path)
     assert outcome.code == code, outcome.err
     assert says in outcome.err
@@ -913,7 +920,7 @@ def test_a_resumed_run_keeps_its_options(tmp_path: Path, options: list[str], cod
 def test_a_run_is_not_resumed_on_other_images(lab: Lab, tmp_path: Path) -> None:
     folder = make_data(tmp_path / "d")
     line = ("--data_dir", "d", *FROZEN, "--num_labels", 6, "--unlabeled_batch_size", 15, "--max_steps", 6)
-    killed(Moment("experiment.mpl_step", 3), "--name", "x", *line, cwd=tmp_path)
+    killed(Moment("run_training.mpl_step", 3), "--name", "x", *line, cwd=tmp_path)
     make_images(folder / "b c", 14, COLOURS["b c"], seed=9)
     outcome = run("--name", "x", "--resume", cwd=tmp_path)
     assert outcome.code == 2
@@ -950,8 +957,8 @@ def test_folds_of_a_calibration_end_their_learning_rate_cycle(tmp_path: Path, mo
     options = args.parse(["--name", "x", "--data_dir", "moons", *map(str, line)])
     dataset = data.find_dataset(options.data)
     training = experiment.make_training(options, dataset, data.split_dataset(dataset, options.data, 0))
-    made, real = [], experiment.make_training
-    monkeypatch.setattr(experiment, "make_training", lambda *a, **k: made.append(real(*a, **k)) or made[-1])
+    made, real = [], run_training.Training.learn
+    monkeypatch.setattr(run_training.Training, "learn", lambda self, *a, **k: made.append(self) or real(self, *a, **k))
     training._cross_fitted(4)
     assert [x.step for fold in made for x in fold.learners] == [training.schedule.total_steps] * 4
     assert max(x.learning_rate() for fold in made for x in fold.learners) < 1e-3 * options.learning.max_lr
@@ -961,7 +968,7 @@ def test_a_run_whose_folds_are_too_small_ends_uncalibrated(tmp_path: Path, monke
     def too_small(*given: object, **more: object) -> None:
         raise utils.UserError("batches of 1 images are too small")
 
-    monkeypatch.setattr(experiment.Training, "_cross_fitted", too_small)
+    monkeypatch.setattr(run_training.Training, "_cross_fitted", too_small)
     outcome = run("--name", "x", *MOONS, "--calibration_folds", 2, cwd=tmp_path)
     assert outcome.code == 0, outcome.err
     assert outcome.summary()["calibration"]["reason"] == "batches of 1 images are too small"
@@ -969,9 +976,9 @@ def test_a_run_whose_folds_are_too_small_ends_uncalibrated(tmp_path: Path, monke
 
 def test_the_page_shows_calibrated_probabilities(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shown = []
-    monkeypatch.setattr(experiment, "write_run", lambda folder, summary, finished: shown.append(finished.tested))
+    monkeypatch.setattr(run_training, "write_run", lambda folder, summary, finished: shown.append(finished.tested))
     found = {"method": "validation", "images": 50, "temperatures": {"student": 10.0}}
-    monkeypatch.setattr(experiment.Training, "calibrate", lambda self: found)
+    monkeypatch.setattr(run_training.Training, "calibrate", lambda self: found)
     run("--name", "x", *MOONS, "--finetune_mode", cwd=tmp_path)
     assert shown[0]["student"].max() < 0.9
 

@@ -12,6 +12,10 @@ from torch import nn
 
 import args
 import experiment
+import foundation
+import run_cotraining
+import run_training
+from data import folds_of
 from decode import Transform
 from models import PRETRAINED_LR_SCALE, Backbone, Network, build_head, parameter_groups
 from views import build_view, save_view
@@ -89,9 +93,9 @@ def test_a_tuned_view_decays_as_the_options_say(pretrained: Path) -> None:
                          "finetune_views": True, "num_labels": 20, "num_workers": 0, "device": "cpu"})  # fmt: skip
     dataset = experiment.find_dataset(options.data)
     split = experiment.split_dataset(dataset, options.data, 0)
-    for given, expected in ((None, experiment.LAYER_DECAY), (0.5, 0.5)):
-        backbone = experiment.make_view(f"cnn={pretrained}", options, dataset)
-        tuning = experiment.ViewTuning(options.changed(layer_decay=given), dataset, split, backbone)
+    for given, expected in ((None, run_cotraining.LAYER_DECAY), (0.5, 0.5)):
+        backbone = foundation.make_view(f"cnn={pretrained}", options, dataset)
+        tuning = run_cotraining.ViewTuning(options.changed(layer_decay=given), dataset, split, backbone)
         scales = sorted({group["lr_scale"] for group in tuning.learners[0].optimizer.param_groups})
         stages = len(backbone.stages())
         wanted = [PRETRAINED_LR_SCALE * expected**k for k in reversed(range(stages))] + [1.0]
@@ -166,21 +170,21 @@ def test_only_labeled_images_are_learned_from(
     tuned: Outcome, monkeypatch: pytest.MonkeyPatch, pretrained: Path
 ) -> None:
     splits = []
-    init = experiment.Training.__init__
+    init = run_training.Training.__init__
 
-    def look(self: experiment.Training, options: args.Options, dataset: object, split: object, *more: object) -> None:
-        if isinstance(self, experiment.ViewTuning):
+    def look(self: run_training.Training, options: args.Options, dataset: object, split: object, *more: object) -> None:
+        if isinstance(self, run_cotraining.ViewTuning):
             splits.append(split)
         init(self, options, dataset, split, *more)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(experiment.Training, "__init__", look)
+    monkeypatch.setattr(run_training.Training, "__init__", look)
     options = args.make({"name": "x", "cotrain_mode": True, "views": [f"cnn={pretrained}", "pixels"], "device": "cpu",
                          "finetune_views": True, "finetune_steps": 1, "num_labels": 20, "num_workers": 0,
                          "cache": False})  # fmt: skip
     dataset = experiment.find_dataset(options.data)
     split = experiment.split_dataset(dataset, options.data, 0)
     experiment.make_training(options, dataset, split)
-    fold = experiment.folds_of(dataset, split, 2, 0)[0]
+    fold = folds_of(dataset, split, 2, 0)[0]
     experiment.make_training(options, dataset, fold)
     assert [np.array_equal(seen.labeled, part.labeled) for seen, part in zip(splits, (split, fold), strict=True)]
     assert all(len(seen.unlabeled) == len(seen.val) == len(seen.test) == 0 for seen in splits)
@@ -191,21 +195,21 @@ def test_folds_do_not_share_a_tuned_view(pretrained: Path) -> None:
     options = args.make({"name": "x", "cotrain_mode": True, "views": ["cnn", "pixels"], "num_labels": 20})
     dataset = experiment.find_dataset(options.data)
     split = experiment.split_dataset(dataset, options.data, 0)
-    parts = experiment.folds_of(dataset, split, 2, 0)
-    plain = {experiment.foundation_of(options, part) for part in parts}
-    each = {experiment.foundation_of(options.changed(finetune_views=True), part) for part in parts}
+    parts = folds_of(dataset, split, 2, 0)
+    plain = {foundation.foundation_of(options, part) for part in parts}
+    each = {foundation.foundation_of(options.changed(finetune_views=True), part) for part in parts}
     assert (len(plain), len(each)) == (1, 2)
 
 
 def test_a_run_that_goes_on_does_not_tune_again(
     tuned: Outcome, tmp_path: Path, pretrained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    killed(Moment("experiment.save_checkpoint", 2, "after"), *line(pretrained, *TUNED), cwd=tmp_path)
+    killed(Moment("run_training.save_checkpoint", 2, "after"), *line(pretrained, *TUNED), cwd=tmp_path)
 
-    def refuse(self: experiment.ViewTuning) -> Backbone:
+    def refuse(self: run_cotraining.ViewTuning) -> Backbone:
         raise AssertionError("tuned again")
 
-    monkeypatch.setattr(experiment.ViewTuning, "tune", refuse)
+    monkeypatch.setattr(run_cotraining.ViewTuning, "tune", refuse)
     outcome = run("--name", "x", "--resume", cwd=tmp_path)
     assert outcome.code == 0, outcome.err
     assert same_run(outcome, tuned)
@@ -222,20 +226,20 @@ def test_views_without_parameters_are_left_as_they_are(tmp_path: Path) -> None:
 def test_calibration_folds_never_take_the_runs_own_tuned_view(
     tmp_path: Path, pretrained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows, tune = [], experiment.ViewTuning.tune
+    rows, tune = [], run_cotraining.ViewTuning.tune
 
-    def count(self: experiment.ViewTuning) -> Backbone:
+    def count(self: run_cotraining.ViewTuning) -> Backbone:
         rows.append(len(self.split.labeled))
         return tune(self)
 
-    monkeypatch.setattr(experiment.ViewTuning, "tune", count)
+    monkeypatch.setattr(run_cotraining.ViewTuning, "tune", count)
     more = ("--calibration_folds", 2)
-    killed(Moment("experiment.Training.finish"), *line(pretrained, *TUNED, *more), cwd=tmp_path)
+    killed(Moment("run_training.Training.finish"), *line(pretrained, *TUNED, *more), cwd=tmp_path)
     outcome = run("--name", "x", "--resume", cwd=tmp_path)
     assert outcome.code == 0, outcome.err
     assert rows == [20, 20]
 
 
 def test_views_of_one_name_and_odd_names_have_files_of_their_own() -> None:
-    assert experiment.view_file("timm:test_vit.a") == "views/timm_test_vit.a.safetensors"
-    assert experiment.view_file("cnn-2") != experiment.view_file("cnn")
+    assert run_cotraining.view_file("timm:test_vit.a") == "views/timm_test_vit.a.safetensors"
+    assert run_cotraining.view_file("cnn-2") != run_cotraining.view_file("cnn")

@@ -131,7 +131,7 @@ def test_a_run_killed_within_an_epoch_goes_on_bit_for_bit(count: int, tmp_path: 
     for place in ("whole", "killed"):
         (tmp_path / place).mkdir()
     whole = run(*words, cwd=tmp_path / "whole")
-    killed(Moment("experiment.save_checkpoint", count, "after"), *words, cwd=tmp_path / "killed")
+    killed(Moment("run_training.save_checkpoint", count, "after"), *words, cwd=tmp_path / "killed")
     saved = torch.load(tmp_path / "killed" / "results" / "x" / "checkpoints" / "last.pt", weights_only=True)
     assert saved["step"] % 50
     resumed = run("--name", "x", "--resume", cwd=tmp_path / "killed")

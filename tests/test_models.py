@@ -713,8 +713,8 @@ def test_parameter_groups(resnet_file: tuple[Any, Path]) -> None:
     assert set(placed) == {name for name, parameter in network.named_parameters() if parameter.requires_grad}
     assert placed["backbone.net.layer4.0.conv1.weight"] == (0.1, 0.1)
     assert placed["backbone.net.layer4.0.bn1.weight"] == (0.0, 0.1)
-    assert placed["head.layers.1.weight"] == (0.1, 1.0)
-    assert placed["head.layers.1.bias"] == (0.0, 1.0)
+    assert placed["head.layers.1.linear.weight"] == (0.1, 1.0)
+    assert placed["head.layers.1.norm.weight"] == placed["head.layers.2.bias"] == (0.0, 1.0)
     torch.optim.AdamW(groups, lr=1e-3)
     scratch = models.parameter_groups(build("cnn"), weight_decay=0.1)
     assert {group["lr_scale"] for group in scratch} == {1.0}

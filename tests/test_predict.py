@@ -19,9 +19,10 @@ from PIL import Image
 from runs import COLOURS, FROZEN, MOONS, ROOT, Outcome, make_data, make_images, run, same, start
 
 import args
-import experiment
 import exporting
+import foundation
 import predict
+import run_training
 from data import find_dataset
 from evaluate import ENOUGH_TO_FIT, fit_temperatures, tempered
 from utils import UserError
@@ -177,7 +178,8 @@ def test_what_is_unsure_is_left_to_a_person_the_most_useful_first(base: Outcome,
     for seed, colour in enumerate([*COLOURS.values(), (120, 120, 120)]):
         make_images(tmp_path / "n" / str(seed), 4, colour, seed=seed)
     predicted(base, tmp_path / "n", "--out", "all.csv")
-    middle = sorted(float(row["probability"]) for row in read(tmp_path / "all.csv"))[8]
+    probabilities = sorted(float(row["probability"]) for row in read(tmp_path / "all.csv"))
+    middle = (probabilities[8] + probabilities[9]) / 2  # between two, since those in the table are rounded
     predicted(base, tmp_path / "n", "--out", "p.csv", "--min_probability", middle, "--predict_copy", "sorted")
     rows, whole, unsure = (read(tmp_path / name) for name in ("p.csv", "all.csv", "p_unsure.csv"))
     left = [row for row in rows if not row["prediction"]]
@@ -529,13 +531,13 @@ def test_a_frozen_run_is_calibrated_on_labels_that_it_has_not_learned(
             assert 0 <= errors["brier"] <= 2
     make_data(tmp_path / "d")
     splits = []
-    real = experiment.make_training
+    real = run_training.Training.learn
 
-    def make(options: Any, dataset: Any, split: Any, *rest: Any, **named: Any) -> Any:
-        splits.append(split)
-        return real(options, dataset, split, *rest, **named)
+    def learn(self: Any, *rest: Any, **named: Any) -> None:
+        splits.append(self.split)
+        real(self, *rest, **named)
 
-    monkeypatch.setattr(experiment, "make_training", make)
+    monkeypatch.setattr(run_training.Training, "learn", learn)
     again = run("--name", "x", *TINY, cwd=tmp_path)
     assert again.summary()["calibration"] == found
     whole, *folds = splits
@@ -566,7 +568,7 @@ def test_calibration_leaves_the_training_as_it_is(base: Outcome) -> None:
 def test_validation_images_are_taken_where_there_are_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     real = fit_temperatures
-    monkeypatch.setattr("experiment.fit_temperatures", lambda p, labels: (seen.append(labels), real(p, labels))[1])
+    monkeypatch.setattr("run_training.fit_temperatures", lambda p, labels: (seen.append(labels), real(p, labels))[1])
     outcome = run("--name", "x", *MOONS, "--val_percent", "20%", cwd=tmp_path)
     found = outcome.summary()["calibration"]
     assert (found["method"], found["images"]) == ("validation", 160)
@@ -585,9 +587,9 @@ def test_a_fold_whose_views_are_its_own_is_predicted_through_them(
     """Views tuned on all labeled images have learned what is held out, so a fold's heads stand on views of its own."""
     make_data(tmp_path / "d")
     seen = []
-    real = experiment.Setup.predicted
+    real = foundation.Setup.predicted
     monkeypatch.setattr(
-        experiment.Setup,
+        foundation.Setup,
         "predicted",
         lambda self, models, inputs: (seen.append(self.views), real(self, models, inputs))[1],
     )

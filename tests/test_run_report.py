@@ -108,7 +108,7 @@ def test_a_run_without_a_test_has_a_page(tmp_path: Path) -> None:
 
 
 def test_what_was_run_is_told(tmp_path: Path) -> None:
-    options = args.make({"name": "x", "switch_mode": True, "seed": 3})
+    options = args.make({"name": "x", "switch_mode": True, "seed": 3, "head": "linear"})
     words = page_of(finished(options=options), tmp_path, seed=3).words
     expected = [
         "3: ant, bee, cat", "Meta Pseudo Labels with switched roles", "squeezenet, linear head", "seed 3",
@@ -129,7 +129,8 @@ def test_co_training_is_named_by_its_algorithm_and_its_views(
     tmp_path: Path, algorithm: str, method: str, learned: str
 ) -> None:
     views = ("cnn=a.pt", "gradients", "cnn=b.pt")
-    options = args.make({"name": "x", "cotrain_mode": True, "views": views, "algorithm": algorithm})
+    given = {"name": "x", "cotrain_mode": True, "views": views, "algorithm": algorithm, "head": "linear"}
+    options = args.make(given)
     page = page_of(finished(options=options, backbone="cnn"), tmp_path)
     assert f"having learned from {learned}" in page.words
     told = Page(part(page, "What was run")).words
@@ -419,7 +420,7 @@ def test_an_image_that_is_gone_at_the_end_spoils_nothing(tmp_path: Path, monkeyp
             Path(str(run_.dataset.sources[row])).unlink()
         return real(folder, summary, run_)
 
-    monkeypatch.setattr("experiment.write_run", remove_first)
+    monkeypatch.setattr("run_training.write_run", remove_first)
     line = ("--data_dir", data, *FROZEN, "--num_labels", 6, "--max_steps", 2)
     outcome = run("--name", "x", *line, cwd=tmp_path)
     assert outcome.code == 0, outcome.err

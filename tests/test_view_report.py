@@ -15,6 +15,7 @@ from sklearn.metrics import cohen_kappa_score
 
 import args
 import experiment
+import foundation
 import view_report
 from evaluate import wilson_interval
 from view_report import overlap, verdict
@@ -63,15 +64,15 @@ def test_no_image_is_judged_by_who_learned_it_and_the_test_is_not_touched(monkey
         assert len(labels) == len(features)
         return np.zeros((len(held_out), 10))
 
-    evaluation = experiment.FrozenSource.evaluation
+    evaluation = foundation.FrozenSource.evaluation
 
-    def watch(self: experiment.FrozenSource, rows: np.ndarray) -> Any:
+    def watch(self: foundation.FrozenSource, rows: np.ndarray) -> Any:
         asked.append(rows)
         return evaluation(self, rows)
 
     monkeypatch.setattr(view_report, "_probabilities", look)
-    monkeypatch.setattr(experiment.FrozenSource, "evaluation", watch)
-    view_report.held_out_predictions(experiment.Setup(options, dataset, split), 3)
+    monkeypatch.setattr(foundation.FrozenSource, "evaluation", watch)
+    view_report.held_out_predictions(foundation.Setup(options, dataset, split), 3)
     assert len(calls) == 2 * 3
     assert not any(learned & judged for learned, judged in calls)
     assert [sum(len(judged) for _, judged in calls[i : i + 3]) for i in (0, 3)] == [30, 30]
