@@ -341,9 +341,11 @@ def finals(results: Results) -> dict[str, list[float]]:
 
 
 def rows_of(results: Results) -> list[dict[str, Any]]:
-    """The rows of `comparison`: difference and interval are paired with the first row, labels only (None: one seed)."""
+    """The rows of `comparison`: difference and interval (None: one seed) are paired with what one would use of the
+    first method, labels only: its one model, or the mean of the views.
+    """
     every = series(results)
-    base = next(iter(every.values()))
+    base = next(iter(finals(results).values()))
     rows = []
     for name, accuracies in every.items():
         difference, interval = paired_difference(accuracies, base)
@@ -421,10 +423,12 @@ def points(difference: float) -> str:
 
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """The comparison as a table that reads well on a screen and in Markdown."""
-    cells = [("method", "mean", "std", f"against {rows[0]['method']}, 95% interval")]
-    for index, row in enumerate(rows):
+    first = rows[0]["method"].partition(":")[0]
+    base = [row["method"] for row in rows if row["method"].partition(":")[0] == first][-1]
+    cells = [("method", "mean", "std", f"against {base}, 95% interval")]
+    for row in rows:
         std = "" if row["std"] is None else f"{100 * row['std']:.1f}"
-        cells.append((row["method"], f"{100 * row['mean']:.1f}%", std, gain_of(row) if index else ""))
+        cells.append((row["method"], f"{100 * row['mean']:.1f}%", std, "" if row["method"] == base else gain_of(row)))
     return aligned(cells)
 
 

@@ -157,12 +157,22 @@ class Block(nn.Module):
         super().__init__()
         self.skip = skip
         self.linear = nn.Linear(inputs, width, bias=False)  # the norm brings the bias
-        self.norm, self.dropout = WideNorm(width), nn.Dropout(HEAD_DROPOUT)
+        self.norm, self.dropout = WideNorm(width), Dropout(HEAD_DROPOUT)
         nn.init.kaiming_normal_(self.linear.weight, nonlinearity="relu")
 
     def forward(self, x: Tensor) -> Tensor:
         inside = self.dropout(self.norm(self.linear(x)).relu())
         return x + inside if self.skip else inside
+
+
+class Dropout(nn.Dropout):
+    """Dropout by uniform numbers: on a CPU torch's Bernoulli numbers take three times as long, a seventh of a step."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or not self.p:
+            return x
+        kept = torch.rand_like(x, dtype=torch.float32) >= self.p
+        return x * (kept.to(x.dtype) / (1 - self.p))
 
 
 class WideNorm(nn.BatchNorm1d):

@@ -517,7 +517,7 @@ def test_the_benchmark_calls_the_comparison(tmp_path: Path) -> None:
     words = ["--seeds", "3", "1", "--methods", "MPL", "nearest neighbours", "--plot", "p.png", "--"]
     line = [str(ROOT / "benchmarks" / "gain.py"), *words, *map(str, SHORT)]
     done = subprocess.run([sys.executable, *line], cwd=tmp_path, capture_output=True, text=True, check=True)
-    assert "| against MPL: teacher, 95% interval" in done.stdout
+    assert "| against MPL: ensemble, 95% interval" in done.stdout
     assert (tmp_path / "p.png").is_file()
     assert [path.name for path in tmp_path.iterdir()] == ["p.png"]
 

@@ -469,6 +469,18 @@ def test_the_hidden_head_has_one_layer_of_256_with_a_norm() -> None:
     torch.testing.assert_close(head(features), last(x))
 
 
+def test_dropout_keeps_its_share_and_the_mean() -> None:
+    dropout, x = models.Dropout(0.2), torch.ones(400, 500, requires_grad=True)
+    torch.manual_seed(0)
+    dropped = dropout(x)
+    assert 0.79 < float((dropped > 0).float().mean()) < 0.81
+    assert set(dropped.detach().unique().tolist()) == {0.0, 1.25}
+    dropped.sum().backward()
+    assert torch.equal(x.grad, dropped.detach())
+    assert dropout(x.bfloat16()).dtype == torch.bfloat16
+    assert dropout.eval()(x) is x
+
+
 def test_the_default_head_is_hidden_on_frozen_features_and_linear_else() -> None:
     assert models.resolve_head(args.Model(), frozen=True) == "hidden"
     assert models.resolve_head(args.Model(), frozen=False) == "linear"
