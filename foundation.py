@@ -31,7 +31,7 @@ from evaluate import (
 )
 from features import FeatureBank, evict
 from loading import hashes_in
-from models import Backbone, Network, build_backbone, build_head, resolve_head, resolve_unfreeze, set_trainable
+from models import Backbone, Network, build_backbone, build_head, resolve_unfreeze, set_trainable
 from reporting import commit, versions
 from utils import UserError, choose_device, choose_precision, key, peak_memory_bytes, warn
 from views import build_view, restored_view, view_labels
@@ -65,7 +65,7 @@ def foundation_of(options: Options, split: Split) -> Hashable:
     learned: Hashable = None  # from labeled images, before a view is frozen
     if options.cotraining.finetune_views:
         learned = options.cotraining.finetune_steps, options.learning.layer_decay, split.labeled.tobytes()
-    model, views = replace(options.model, head=None), options.cotraining.views
+    model, views = replace(options.model, head=""), options.cotraining.views
     return options.run, options.data, model, views, learned, options.mode.load_path
 
 
@@ -90,8 +90,6 @@ class Setup:
         if self.frozen:
             kept[foundation] = self.views
         check_not_learned(self.views, dataset, np.concatenate([split.val, split.test]))
-        # Told once and for all, so that what is loaded or goes on later has the same head whatever learns there.
-        self.options = options.changed(head=resolve_head(options.model, frozen=self.frozen))
 
     def _views(self) -> list[View]:
         backbones = self._backbones()
@@ -136,8 +134,7 @@ class Setup:
         """A model to learn or to test: the head alone on a shared frozen backbone; else a whole network of its own."""
         chosen, classes = self.options.model, len(self.dataset.classes)
         width, key_of_head = self.view_of(name).backbone.num_features, (self.options.run.seed, name, "head")
-        kind = resolve_head(chosen, frozen=self.frozen)
-        head = build_head(kind, width, classes, seed_key=key_of_head, members=chosen.head_ensemble)
+        head = build_head(chosen.head, width, classes, seed_key=key_of_head, members=chosen.head_ensemble)
         network: nn.Module = head if self.frozen else Network(self._own_backbone(name), head)
         if state is not None:
             # A head that was learned on a frozen backbone may now stand on the same backbone, learning too.

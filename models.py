@@ -507,11 +507,6 @@ def scaled(transform: Transform, size: int | None) -> Transform:
 # --- what learns, and how ---------------------------------------------------------------------------------------------
 
 
-def resolve_head(model: args.Model, *, frozen: bool) -> str:
-    """The kind of head: as the user says, else `hidden` on frozen features and `linear` where the backbone learns."""
-    return model.head or ("hidden" if frozen else "linear")
-
-
 def resolve_unfreeze(model: args.Model, backbone: Backbone) -> str:
     """What learns: as the user says, else `head` on pretrained features and `all` from scratch."""
     return model.unfreeze or ("head" if backbone.pretrained else "all")

@@ -481,12 +481,6 @@ def test_dropout_keeps_its_share_and_the_mean() -> None:
     assert dropout.eval()(x) is x
 
 
-def test_the_default_head_is_hidden_on_frozen_features_and_linear_else() -> None:
-    assert models.resolve_head(args.Model(), frozen=True) == "hidden"
-    assert models.resolve_head(args.Model(), frozen=False) == "linear"
-    assert models.resolve_head(args.Model(head="mlp"), frozen=False) == "mlp"
-
-
 def test_the_mlp_head_has_three_layers_of_1024_with_norms_and_skips() -> None:
     head = build_head("mlp", 12, 3, seed_key=(0,)).eval()
     assert [tuple(m.weight.shape) for m in head.modules() if isinstance(m, nn.Linear)] == [

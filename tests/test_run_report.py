@@ -108,7 +108,7 @@ def test_a_run_without_a_test_has_a_page(tmp_path: Path) -> None:
 
 
 def test_what_was_run_is_told(tmp_path: Path) -> None:
-    options = args.make({"name": "x", "switch_mode": True, "seed": 3, "head": "linear"})
+    options = args.make({"name": "x", "switch_mode": True, "seed": 3})
     words = page_of(finished(options=options), tmp_path, seed=3).words
     expected = [
         "3: ant, bee, cat", "Meta Pseudo Labels with switched roles", "squeezenet, linear head", "seed 3",
@@ -129,8 +129,7 @@ def test_co_training_is_named_by_its_algorithm_and_its_views(
     tmp_path: Path, algorithm: str, method: str, learned: str
 ) -> None:
     views = ("cnn=a.pt", "gradients", "cnn=b.pt")
-    given = {"name": "x", "cotrain_mode": True, "views": views, "algorithm": algorithm, "head": "linear"}
-    options = args.make(given)
+    options = args.make({"name": "x", "cotrain_mode": True, "views": views, "algorithm": algorithm})
     page = page_of(finished(options=options, backbone="cnn"), tmp_path)
     assert f"having learned from {learned}" in page.words
     told = Page(part(page, "What was run")).words
