@@ -93,6 +93,7 @@ class Audit:
         }
         self.missing: list[str] = []
         self.looks = look(self.dataset)
+        self.learned = False  # whether what makes the features has learned labels of these images
         self.features, self.features_of = self._features()
         self.neighbours: suspects.Neighbours | None = None
         if self.features is not None:
@@ -109,7 +110,7 @@ class Audit:
             return dataset.array[np.array(dataset.sources)][..., 0].reshape(len(rows), -1).astype(np.float32), "pixels"
         try:
             nothing = np.zeros(0, dtype=np.int64)
-            setup = Setup(self.options.changed(unfreeze=None), dataset, Split(nothing, nothing, nothing, rows))
+            setup = Setup(self.options.changed(unfreeze=None), dataset, Split(nothing, rows, nothing, nothing))
         except WeightsMissing as error:
             return self._without_features(str(error))
         if not setup.frozen:
@@ -122,6 +123,7 @@ class Audit:
                 with Screen(missing, what="features", unit="image") as screen:
                     bank.fill({("eval", 0): rows}, show=screen.show)
         (view,) = setup.views
+        self.learned = bool(np.isin(dataset.hashes, view.backbone.learned).any())
         return torch.cat([part.cpu() for part in view.source.evaluation(rows)]).numpy(), view.name
 
     def _without_features(self, reason: str) -> tuple[None, str]:
@@ -141,6 +143,9 @@ class Audit:
     def _doubts(self) -> suspects.Doubts | None:
         """Doubts about the labels of classes that have enough images to be judged."""
         if self.features is None:
+            return None
+        if self.learned:
+            self.missing.append(f"likely wrong labels: {self.features_of} was fine-tuned on these very labels")
             return None
         pairs = self.alike.pairs if self.alike is not None else np.zeros((0, 2), dtype=np.int64)
         group = suspects.groups(pairs, len(self.dataset))

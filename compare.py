@@ -26,6 +26,7 @@ from args import Options, recorded
 from data import Dataset, Split, find_dataset, split_dataset, summary_table, write_split
 from evaluate import paired_difference
 from experiment import carry_out, make_training, write_bad_files
+from foundation import check_not_learned
 from loading import check_leaks, check_same_images, inherit, load_run, resumed_options
 from references import REFERENCES, reference_accuracy
 from reporting import commit, versions
@@ -121,11 +122,12 @@ def compare(options: Options) -> dict[str, Any]:
     if not len(split.test):
         raise UserError("--compare needs test images to compare on; give --test_percent or a test folder")
     first = prepared(options.changed(cotrain_mode=bool(options.cotraining.views)), dataset, split)
+    check_seeds(first, seeds)
     folder = make_folder(options, first)
     options = options.changed(name=folder.name)
     results = measure(options, dataset, seeds, folder, steps=first.schedule.total_steps)
     summary = {
-        **summary_of(options, folder, dataset, split, seeds, began),
+        **summary_of(options, folder, first, seeds, began),
         "mode": "compare",
         "comparison": rows_of(results),
         "advice": advice(results, methods_of(options)),
@@ -133,7 +135,7 @@ def compare(options: Options) -> dict[str, Any]:
     write_json(folder / "summary.json", summary)
     write_text(folder / "comparison.csv", table_as_csv(summary["comparison"], seeds))
     draw(folder / "comparison.png", results, title=f"{Path(dataset.name).name}, {summary['labels_used']} labels")
-    say("\n" + table(summary["comparison"]))
+    say("\n" + table(results))
     say(f"\n{summary['advice']}\n\nresults: {folder}")
     return summary
 
@@ -150,12 +152,14 @@ def repeat(options: Options) -> dict[str, Any]:
     seeds = seeds_of(options, 1)
     dataset = find_dataset(options.data)
     split = split_dataset(dataset, options.data, seeds[0])
-    folder = make_folder(options, prepared(options, dataset, split))
+    first = prepared(options, dataset, split)
+    check_seeds(first, seeds)
+    folder = make_folder(options, first)
     options = options.changed(name=folder.name)
     summaries = {seed: one_of(options, dataset, seed, folder / f"seed-{seed}") for seed in seeds}
     runs = list(summaries.values())
     summary = {
-        **summary_of(options, folder, dataset, split, seeds, began),
+        **summary_of(options, folder, first, seeds, began),
         "mode": options.mode_name,
         **{part: over_seeds([run[part] for run in runs]) for part in ("val", "test")},
     }
@@ -180,6 +184,15 @@ def prepared(options: Options, dataset: Dataset, split: Split) -> Training:
     return training
 
 
+def check_seeds(first: Training, seeds: Sequence[int]) -> None:
+    """Each seed tests on other images: none of them may be one whose label a view was fine-tuned on."""
+    backbones = [view.backbone for view in first.views]
+    for seed in seeds if any(len(backbone.learned) for backbone in backbones) else ():
+        split = split_dataset(first.dataset, first.options.data, seed)
+        own = [] if first.options.cotraining.finetune_views else backbones  # else each seed tunes its own
+        check_not_learned(own, first.dataset, np.concatenate([split.val, split.test]))
+
+
 def make_folder(options: Options, first: Training) -> Path:
     """`results/NAME` with what says what it is."""
     folder = run_folder(options.run.name or "", resume=options.run.resume, overwrite=options.run.overwrite)
@@ -190,18 +203,17 @@ def make_folder(options: Options, first: Training) -> Path:
     return folder
 
 
-def summary_of(
-    options: Options, folder: Path, dataset: Dataset, split: Split, seeds: Sequence[int], began: float
-) -> dict[str, Any]:
+def summary_of(options: Options, folder: Path, first: Training, seeds: Sequence[int], began: float) -> dict[str, Any]:
     """What the summaries of both commands begin with; the counts are those of the first seed's split."""
-    counts = {name: len(rows) for name, rows in vars(split).items()}
+    dataset, used = first.dataset, first.used_images()
+    counts = {name: len(rows) for name, rows in vars(first.split).items()}
     return {
         "name": folder.name,
         "seed": options.run.seed,
         "seeds": list(seeds),
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "dataset": {"path": dataset.name, "classes": list(dataset.classes), "images": counts},
-        "labels_used": counts["labeled"] + counts["val"],
+        "labels_used": len(np.union1d(used["labels"], used["validation"])),
         "seconds": {"total": round(time.monotonic() - began, 3)},
         "versions": versions(),
         "commit": commit(),
@@ -421,10 +433,10 @@ def points(difference: float) -> str:
     return f"{100 * difference:+.1f}"
 
 
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
+def table(results: Results) -> str:
     """The comparison as a table that reads well on a screen and in Markdown."""
-    first = rows[0]["method"].partition(":")[0]
-    base = [row["method"] for row in rows if row["method"].partition(":")[0] == first][-1]
+    rows, first = rows_of(results), next(iter(results))
+    base = list(series({first: results[first]}))[-1]
     cells = [("method", "mean", "std", f"against {base}, 95% interval")]
     for row in rows:
         std = "" if row["std"] is None else f"{100 * row['std']:.1f}"

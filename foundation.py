@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import shlex
 import sys
-from collections.abc import Callable, Hashable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,7 @@ from models import Backbone, Network, build_backbone, build_head, resolve_unfree
 from reporting import commit, versions
 from utils import UserError, choose_device, choose_precision, key, peak_memory_bytes, warn
 from views import build_view, restored_view, view_labels
+from weights import one_line
 
 DEFAULT_MODEL = {"digits": "cnn", "fake": "cnn", "moons": "mlp"} | dict.fromkeys(
     ("cifar10", "cifar100", "svhn"), "wrn28_2"
@@ -86,10 +88,13 @@ class Setup:
         self.precision = choose_precision(options.run.precision, self.device)
         foundation, kept = foundation_of(options, split), {} if kept is None else kept
         self.frozen = foundation in kept
-        self.views = kept[foundation] if self.frozen else self._views()
+        if self.frozen:
+            self.views = kept[foundation]
+            self.check_measured(view.backbone for view in self.views)
+        else:
+            self.views = self._views()
         if self.frozen:
             kept[foundation] = self.views
-        check_not_learned(self.views, dataset, np.concatenate([split.val, split.test]))
 
     def _views(self) -> list[View]:
         backbones = self._backbones()
@@ -104,7 +109,13 @@ class Setup:
         return views
 
     def _backbones(self) -> dict[str, Backbone]:
-        return make_backbones(self.options, self.dataset, self.loaded)
+        backbones = make_backbones(self.options, self.dataset, self.loaded)
+        self.check_measured(backbones.values())
+        return backbones
+
+    def check_measured(self, backbones: Iterable[Backbone]) -> None:
+        """Nothing is measured on images whose labels a fine-tuned backbone has learned. Raises UserError."""
+        check_not_learned(backbones, self.dataset, np.concatenate([self.split.val, self.split.test]))
 
     def _source(self, backbone: Backbone) -> Source:
         run, recipe = self.options.run, recipe_for(self.dataset.kind, self.options.data.flip)
@@ -139,7 +150,8 @@ class Setup:
         if state is not None:
             # A head that was learned on a frozen backbone may now stand on the same backbone, learning too.
             onto_head = isinstance(network, Network) and self.loaded is not None and self.loaded["model"]["frozen"]
-            (network.head if onto_head else network).load_state_dict(state)  # type: ignore[union-attr]
+            with layers_checked():
+                (network.head if onto_head else network).load_state_dict(state)  # type: ignore[union-attr]
         return network.to(self.device).to(memory_format=torch.channels_last)
 
     def _own_backbone(self, name: str) -> Backbone:
@@ -275,15 +287,28 @@ def make_view(spec: str, options: Options, dataset: Dataset) -> Backbone:
     return build_view(spec, native_size=dataset.native_size, points=points, seed=options.run.seed)
 
 
-def check_not_learned(views: Iterable[View], dataset: Dataset, rows: np.ndarray) -> None:
-    """Nothing is measured on images whose labels a fine-tuned view has learned. Raises UserError."""
-    for view in views:
-        known = int(np.isin(dataset.hashes[rows], view.backbone.learned).sum())
+def check_not_learned(backbones: Iterable[Backbone], dataset: Dataset, rows: np.ndarray) -> None:
+    """Raises UserError where one of the rows, which are to be measured on, has a label that a backbone has learned."""
+    for backbone in backbones:
+        known = int(np.isin(dataset.hashes[rows], backbone.learned).sum())
         if known:
             raise UserError(
-                f"the weights of {view.name} were fine-tuned on the labels of {known} of the images that would be "
-                "measured on; take the --seed and the split of the run that tuned them, or other weights"
+                f"the weights of {backbone.name} were fine-tuned on the labels of {known} of the images that would be "
+                "measured on; give other weights, or the --seed and the split of the run that tuned them (and "
+                "--val_percent where these are folds of its labels)"
             )
+
+
+@contextlib.contextmanager
+def layers_checked() -> Iterator[None]:
+    """Inside, a stored model whose layers are not those of this version is a UserError."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise UserError(
+            f"the stored model has other layers than this version of the program builds ({one_line(error)}); "
+            "use the version that made it, or train again"
+        ) from error
 
 
 def make_backbone(options: Options, dataset: Dataset) -> Backbone:

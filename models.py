@@ -40,7 +40,7 @@ ALIASES = {
 }
 # A head that forgets its start needs larger steps than layers that already see well.
 PRETRAINED_LR_SCALE = 0.1
-# Half of it was a point worse on folds of 60 labels, three layers of it no better (benchmarks/RESULTS.md).
+# Nearly as accurate as the larger mlp head, in a tenth of its time (benchmarks/RESULTS.md).
 HIDDEN_WIDTH = 256
 # The head of Meta Co-Training's authors: three layers of it.
 MLP_WIDTH = 1024
@@ -166,7 +166,7 @@ class Block(nn.Module):
 
 
 class Dropout(nn.Dropout):
-    """Dropout by uniform numbers: on a CPU torch's Bernoulli numbers take three times as long, a seventh of a step."""
+    """Dropout by uniform numbers: a CPU makes them much faster than torch's Bernoulli numbers."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or not self.p:

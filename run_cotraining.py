@@ -26,7 +26,7 @@ from utils import RESULTS, UserError, warn
 from views import parse_view, save_view
 
 # A head at the end of its warm-up is unsure of most. A tau that corrects this and stays to the end, when the head has
-# long become sure by itself, lets wrong labels pass: a point or more worse on folds of every data set tried.
+# long become sure by itself, lets wrong labels pass (benchmarks/RESULTS.md).
 SMALLEST_TAU = 1.0
 LAYER_DECAY = 0.75  # from stage to stage of a view that is fine-tuned (Bao et al. 2021, BEiT: 0.65 to 0.75)
 # A view is fine-tuned as a run of its own would be that learns from the labels alone.

@@ -20,7 +20,7 @@ from args import Options, recorded
 from batches import Ask, Batches, Order
 from data import Dataset, Split, folds_of
 from evaluate import ENOUGH_TO_FIT, calibrated, fit_temperatures
-from foundation import Kept, Setup, default_model, foundation_of
+from foundation import Kept, Setup, default_model, foundation_of, layers_checked
 from learner import Learner
 from loading import run_of
 from models import batch_norms_in_exam, describe
@@ -336,7 +336,8 @@ class Training(Setup):
         path = folder / "checkpoints" / "last.pt"
         if not path.is_file():
             return Progress()
-        progress = restore_progress(load_checkpoint(path), self.learners)
+        with layers_checked():
+            progress = restore_progress(load_checkpoint(path), self.learners)
         say(f"going on after epoch {len(progress.rows)}, step {progress.step} of {self.schedule.total_steps}")
         return progress
 

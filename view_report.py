@@ -15,6 +15,7 @@ import sys
 import time
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +59,9 @@ def report(options: Options) -> dict[str, Any]:
     split = split_dataset(dataset, options.data, options.run.seed)
     say(summary_table(dataset, split))
     count = _fold_count(dataset, split)
-    setup = Setup(options, dataset, split)
+    nothing = split.labeled[:0]
+    setup = Setup(options, dataset, replace(split, val=nothing, test=nothing))  # which take no part
+    check_not_learned((view.backbone for view in setup.views), dataset, split.labeled)
     predictions = held_out_predictions(setup, count)
     folder = run_folder(options.run.name or "", overwrite=options.run.overwrite)
     options = options.changed(name=folder.name, unfreeze=None)
@@ -96,7 +99,6 @@ def held_out_predictions(setup: Setup, count: int) -> dict[str, np.ndarray]:
     folds = folds_of(setup.dataset, split, count, setup.options.run.seed)
     place = {row: index for index, row in enumerate(split.labeled.tolist())}
     predictions = {}
-    check_not_learned(setup.views, setup.dataset, split.labeled)
     with Screen(count * len(setup.views), what="views", unit="fold") as screen:
         for view in setup.views:
             features = np.concatenate([part.float().cpu().numpy() for part in view.source.evaluation(split.labeled)])

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from utils import UserError
+from utils import UserError, warn
 
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".pth.tar")
 RECORD = "view"  # where a .safetensors file that `views.save_view` wrote says what it is
@@ -63,10 +63,16 @@ def record_in(weights: str) -> dict[str, Any] | None:
 
     try:
         with safe_open(path, framework="pt") as file:
-            text = (file.metadata() or {}).get(RECORD)
-    except Exception:  # broken: who reads the weights will say so
+            record = json.loads((file.metadata() or {})[RECORD])
+    except Exception:  # of somebody else, or broken: who reads the weights will say so
         return None
-    return None if text is None else json.loads(text)
+    if not isinstance(record, dict) or "name" not in record:
+        return None
+    if "learned" not in record:
+        warn(
+            f"{path} does not tell which labels it was fine-tuned on: an earlier version wrote it; don't test on those"
+        )
+    return record
 
 
 def learned_in(record: Mapping[str, Any] | None) -> np.ndarray:

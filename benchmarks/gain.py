@@ -42,7 +42,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         steps = first.schedule.total_steps
         results = compare.measure(options, dataset, given.seeds, Path(folder), steps=steps, methods=given.methods)
-    print("\n" + compare.table(compare.rows_of(results)))
+    print("\n" + compare.table(results))
     if given.plot is not None:
         compare.draw(given.plot, results, title=Path(dataset.name).name)
 

@@ -80,13 +80,13 @@ def test_views_are_paired_with_the_mean_of_the_views_from_labels_only() -> None:
     def of(a: float, b: float, both: float) -> dict[int, dict[str, float]]:
         return {seed: {"a": a, "b": b, "ensemble": both + seed / 100} for seed in range(3)}
 
-    found = compare.rows_of({"labels only": of(0.5, 0.6, 0.7), "meta": of(0.7, 0.7, 0.8)})
-    differences = {row["method"]: round(row["difference"], 3) for row in found}
+    results = {"labels only": of(0.5, 0.6, 0.7), "meta": of(0.7, 0.7, 0.8)}
+    differences = {row["method"]: round(row["difference"], 3) for row in compare.rows_of(results)}
     assert differences == {
         **{"labels only: a": -0.21, "labels only: b": -0.11, "labels only: ensemble": 0.0},
         **{"meta: a": -0.01, "meta: b": -0.01, "meta: ensemble": 0.1},
     }
-    head, _, *lines = compare.table(found).splitlines()
+    head, _, *lines = compare.table(results).splitlines()
     assert "against labels only: ensemble" in head
     assert [line.split("|")[4].strip() == "" for line in lines] == [False, False, True, False, False, False]
 

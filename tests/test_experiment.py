@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -385,6 +386,19 @@ def test_a_head_has_the_layers_of_its_kind(lab: Lab) -> None:
     assert widths("--head", "linear") == []
     assert widths("--head", "mlp") == [1024] * 3
     assert widths("--head", "hidden") == [256]
+
+
+def test_a_stored_head_with_other_layers_is_told_in_one_line(lab: Lab, tmp_path: Path) -> None:
+    whole = lab.images("--head", "hidden")
+    shutil.copytree(whole.folder(), tmp_path / "old")
+    path = tmp_path / "old" / "checkpoints" / "best.pt"
+    content = torch.load(path, weights_only=True)
+    for state in content["models"].values():
+        state["layers.1.weight"] = state.pop("layers.1.linear.weight")
+    torch.save(content, path)
+    outcome = run("--test_mode", "--load_best", "--load_path", tmp_path / "old", cwd=whole.cwd)
+    assert outcome.code == 2
+    assert "other layers than this version" in outcome.err.splitlines()[-1]
 
 
 @covers("head_ensemble")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ import experiment
 import foundation
 import run_cotraining
 import run_training
+import weights as weights_module
 from data import folds_of
 from decode import Transform
 from models import PRETRAINED_LR_SCALE, Backbone, Network, build_head, parameter_groups
@@ -153,6 +155,56 @@ def test_a_tuned_view_is_never_measured_on_labels_that_it_learned(tuned: Outcome
     named = run("--name", "same", *line, "--seed", 0, "--cotrain_mode", *views, cwd=tuned.cwd)
     assert named.code == 0, named.err
     assert "fine-tuned" in named.summary("same")["calibration"]["reason"]
+
+
+def test_seeds_that_would_test_on_a_views_labels_are_refused_before_the_first(tuned: Outcome) -> None:
+    views = ("--views", f"cnn={tuned.folder() / 'views' / 'cnn.safetensors'}", "pixels")
+    for how in (("--cotrain_mode", "--repeat", 2), ("--compare", "--repeat", 2)):
+        refused = run(*LINE[:2], *LINE[3:], "--name", "seeds", *views, *how, cwd=tuned.cwd)
+        assert refused.code == 2
+        assert "fine-tuned on the labels of" in refused.err.splitlines()[-1]
+        assert not refused.folder("seeds").exists()
+
+
+def test_the_view_report_minds_no_test_that_it_does_not_touch(tuned: Outcome, pretrained: Path) -> None:
+    views = ("--views", f"cnn={tuned.folder() / 'views' / 'cnn.safetensors'}", "pixels")
+    labeled = set(tuned.split()["labeled"])
+    for seed in range(1, 30):  # one whose test, but not whose labels, the view has learned of
+        options = args.make({"name": "x", "seed": seed, "num_labels": 20})
+        dataset = experiment.find_dataset(options.data)
+        split = experiment.split_dataset(dataset, options.data, seed)
+        mine, tested = ({dataset.paths[row] for row in rows.tolist()} for rows in (split.labeled, split.test))
+        if not labeled & mine and labeled & tested:
+            break
+    line = ("--name", "r", "--view_report", "--data_dir", "digits", "--num_labels", 20, "--seed", seed, *views)
+    outcome = run(*line, "--num_workers", 0, cwd=tuned.cwd)
+    assert outcome.code == 0, outcome.err
+
+
+def test_inspect_does_not_doubt_labels_by_weights_that_learned_them(tuned: Outcome) -> None:
+    saved = tuned.folder() / "views" / "cnn.safetensors"
+    line = ("--inspect", "--data_dir", "digits", "--model_name", "cnn", "--weights", saved, "--image_size", 16)
+    outcome = run("--name", "look", *line, "--num_workers", 0, cwd=tuned.cwd)
+    assert outcome.code == 0, outcome.err
+    assert "fine-tuned on these very labels" in outcome.out + outcome.err
+
+
+def test_a_file_that_does_not_tell_its_labels_is_warned_of(
+    tmp_path: Path, tuned: Outcome, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from safetensors import safe_open
+    from safetensors.torch import load_file, save_file
+
+    saved = tuned.folder() / "views" / "cnn.safetensors"
+    with safe_open(saved, framework="pt") as file:
+        record = json.loads(file.metadata()["view"])
+    del record["learned"]
+    for text, told in ((json.dumps(record), True), ("not json", False), ("[1]", False), ('{"other": 1}', False)):
+        save_file(load_file(saved), tmp_path / "old.safetensors", metadata={"view": text})
+        found = weights_module.record_in(str(tmp_path / "old.safetensors"))
+        assert ("does not tell which labels" in capsys.readouterr().err) == told
+        assert (found == record) == told
+        assert len(weights_module.learned_in(found)) == 0
 
 
 def test_what_a_loaded_run_knows_of_its_views_labels(tuned: Outcome) -> None:
