@@ -294,8 +294,7 @@ def check_not_learned(backbones: Iterable[Backbone], dataset: Dataset, rows: np.
         if known:
             raise UserError(
                 f"the weights of {backbone.name} were fine-tuned on the labels of {known} of the images that would be "
-                "measured on; give other weights, or the --seed and the split of the run that tuned them (and "
-                "--val_percent where these are folds of its labels)"
+                "measured on; give others, or the --seed and the split with which they were tuned"
             )
 
 

@@ -148,6 +148,8 @@ class CoTraining(Training):
         # Views that were fine-tuned would have to be so again for each fold, within the folds of the end too.
         if rarest < 2 or self.options.cotraining.finetune_views or self.options.use.calibration_folds == 0:
             return {}
+        if self.knows_labels():
+            return {}
         try:
             predicted, rows = self._cross_fitted(min(CALIBRATION_FOLDS, rarest), warmup_only=True)
         except (TrainingFault, UserError) as error:  # of a fold, which is smaller: the run itself can go on

@@ -423,9 +423,17 @@ class Training(Setup):
             return 0, "--calibration_folds 0"
         if self.loaded is not None:
             return 0, f"the loaded run has learned from the labeled images; {instead}"
+        if self.knows_labels():
+            return 0, f"the weights were fine-tuned on the labels that folds would hold out; {instead}"
         if rarest < 2:
             return 0, f"a class has one label only; {instead}"
         return min(asked or CALIBRATION_FOLDS, rarest), ""
+
+    def knows_labels(self) -> bool:
+        """Whether a backbone was given that has learned labels of this run, so that no fold can hold them out."""
+        own = self.dataset.hashes[self.split.labeled]
+        given = [] if self.options.cotraining.finetune_views else self.views  # else each fold tunes its own
+        return any(bool(np.isin(own, view.backbone.learned).any()) for view in given)
 
     def _cross_fitted(self, count: int, *, warmup_only: bool = False) -> tuple[dict[str, np.ndarray], np.ndarray]:
         """Predictions [N, C] of labeled images by trainings that saw nothing of them, and their rows [N].
