@@ -146,9 +146,8 @@ class CoTraining(Training):
                 return fit_temperatures(self.predictions(models, rows), self.dataset.labels[rows])
         rarest = int(np.bincount(self.dataset.labels[self.split.labeled]).min())
         # Views that were fine-tuned would have to be so again for each fold, within the folds of the end too.
-        if rarest < 2 or self.options.cotraining.finetune_views or self.options.use.calibration_folds == 0:
-            return {}
-        if self.knows_labels():
+        tuned = self.options.cotraining.finetune_views or self.knows_labels()
+        if rarest < 2 or tuned or self.options.use.calibration_folds == 0:
             return {}
         try:
             predicted, rows = self._cross_fitted(min(CALIBRATION_FOLDS, rarest), warmup_only=True)
