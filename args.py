@@ -116,7 +116,7 @@ class Data:
     test_percent: float = option(0.2, "share of the images for the test, where the data set brings none", parse=share, metavar="SHARE")
     label_split: str = option("balanced", "how labeled images are drawn: the same number of each class, or as frequent as the class", choices=("balanced", "stratified"))
     include_labeled: bool = option(True, "labeled images are also used as unlabeled ones")
-    augmentation_draws: int = option(8, "different weak and strong views of an image for a frozen backbone", low=1, high=999)
+    augmentation_draws: int = option(8, "different strong views of an unlabeled image for a frozen backbone, and weak ones of a labeled image; an unlabeled one has a quarter as many weak ones", low=1, high=999)
     flip: bool | None = option(None, "mirror images left to right in augmentation; default: yes, except for digits and svhn")
     show_images: bool = option(False, "save a picture of raw, weakly and strongly augmented samples")
 
@@ -145,7 +145,7 @@ class Learning:
     unlabeled_batch_size: int = option(64, "unlabeled images a step", low=1)
     max_lr: float = option(0.00263, "the highest learning rate of the one-cycle schedule", above=0)
     optimizer: str = option("AdamW", "the optimizer of every model", choices=("AdamW", "SGD"))
-    weight_decay: float = option(0.097, "decoupled (AdamW) or L2 (SGD)", low=0)
+    weight_decay: float = option(1.0, "of heads, decoupled (AdamW) or L2 (SGD); a backbone that learns has a tenth of it", low=0)
     layer_decay: float | None = option(None, "factor of the learning rate from each stage of a pretrained backbone that learns to the one before it; default: 0.75 with --finetune_views, else 1", above=0, high=1)
     grad_clip: float = option(0.0, "largest gradient norm of a model; 0: not clipped", low=0)
     grad_accumulation: int = option(1, "parts that a step is cut into, to need less memory", low=1)
@@ -153,7 +153,7 @@ class Learning:
     ema: float = option(0.0, "decay of an average of the weights, used for evaluation only; 0: off", low=0, high=0.99999)
     patience: int | None = option(None, "end after so many epochs without a better validation accuracy (needs validation images)", low=1)
     unsupervised: str = option("CE", "the consistency loss of the teacher: cross-entropy or cosine", choices=("CE", "cos"))
-    threshold: float = option(0.75, "least confidence of a weak prediction to teach its strong view", low=0, high=1)
+    threshold: float = option(0.9, "least confidence of a weak prediction to teach its strong view", low=0, high=1)
     temperature: float = option(1.0, "of the weak prediction", above=0)
     lambda_u: float = option(3.0, "weight of the consistency loss", low=0)
     uda_steps: int = option(80, "steps over which that weight rises from 0", low=0)
@@ -163,8 +163,9 @@ class Learning:
     feedback_center: bool = option(False, "first subtract the running mean of the gain")
     pseudo_label: str = option("argmax", "the teacher's label for the student: the likeliest class, or one draw", choices=("argmax", "sample"))
     pseudo_label_view: str = option("strong", "the augmentation that the pseudo-label is made from", choices=("strong", "weak"))
-    student_threshold: float = option(0.75, "least confidence of a pseudo-label that the student learns", low=0, high=1)
-    distribution_alignment: float = option(0.0, "move the weak predictions towards equally frequent classes: 0 not, 1 wholly; only where the unlabeled images ARE about equally spread over the classes", low=0, high=1)
+    student_threshold: float = option(0.9, "least confidence of a pseudo-label that the student learns", low=0, high=1)
+    distribution_alignment: float | None = option(None, "move the weak predictions towards the classes' shares of the unlabeled images: 0 not, 1 wholly; default: 1 with a frozen backbone, else 0", low=0, high=1)
+    class_shares: str = option("estimate", "where those shares come from: estimated from a frozen backbone's features, which costs nothing where they equal those of the labels; or taken to be those of the labels, as they are for a network that learns whole", choices=("estimate", "labels"))
 
 
 @dataclass(frozen=True)

@@ -124,7 +124,7 @@ class Audit:
                     bank.fill({("eval", 0): rows}, show=screen.show)
         (view,) = setup.views
         self.learned = bool(np.isin(dataset.hashes, view.backbone.learned).any())
-        return torch.cat([part.cpu() for part in view.source.evaluation(rows)]).numpy(), view.name
+        return torch.cat([part.cpu() for part in view.source.inputs(rows)]).numpy(), view.name
 
     def _without_features(self, reason: str) -> tuple[None, str]:
         self.missing.append(f"outliers, likely wrong labels and cropped or mirrored near-duplicates: {reason}")
@@ -346,7 +346,8 @@ class Audit:
         if len(of_class) and of_class.max() >= RARE * of_class.min():
             ratio = of_class.max() / of_class.min()
             lines.append(
-                f"the largest class has {ratio:.1f} times the images of the smallest: no --distribution_alignment"
+                f"the largest class has {ratio:.1f} times the images of the smallest: label images as they come "
+                "(--label_split stratified), or keep --class_shares estimate"
             )
         across = self._across_test if self.alike is not None and counts["near-duplicate"] else None
         if across:

@@ -43,8 +43,8 @@ class Source(Protocol):
         """For each step from `start` on, one tensor an ask, in its order, on the device."""
         ...
 
-    def evaluation(self, rows: np.ndarray) -> Iterator[Tensor]:
-        """The unaugmented inputs of the rows, in batches, on the device."""
+    def inputs(self, rows: np.ndarray, view: str = "eval") -> Iterator[Tensor]:
+        """The rows' unaugmented inputs, or the first draw of another view, in batches, on the device."""
         ...
 
 
@@ -82,8 +82,9 @@ def _share(part: Tensor | None, whole: Tensor | None) -> float:
 class Order:
     """Which rows a step sees: a pure function of (seed, step), so that a resumed run sees what it would have seen.
 
-    labeled, unlabeled: row numbers (no unlabeled ones in supervised learning); draws: how many draws of each view
-    there are before they come round again (None: a fresh one every time, for a network that learns whole).
+    labeled, unlabeled: row numbers (no unlabeled ones in supervised learning); draws: how many draws of what is
+    learned, labeled images and strong views, there are before they come round again (None: a fresh one every time, for
+    a network that learns whole). Weak views that only give targets need fewer (benchmarks/RESULTS.md).
     """
 
     labeled: np.ndarray
@@ -101,6 +102,11 @@ class Order:
             rows, size = self.unlabeled, self.unlabeled_batch_size
         return -(-len(rows) // min(size, len(rows)))
 
+    @property
+    def weak_draws(self) -> int | None:
+        """How many draws of the unlabeled images' weak view there are."""
+        return None if self.draws is None else max(1, self.draws // 4)
+
     def asks(self, step: int) -> list[Ask]:
         """[labeled weak] or [labeled weak, unlabeled weak, unlabeled strong]; the last two name the same rows."""
         labeled = self._labeled(step)
@@ -111,8 +117,8 @@ class Order:
         # The last batch of an epoch is filled up from its beginning: each image at least once, one shape for all.
         places = np.arange(index * size, (index + 1) * size) % len(self.unlabeled)
         rows = self.unlabeled[_permutation(len(self.unlabeled), self.seed, "unlabeled", epoch)[places]]
-        draws = np.full(size, epoch if self.draws is None else epoch % self.draws)
-        return [labeled, Ask(rows, draws, "weak"), Ask(rows, draws, "strong")]
+        weak, strong = (epoch if draws is None else epoch % draws for draws in (self.weak_draws, self.draws))
+        return [labeled, Ask(rows, np.full(size, weak), "weak"), Ask(rows, np.full(size, strong), "strong")]
 
     def _labeled(self, step: int) -> Ask:
         """The labeled images go round and round, in a new order each time."""
@@ -132,9 +138,12 @@ class Order:
         wanted = {("weak", draw): self.labeled for draw in range(min(self.draws, rounds))}
         if self.unlabeled is None:
             return wanted
-        for draw in range(min(self.draws, -(-steps // self.steps_per_epoch))):
+        assert self.weak_draws is not None
+        epochs = -(-steps // self.steps_per_epoch)
+        wanted |= {("strong", draw): self.unlabeled for draw in range(min(self.draws, epochs))}
+        for draw in range(min(self.weak_draws, epochs)):
             weak = wanted.get(("weak", draw), self.unlabeled)
-            wanted |= {("weak", draw): np.union1d(weak, self.unlabeled), ("strong", draw): self.unlabeled}
+            wanted["weak", draw] = np.union1d(weak, self.unlabeled)
         return wanted
 
 
@@ -173,11 +182,11 @@ class ImageSource:
             places = [to_device(np.searchsorted(rows, ask.rows), self.device) for ask in now]
             yield [self.view(images[place], ask) for place, ask in zip(places, now, strict=True)]
 
-    def evaluation(self, rows: np.ndarray) -> Iterator[Tensor]:
+    def inputs(self, rows: np.ndarray, view: str = "eval") -> Iterator[Tensor]:
         """See `Source`."""
         batches = [rows[i : i + EVALUATION_BATCH] for i in range(0, len(rows), EVALUATION_BATCH)]
         for batch, images in zip(batches, self.decoded(iter(batches)), strict=True):
-            yield self.view(images, Ask(batch, np.zeros(len(batch), dtype=np.int64), "eval"))
+            yield self.view(images, Ask(batch, np.zeros(len(batch), dtype=np.int64), view))
 
 
 def _unique_rows(asks: Sequence[Ask]) -> np.ndarray:
@@ -206,9 +215,9 @@ class FrozenSource:
         for views in self.images.stream(asks, start):
             yield list(self.features(torch.cat(views)).split([len(view) for view in views]))
 
-    def evaluation(self, rows: np.ndarray) -> Iterator[Tensor]:
+    def inputs(self, rows: np.ndarray, view: str = "eval") -> Iterator[Tensor]:
         """See `Source`."""
-        for pixels in self.images.evaluation(rows):
+        for pixels in self.images.inputs(rows, view):
             yield self.features(pixels)
 
 

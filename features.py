@@ -101,11 +101,11 @@ class FeatureBank:
             yield [self.rows(ask) for ask in asks(step)]
             step += 1
 
-    def evaluation(self, rows: np.ndarray) -> Iterator[Tensor]:
+    def inputs(self, rows: np.ndarray, view: str = "eval") -> Iterator[Tensor]:
         """See `batches.Source`."""
-        self.fill({("eval", 0): rows})
+        self.fill({(view, 0): rows})
         for part in _cut(rows, EVALUATION_BATCH):
-            yield self.rows(Ask(part, np.zeros(len(part), dtype=np.int64), "eval"))
+            yield self.rows(Ask(part, np.zeros(len(part), dtype=np.int64), view))
 
     # --- filling -----------------------------------------------------------------------------------------------------
 

@@ -174,7 +174,7 @@ class Setup:
 
     def predictions(self, models: Mapping[str, nn.Module], rows: np.ndarray) -> dict[str, np.ndarray]:
         """Class probabilities [N, C] of each model and the ensemble on the rows, unaugmented."""
-        return self.predicted(models, lambda view: view.source.evaluation(rows))
+        return self.predicted(models, lambda view: view.source.inputs(rows))
 
     def predicted(
         self, models: Mapping[str, nn.Module], inputs: Callable[[View], Iterable[torch.Tensor]]

@@ -32,7 +32,8 @@ class Learner:
 
     network: what learns; start: the global step at which it begins to learn; total: the global step at which the run
     ends. `moments` are the running mean and mean square of the feedback that it receives as a teacher, with the bias
-    correction's weight; `marginal` is the running mean of its weak predictions [C], 0 before the first, for alignment;
+    correction's weight; `marginal` is the running mean of its weak predictions [C], 0 before the first, and `shares`
+    what it is aligned to, the classes' part of the unlabeled images [C], equal where nobody says otherwise;
     `temperature` is tau of its calibration, 1 until it is fitted.
     """
 
@@ -46,6 +47,7 @@ class Learner:
         device = self.parameters[0].device
         self.moments = torch.zeros(3, device=device)
         self.marginal = torch.zeros(classes, device=device)
+        self.shares = torch.full((classes,), 1 / classes, device=device)
         self.temperature = torch.ones((), device=device)
         self.average = {k: v.clone() for k, v in network.state_dict().items()} if learning.ema else None
 

@@ -40,6 +40,8 @@ ALIASES = {
 }
 # A head that forgets its start needs larger steps than layers that already see well.
 PRETRAINED_LR_SCALE = 0.1
+# The decay that heads on frozen features gain by would pull pretrained weights to nothing.
+BACKBONE_DECAY_SCALE = 0.1
 # Nearly as accurate as the larger mlp head, in a tenth of its time (benchmarks/RESULTS.md).
 HIDDEN_WIDTH = 256
 # The head of Meta Co-Training's authors: three layers of it.
@@ -532,12 +534,14 @@ def parameter_groups(network: nn.Module, *, weight_decay: float, layer_decay: fl
 
     A pretrained backbone learns slower than the rest, each of its stages `layer_decay` times as fast as the one after
     it. Biases and the parameters of norms do not decay: pulling them to zero does not make a network simpler, only
-    worse.
+    worse. Backbones decay less than heads, which see many features of few labeled images.
     """
     slow: dict[int, float] = {}
+    below: set[int] = set()
     for module in network.modules():
-        if isinstance(module, Backbone) and module.pretrained:
-            slow |= _rates(module, layer_decay)
+        if isinstance(module, Backbone):
+            below |= set(map(id, module.parameters()))
+            slow |= _rates(module, layer_decay) if module.pretrained else {}
     ensembles = [module for module in network.modules() if isinstance(module, HeadEnsemble)]
     stacked = {id(parameter) for ensemble in ensembles for parameter in ensemble.parameters()}
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
@@ -545,7 +549,8 @@ def parameter_groups(network: nn.Module, *, weight_decay: float, layer_decay: fl
         if parameter.requires_grad:
             scale = slow.get(id(parameter), 1.0)
             dimensions = parameter.ndim - (id(parameter) in stacked)
-            decay = weight_decay if dimensions > 1 else 0.0
+            decay = weight_decay * (BACKBONE_DECAY_SCALE if id(parameter) in below else 1.0)
+            decay = decay if dimensions > 1 else 0.0
             groups.setdefault((scale, decay), []).append(parameter)
     return [{"params": p, "weight_decay": decay, "lr_scale": scale} for (scale, decay), p in groups.items()]
 

@@ -49,7 +49,7 @@ def inputs(setup: Setup, rows: np.ndarray, what: str) -> np.ndarray:
     if not len(rows):
         return np.zeros((0, 1), dtype=np.float32)
     sources = [view.source if what == "features" else view.images for view in setup.views]
-    return np.concatenate([np.concatenate([flat(batch) for batch in s.evaluation(rows)]) for s in sources], axis=1)
+    return np.concatenate([np.concatenate([flat(batch) for batch in s.inputs(rows)]) for s in sources], axis=1)
 
 
 def flat(batch: Tensor) -> np.ndarray:

@@ -119,7 +119,7 @@ class CoTraining(Training):
         for view in self.views:
             network = self.network(view.name)
             learner = Learner(
-                view.name, network, self.options.learning, classes=len(self.dataset.classes), start=0, total=total
+                view.name, network, self.learning, classes=len(self.dataset.classes), start=0, total=total
             )
             learners.append(learner)
         return learners

@@ -139,6 +139,15 @@ def _results(summary: Mapping[str, Any]) -> Section:
     }
 
 
+def _shares(shares: Mapping[str, float]) -> str:
+    """How frequent the classes were taken to be; the commonest of many."""
+    if not shares:
+        return ""
+    first = sorted(shares.items(), key=lambda item: -item[1])[:12]
+    told = ", ".join(f"{100 * share:.0f}% {name}" for name, share in first)
+    return f"taken to be {told}{', ...' if len(shares) > len(first) else ''}"
+
+
 def _what_was_run(summary: Mapping[str, Any], run: Finished) -> Section:
     options, dataset, split = run.options, run.dataset, run.split
     names = ", ".join(dataset.classes[:12]) + (", ..." if len(dataset.classes) > 12 else "")
@@ -151,6 +160,7 @@ def _what_was_run(summary: Mapping[str, Any], run: Finished) -> Section:
         ("classes", f"{len(dataset.classes)}: {names}"),
         ("images", f"{len(split.labeled)} labeled, {len(split.unlabeled)} unlabeled, {len(split.val)} validation, "
                    f"{len(split.test)} test"),
+        ("unlabeled ones", _shares(summary.get("class_shares", {}))),
         ("method", METHODS.get(run.method, run.method)),
         ("started from", options.mode.load_path or ""),
         ("network", f"{', '.join(run.views)}, {_heads(options.model)}{' each' if len(run.views) > 1 else ''}"),

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 import visualization
-from args import Options, recorded
+from args import Learning, Options, recorded
 from batches import Ask, Batches, Order
 from data import Dataset, Split, folds_of
 from evaluate import ENOUGH_TO_FIT, calibrated, fit_temperatures
@@ -26,6 +26,7 @@ from loading import run_of
 from models import batch_norms_in_exam, describe
 from reporting import Board, MetricsLog, Screen, require_tensorboard
 from run_report import Finished, worse_than_guessing, write_run
+from shares import MOST, estimate_shares, features_of, labels_shares
 from train import (
     Progress,
     Row,
@@ -79,6 +80,15 @@ class Training(Setup):
         if options.run.tensorboard:
             require_tensorboard()
 
+    @functools.cached_property
+    def learning(self) -> Learning:
+        """The options of learning; what was left open is set as suits what learns."""
+        given = self.options.learning
+        alignment = given.distribution_alignment
+        if alignment is None:
+            alignment = 1.0 if self.frozen else 0.0
+        return replace(given, distribution_alignment=0.0 if self.supervised else alignment)
+
     def _order(self) -> Order:
         learning = self.options.learning
         return Order(
@@ -122,7 +132,7 @@ class Training(Setup):
                 network.compile()
             start = 0 if index == 0 else self.schedule.warmup_steps
             total, classes = self.schedule.total_steps, len(self.dataset.classes)
-            learners.append(Learner(name, network, self.options.learning, classes=classes, start=start, total=total))
+            learners.append(Learner(name, network, self.learning, classes=classes, start=start, total=total))
         return learners
 
     def _loaded_state(self, *names: str) -> Mapping[str, Any] | None:
@@ -217,7 +227,10 @@ class Training(Setup):
             write(row)
             return stop
 
-        rules = Rules(self.options.learning, self.options.run.seed, self.precision)
+        rules = Rules(self.learning, self.options.run.seed, self.precision)
+        if self.learning.distribution_alignment:
+            for learner in self.learners:
+                learner.shares.copy_(torch.from_numpy(self.class_shares))
         warmup, main = (functools.partial(step, rules=rules) for step in self.steps())
         batches = self.batches([Batches(self.order, v.source, self.dataset.labels, self.device) for v in self.views])
         fit(
@@ -225,6 +238,22 @@ class Training(Setup):
             after_warmup=functools.partial(self.after_warmup, validated=validated),
             after_epoch=after_epoch, show=show, save=save,
         )  # fmt: skip
+
+    @functools.cached_property
+    def class_shares(self) -> np.ndarray:
+        """float64 [C]: the classes' shares of the unlabeled images, as far as the labeled ones tell them."""
+        split, labels = self.split, self.dataset.labels[self.split.labeled]
+        learned = [view.backbone.learned for view in self.views]
+        # Features that know their labels would find any estimate to be a good one.
+        spoiled = np.isin(self.dataset.hashes[split.labeled], np.concatenate(learned)).any()
+        if not self.frozen or spoiled or self.options.learning.class_shares == "labels":
+            return labels_shares(labels, len(self.dataset.classes))
+        random = generator(self.options.run.seed, "shares")
+        labeled = random.permutation(split.labeled)[:MOST]
+        pile = random.permutation(np.setdiff1d(split.unlabeled, split.labeled))[:MOST]
+        sources = [view.source for view in self.views]
+        known, unknown = (features_of(sources, rows) for rows in (labeled, pile))
+        return estimate_shares(known, self.dataset.labels[labeled], unknown, len(self.dataset.classes))
 
     def steps(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
         """What is done in the warm-up, and after it."""
@@ -327,6 +356,12 @@ class Training(Setup):
     def save_views(self, folder: Path) -> None:
         """Write what was made before the training itself and belongs to the run."""
 
+    def about_shares(self) -> dict[str, Any]:
+        """How frequent the classes were taken to be among the unlabeled images, where that was used."""
+        if not self.learning.distribution_alignment:
+            return {}
+        return {"class_shares": dict(zip(self.dataset.classes, self.class_shares.round(4).tolist(), strict=True))}
+
     def about_views(self) -> dict[str, Any]:
         """What the summary says of that."""
         return {}
@@ -361,7 +396,7 @@ class Training(Setup):
             held_out = {"val": (self.split.val, None), "test": (self.split.test, folder)}
             results = {name: self.results(models, *part) for name, part in held_out.items()}
         results["calibration"] = calibration | self.reliability(calibration["temperatures"], folder)
-        results |= self.about_views()
+        results |= self.about_views() | self.about_shares()
         with Board(folder, self.options.run.tensorboard) as board:
             for name in results["test"]:
                 board.picture(f"confusion_matrix/{name}", folder / f"{name}_CM.png", progress.step)

@@ -13,7 +13,7 @@ from args import Options
 from utils import UserError, warn
 
 USUAL = {
-    "weight_decay": "0.001:0.5:log",
+    "weight_decay": "0.001:2:log",
     "max_lr": "0.0003:0.01:log",
     "temperature": "0.4:1.2",
     "lambda_u": "0.1:10:log",

@@ -78,14 +78,16 @@ def masked_cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor
 
 
 def align(probabilities: Tensor, learner: Learner, strength: float) -> Tensor:
-    """Distribution alignment (Berthelot et al. 2020, ReMixMatch): divide by the learner's running mean prediction.
+    """Distribution alignment (Berthelot et al. 2020, ReMixMatch): predictions [B, C] whose mean is the classes' shares.
 
-    It takes the classes to be equally frequent among the unlabeled images. strength: 1 as published, less for half-way.
+    They are weighed by the learner's `shares` over its running mean prediction. strength: 1 as published, less for
+    half-way.
     """
     mean = probabilities.mean(dim=0).to(learner.marginal.dtype)
     first = learner.marginal.sum() == 0  # not the learner's first step: a warm-up may predict nothing; never read here
     learner.marginal.copy_(torch.where(first, mean, learner.marginal.lerp(mean, 0.05)))
-    aligned = probabilities / learner.marginal.clamp(min=1e-3).pow(strength)
+    weights = learner.shares / learner.marginal.clamp(min=1e-3)
+    aligned = probabilities * weights.pow(strength)
     return aligned / aligned.sum(dim=1, keepdim=True)
 
 

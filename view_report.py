@@ -101,7 +101,7 @@ def held_out_predictions(setup: Setup, count: int) -> dict[str, np.ndarray]:
     predictions = {}
     with Screen(count * len(setup.views), what="views", unit="fold") as screen:
         for view in setup.views:
-            features = np.concatenate([part.float().cpu().numpy() for part in view.source.evaluation(split.labeled)])
+            features = np.concatenate([part.float().cpu().numpy() for part in view.source.inputs(split.labeled)])
             predicted = np.zeros((len(split.labeled), len(setup.dataset.classes)))
             for fold in folds:
                 learned, asked = ([place[row] for row in rows.tolist()] for rows in (fold.labeled, fold.val))

@@ -32,7 +32,7 @@ FOLDS = 3
 SPACE: dict[str, tuple] = {
     "head": ("linear", "hidden"),
     "max_lr": ("log", 3e-4, 1e-2),
-    "weight_decay": ("log", 1e-3, 0.5),
+    "weight_decay": ("log", 1e-2, 3),
     "temperature": (0.5, 0.7, 0.85, 1.0, 1.05),
     "threshold": (0.5, 0.6, 0.7, 0.75, 0.8, 0.9, 0.95),
     "lambda_u": ("log", 0.1, 4.0),

@@ -30,7 +30,7 @@ def features(name: str, dataset: Dataset) -> np.ndarray:
     backbone = build_view(name, native_size=dataset.native_size, points=False, seed=0)
     cpu = torch.device("cpu")
     images = ImageSource(dataset, backbone.transform, recipe_for(dataset.kind, None), cpu, workers=0)
-    rows = torch.cat(list(FrozenSource(images, backbone).evaluation(np.arange(len(dataset.labels))))).numpy()
+    rows = torch.cat(list(FrozenSource(images, backbone).inputs(np.arange(len(dataset.labels))))).numpy()
     return rows / np.sqrt((rows**2).mean(axis=1, keepdims=True) + 1e-6)
 
 

@@ -151,7 +151,7 @@ def test_counts_and_imbalance(outcome: Outcome) -> None:
     assert counts["b c"]["unreadable"] == 1
     [rare] = rows_of(outcome, "class")
     assert (rare["class"], rare["path"]) == ("rare", "")
-    assert "--distribution_alignment" in outcome.out
+    assert "--label_split stratified" in outcome.out
     assert "wrong labels of rare: 3 images are too few" in outcome.out
 
 

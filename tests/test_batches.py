@@ -97,8 +97,20 @@ def test_weak_and_strong_views_are_of_the_same_images() -> None:
         labeled, weak, strong = order.asks(step)
         assert (labeled.view, weak.view, strong.view) == ("weak", "weak", "strong")
         assert (weak.rows == strong.rows).all()
-        assert (weak.draws == strong.draws).all()
-        assert set(weak.draws) == {step // 5 % 2}
+        assert set(strong.draws) == {step // 5 % 2}
+        assert set(weak.draws) == {0}
+
+
+def test_targets_take_a_quarter_of_the_draws_and_what_is_learned_all_of_them() -> None:
+    order = Order(np.arange(4), np.arange(8), 4, 4, seed=0, draws=8)
+    asks = [order.asks(step) for step in range(40)]
+    seen = {name: {int(ask[i].draws[0]) for ask in asks} for i, name in enumerate(("labeled", "weak", "strong"))}
+    assert seen == {"labeled": set(range(8)), "weak": {0, 1}, "strong": set(range(8))}
+    # What is kept: all of them for 4 labeled and 8 unlabeled images, no row more.
+    assert sum(map(len, order.wanted(40).values())) == 8 * 4 + (2 + 8) * 8 - 2 * 4
+    fresh = Order(np.arange(4), np.arange(8), 4, 4, seed=0)
+    assert fresh.weak_draws is None
+    assert [fresh.asks(step)[1].draws[0] for step in (0, 9)] == [0, 4]
 
 
 def test_draws_come_round_again_only_where_there_is_a_number_of_them() -> None:
@@ -218,17 +230,17 @@ def test_an_image_is_decoded_once_a_step(
 
 def test_evaluation_shows_the_images_as_they_are(dataset: Dataset, images: ImageSource) -> None:
     rows = np.array([5, 2, 9])
-    shown = torch.cat(list(images.evaluation(rows)))
+    shown = torch.cat(list(images.inputs(rows)))
     for row, image in zip(rows, shown, strict=True):
         assert image.equal(dataset.read(row, images.transform).float() / 255)
-    assert list(images.evaluation(rows[:0])) == []
+    assert list(images.inputs(rows[:0])) == []
     many = np.arange(EVALUATION_BATCH + 3) % len(dataset)
-    assert [len(batch) for batch in images.evaluation(many)] == [EVALUATION_BATCH, 3]
+    assert [len(batch) for batch in images.inputs(many)] == [EVALUATION_BATCH, 3]
 
 
 def test_frozen_features_do_not_hang_on_their_neighbours(dataset: Dataset, images: ImageSource) -> None:
     frozen = FrozenSource(images, net())
-    pixels = torch.cat(list(images.evaluation(np.arange(len(dataset)))))
+    pixels = torch.cat(list(images.inputs(np.arange(len(dataset)))))
     pixels = torch.cat([pixels, pixels.flip(3)])
     assert len(pixels) > BATCH_ROWS
     whole = frozen.features(pixels)
@@ -257,4 +269,4 @@ def test_a_file_that_breaks_meanwhile_is_named(tmp_path: Path) -> None:
     source = ImageSource(dataset, net().transform, PHOTOS, CPU, workers=0)
     (folder / "b c" / "bild 01.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"bild 01\.png"):
-        list(source.evaluation(np.arange(len(dataset))))
+        list(source.inputs(np.arange(len(dataset))))

@@ -483,7 +483,7 @@ CHANGES: dict[str, list[object]] = {
     "lambda_u": [0.1],
     "uda_steps": [20],
     "unsupervised": ["cos"],
-    "distribution_alignment": [1],
+    "distribution_alignment": [0],
     "label_smoothing": [0.2],
     "grad_clip": [0.01],
     "grad_accumulation": [2],

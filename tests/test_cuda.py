@@ -66,7 +66,7 @@ def test_the_bank_lies_in_device_memory(tmp_path: Path) -> None:
     made.fill_bank()
     assert isinstance(made.banks[0], FeatureBank)
     rows = made.split.labeled
-    direct = torch.cat(list(made.banks[0].frozen.evaluation(rows)))
+    direct = torch.cat(list(made.banks[0].frozen.inputs(rows)))
     stored = made.banks[0].rows(Ask(rows, np.zeros(len(rows), dtype=np.int64), "eval"))
     assert stored.is_cuda
     torch.testing.assert_close(stored, direct, rtol=1e-2, atol=1e-2)  # bf16 passes, float16 rows

@@ -588,6 +588,18 @@ def test_without_the_package_tensorboard_is_refused(tmp_path: Path, monkeypatch:
     assert not (tmp_path / "results").exists()
 
 
+@covers("class_shares")
+def test_a_pile_that_is_not_like_the_labels_is_noticed(lab: Lab, tmp_path: Path) -> None:
+    for (name, colour), count in zip(COLOURS.items(), (60, 20, 15), strict=True):
+        make_images(tmp_path / "d" / name, count, colour)
+    line = ("--data_dir", tmp_path / "d", *FROZEN, "--num_labels", 15, "--max_steps", 6, *SURE)
+    noticed, told = lab.run(*line), lab.run(*line, "--class_shares", "labels")
+    shares = noticed.summary()["class_shares"]
+    assert shares[next(iter(COLOURS))] == max(shares.values()) > 0.5
+    assert set(told.summary()["class_shares"].values()) == {0.3333}
+    assert not same(noticed.checkpoint()["models"], told.checkpoint()["models"])
+
+
 @covers("cache", "cache_dir", "cache_dtype", "cache_limit")
 def test_the_features_of_a_frozen_backbone_are_kept(lab: Lab, tmp_path: Path) -> None:
     line = ("--data_dir", lab.data, *FROZEN, "--num_labels", 6, "--max_steps", 3)
@@ -713,7 +725,7 @@ def test_every_option_was_shown_to_have_an_effect() -> None:
 
 SUMMARY = {
     "name", "mode", "seed", "command", "dataset", "labels_used", "val", "test", "best_epoch", "seconds",
-    "peak_memory_bytes", "versions", "commit", "calibration",
+    "peak_memory_bytes", "versions", "commit", "calibration", "class_shares",
 }  # fmt: skip
 
 

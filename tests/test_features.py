@@ -109,7 +109,7 @@ def test_a_float32_bank_streams_what_is_computed_without_it(
     for _, ours, theirs in zip(range(3), bank.stream(order.asks, 0), frozen.stream(order.asks, 0), strict=False):
         assert all(a.equal(b) for a, b in zip(ours, theirs, strict=True))
     rows = np.arange(0, 20, 2)
-    assert torch.cat(list(bank.evaluation(rows))).equal(torch.cat(list(frozen.evaluation(rows))))
+    assert torch.cat(list(bank.inputs(rows))).equal(torch.cat(list(frozen.inputs(rows))))
 
 
 @pytest.mark.parametrize("mode", [(), ("--switch_mode",), ("--finetune_mode",)])

@@ -160,7 +160,7 @@ def test_a_bank_of_many_blocks_needs_few_open_files(tmp_path: Path, monkeypatch:
     try:
         again = FeatureBank(tmp_path, FrozenSource(images, backbone))
         assert again.fill({("eval", 0): rows}) == 0
-        assert len(list(again.evaluation(rows))) > 1
+        assert len(list(again.inputs(rows))) > 1
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     assert len(list(again.folder.glob("*/*.block"))) == 200

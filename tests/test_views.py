@@ -271,7 +271,7 @@ def test_views_of_different_sizes_work_side_by_side(photos: Dataset, tmp_path: P
     for spec in ("pixels", "gradients", "cnn", "timm:test_vit=none"):
         backbone = build(spec)
         bank = FeatureBank(tmp_path, frozen_source(photos, backbone))
-        (features,) = bank.evaluation(rows)
+        (features,) = bank.inputs(rows)
         assert features.shape == (5, backbone.num_features)
         assert features.isfinite().all()
     assert len(list(tmp_path.glob("*/bank.json"))) == 4
@@ -285,7 +285,7 @@ def test_both_views_know_digits_and_err_differently() -> None:
     wrong = {}
     for name in ("pixels", "gradients"):
         source = frozen_source(digits, build(name, native_size=digits.native_size))
-        features = torch.cat(list(source.evaluation(np.arange(len(digits.labels))))).numpy()
+        features = torch.cat(list(source.inputs(np.arange(len(digits.labels))))).numpy()
         features /= np.sqrt((features**2).mean(axis=1, keepdims=True) + 1e-6)
         order = np.random.default_rng(0).permutation(len(features))
         test, rest = order[:360], order[360:]
