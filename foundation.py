@@ -58,8 +58,8 @@ class View:
         return source.images if isinstance(source, FrozenSource) else source  # type: ignore[return-value]
 
 
-# Frozen views, by what they depend on: many trainings in one process build them once.
-Kept = dict[Hashable, list[View]]
+# Frozen views and what was found by them, by what they depend on: many trainings in one process build them once.
+Kept = dict[Hashable, Any]
 
 
 def foundation_of(options: Options, split: Split) -> Hashable:
@@ -86,7 +86,8 @@ class Setup:
         self.tested: dict[str, np.ndarray] = {}  # each model's probabilities for the images of the test
         self.device = choose_device(options.run.device)
         self.precision = choose_precision(options.run.precision, self.device)
-        foundation, kept = foundation_of(options, split), {} if kept is None else kept
+        self.kept: Kept = {} if kept is None else kept
+        foundation, kept = foundation_of(options, split), self.kept
         self.frozen = foundation in kept
         if self.frozen:
             self.views = kept[foundation]

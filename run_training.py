@@ -239,9 +239,17 @@ class Training(Setup):
             after_epoch=after_epoch, show=show, save=save,
         )  # fmt: skip
 
-    @functools.cached_property
+    @property
     def class_shares(self) -> np.ndarray:
         """float64 [C]: the classes' shares of the unlabeled images, as far as the labeled ones tell them."""
+        split, source = self.split, self.options.learning.class_shares
+        rows = split.labeled.tobytes(), split.unlabeled.tobytes()
+        key = "shares", source, foundation_of(self.options, split), *rows
+        if key not in self.kept:  # each trial of a search asks
+            self.kept[key] = self._class_shares()
+        return self.kept[key]
+
+    def _class_shares(self) -> np.ndarray:
         split, labels = self.split, self.dataset.labels[self.split.labeled]
         learned = [view.backbone.learned for view in self.views]
         # Features that know their labels would find any estimate to be a good one.

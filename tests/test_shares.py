@@ -13,7 +13,7 @@ from runs import FROZEN, make_data, run
 import args
 import experiment
 import shares
-from data import find_dataset, split_dataset
+from data import find_dataset, folds_of, split_dataset
 from run_training import Training
 from shares import estimate_shares, features_of, labels_shares, likeliest_shares
 
@@ -127,6 +127,20 @@ def test_the_learners_of_a_frozen_backbone_are_told_the_estimate(folder: Path, m
     assert (count, sorted(labels)) == (9, sorted(made.dataset.labels[labeled].tolist()))
     assert pile == len(np.setdiff1d(made.split.unlabeled, labeled))
     assert all(learner.shares.tolist() == pytest.approx([0.5, 0.3, 0.2]) for learner in made.learners)
+
+
+def test_trainings_that_share_their_views_estimate_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(Training, "_class_shares", lambda self: asked.append(self.split) or np.full(3, 1 / 3))
+    kept: dict[Any, Any] = {}
+    first = training(folder)
+    for learning in ({}, {"max_lr": 0.01}, {"class_shares": "labels"}):
+        made = experiment.make_training(first.options.changed(**learning), first.dataset, first.split, kept=kept)
+        assert made.class_shares is made.class_shares
+    assert len(asked) == 2
+    fold = folds_of(first.dataset, first.split, 3, 0)[0]
+    assert len(experiment.make_training(first.options, first.dataset, fold, kept=kept).class_shares) == 3
+    assert asked[2] is fold
 
 
 @pytest.mark.parametrize(
