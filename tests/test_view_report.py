@@ -64,14 +64,14 @@ def test_no_image_is_judged_by_who_learned_it_and_the_test_is_not_touched(monkey
         assert len(labels) == len(features)
         return np.zeros((len(held_out), 10))
 
-    evaluation = foundation.FrozenSource.evaluation
+    inputs = foundation.FrozenSource.inputs
 
     def watch(self: foundation.FrozenSource, rows: np.ndarray) -> Any:
         asked.append(rows)
-        return evaluation(self, rows)
+        return inputs(self, rows)
 
     monkeypatch.setattr(view_report, "_probabilities", look)
-    monkeypatch.setattr(foundation.FrozenSource, "evaluation", watch)
+    monkeypatch.setattr(foundation.FrozenSource, "inputs", watch)
     view_report.held_out_predictions(foundation.Setup(options, dataset, split), 3)
     assert len(calls) == 2 * 3
     assert not any(learned & judged for learned, judged in calls)
