@@ -46,7 +46,7 @@ def estimate_shares(labeled: np.ndarray, labels: np.ndarray, pile: np.ndarray, c
 
     How far the folds' estimates lie apart tells how much the mean of them is worth: it is drawn back to the labels' own
     shares by 1 - variance / distance^2, and not trusted at all where that is negative (James and Stein 1961, positive
-    part; the variance is the jackknife's). So do labels of a class with one image only.
+    part; the variance is the jackknife's), nor where a class has one label only.
     """
     own = labels_shares(labels, classes)
     if np.bincount(labels, minlength=classes).min() < 2 or not len(pile):
