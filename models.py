@@ -42,7 +42,7 @@ ALIASES = {
 PRETRAINED_LR_SCALE = 0.1
 # The decay that heads on frozen features gain by would pull pretrained weights to nothing.
 BACKBONE_DECAY_SCALE = 0.1
-# Nearly as accurate as the larger mlp head, in a tenth of its time (benchmarks/RESULTS.md).
+# At least as accurate as the larger mlp head with the usual options, in a tenth of its time (benchmarks/RESULTS.md).
 HIDDEN_WIDTH = 256
 # The head of Meta Co-Training's authors: three layers of it.
 MLP_WIDTH = 1024
