@@ -161,6 +161,13 @@ def test_shares_are_those_of_the_labels_where_nothing_can_tell(folder: Path, mon
         assert made.class_shares == pytest.approx(labels_shares(made.dataset.labels[made.split.labeled], 3))
 
 
+@pytest.mark.parametrize("cache", [(), ("--no_cache",)])
+def test_a_pile_of_labeled_images_alone_needs_no_estimate(folder: Path, cache: tuple[str, ...]) -> None:
+    made = training(folder, "--num_labels", 30, *cache)
+    assert not len(np.setdiff1d(made.split.unlabeled, made.split.labeled))
+    assert made.class_shares == pytest.approx([1 / 3] * 3)
+
+
 def test_the_summary_and_the_page_tell_what_was_assumed(folder: Path, tmp_path: Path) -> None:
     line = ("--name", "x", "--data_dir", folder, *FROZEN, "--num_labels", 9, "--max_steps", 4, "--calibration_folds", 0)
     outcome = run(*line, cwd=tmp_path)
