@@ -31,9 +31,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.run.keep_pages:
             keep_pages()
         # Heavy imports come after the command line is known to be right.
+        from foundation import check_available
         from train import TrainingFault
 
         command = command_of(options)
+        check_available(options)
     except UserError as error:
         return complain(error, 2)
     try:

@@ -91,7 +91,7 @@ class Run:
     config: str | None = option(None, "a JSON or TOML file of options; the command line goes before it", metavar="FILE")
     seed: int = option(0, "the seed of the split, the order, the weights and the pseudo-labels", low=0)
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")
-    precision: str = option("auto", "of the networks' passes; auto: bf16 on a GPU that has it", choices=("auto", "fp32", "bf16"))
+    precision: str = option("auto", "of the networks' passes; auto: bf16 on a GPU that has it, and for a frozen backbone on a CPU that has it", choices=("auto", "fp32", "bf16"))
     compile: bool = option(False, "compile the networks that learn with torch.compile")
     num_workers: int = option(2, "processes that decode image files beside the training", low=0)
     tensorboard: bool = option(False, "also write curves, confusion matrices and sample images for TensorBoard (pip install tensorboard)")

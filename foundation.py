@@ -32,11 +32,11 @@ from evaluate import (
 )
 from features import FeatureBank, evict
 from loading import hashes_in
-from models import Backbone, Network, build_backbone, build_head, resolve_unfreeze, set_trainable
+from models import Backbone, Network, build_backbone, build_head, resolve_name, resolve_unfreeze, set_trainable
 from reporting import commit, versions
 from utils import UserError, choose_device, choose_precision, key, peak_memory_bytes, warn
-from views import build_view, restored_view, view_labels
-from weights import one_line
+from views import build_view, check_views, restored_view, view_labels
+from weights import one_line, weight_file
 
 DEFAULT_MODEL = {"digits": "cnn", "fake": "cnn", "moons": "mlp"} | dict.fromkeys(
     ("cifar10", "cifar100", "svhn"), "wrn28_2"
@@ -124,7 +124,7 @@ class Setup:
         if not self.frozen:
             return images
         backbone.to(self.device).to(memory_format=torch.channels_last)
-        frozen = FrozenSource(images, backbone, self.precision)
+        frozen = FrozenSource(images, backbone, choose_precision(run.precision, self.device, frozen=True))
         return FeatureBank(Path(run.cache_dir).expanduser(), frozen, run.cache_dtype) if run.cache else frozen
 
     @property
@@ -254,6 +254,15 @@ class Setup:
             "versions": versions(),
             "commit": commit(),
         }
+
+
+def check_available(options: Options) -> None:
+    """The device, the names and the weights' file, before minutes go into reading a large folder. Raises UserError."""
+    choose_device(options.run.device)
+    if options.model.model_name is not None:
+        resolve_name(options.model.model_name)
+    weight_file(options.model.weights)
+    check_views(options.cotraining.views)
 
 
 # --- backbones --------------------------------------------------------------------------------------------------------

@@ -275,9 +275,11 @@ class Training(Setup):
         """What is measured once when the warm-up is over; `validated` as in `learn`."""
 
     def fill_bank(self) -> None:
-        """Compute the features that training and test will ask for, all at once."""
+        """Compute the features that training, test and calibration will ask for, all at once."""
         wanted = self.order.wanted(self.schedule.total_steps) if self.frozen else {}
-        wanted["eval", 0] = np.concatenate([self.split.val, self.split.test])
+        by_folds = len(self.split.val) < ENOUGH_TO_FIT and self._calibration_folds()[0]
+        held_out = [self.split.labeled] if by_folds else []
+        wanted["eval", 0] = np.concatenate([self.split.val, self.split.test, *held_out])
         for bank in self.banks:
             missing = bank.missing(wanted)
             if missing:

@@ -229,6 +229,11 @@ WRONG: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     ((*TUNE, "--seed", "3"), ("training images of the loaded run", "leave out --seed")),
     ((*TUNE, "--model_name", "cnn"), ("--model_name mlp", "leave out --model_name")),
     ((*TUNE, "--head", "mlp"), ("--head linear", "leave out --head")),
+    # what can be told before a folder, which may be large, is read
+    (("--data_dir", "absent", "--device", "abacus"), ("--device abacus is not available",)),
+    (("--data_dir", "absent", "--model_name", "resnet5"), ("--model_name resnet5 is unknown",)),
+    (("--data_dir", "absent", "--weights", "absent.pth"), ("--weights absent.pth: there is no such file",)),
+    (("--data_dir", "absent", "--cotrain_mode", "--views", "cnn", "resnet5"), ("--views resnet5 is unknown",)),
     # where things are put
     ((*PHOTOS, *FROZEN, "--cache_dir", "file"), ("feature bank", "--cache_dir")),
 ]

@@ -987,6 +987,20 @@ def test_folds_of_a_calibration_end_their_learning_rate_cycle(tmp_path: Path, mo
     assert max(x.learning_rate() for fold in made for x in fold.learners) < 1e-3 * options.learning.max_lr
 
 
+def test_a_filled_bank_has_all_that_the_folds_of_a_calibration_ask_for(lab: Lab, tmp_path: Path) -> None:
+    # A few images apiece would have the decoding processes started anew for every fold.
+    line = ("--data_dir", lab.data, *FROZEN, "--num_labels", 6, "--max_steps", 3, "--cache_dir", tmp_path)
+    options = args.parse(["--name", "x", *map(str, line)])
+    dataset = data.find_dataset(options.data)
+    training = experiment.make_training(options, dataset, data.split_dataset(dataset, options.data, 0))
+    training.fill_bank()
+    [bank] = training.banks
+    filled = bank.computed
+    training.learn(experiment.Progress())
+    assert training.calibrate()["method"] == "cross-fitted"
+    assert 0 < bank.computed == filled
+
+
 def test_a_run_whose_folds_are_too_small_ends_uncalibrated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def too_small(*given: object, **more: object) -> None:
         raise utils.UserError("batches of 1 images are too small")

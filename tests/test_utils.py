@@ -104,7 +104,30 @@ def test_the_device_and_the_precision_that_are_there() -> None:
     assert choose_precision("auto", cpu) is torch.float32
     assert choose_precision("bf16", cpu) is torch.bfloat16
     assert choose_precision("fp32", cpu) is torch.float32
+    assert choose_precision("fp32", cpu, frozen=True) is torch.float32
     assert utils.peak_memory_bytes(cpu) > 1e7
+
+
+@pytest.mark.parametrize(
+    ("found", "expected"),
+    [
+        ({"avx512_bf16": True, "amx_bf16": False}, torch.bfloat16),
+        ({"avx512_bf16": False, "amx_bf16": True}, torch.bfloat16),
+        ({"avx512_bf16": False, "avx512_f": True}, torch.float32),
+        ({}, torch.float32),
+        (None, torch.float32),  # a torch that does not tell
+    ],
+)
+def test_a_frozen_backbone_takes_bfloat16_on_a_cpu_that_multiplies_in_it(
+    found: dict[str, bool] | None, expected: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    if found is not None:
+        monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: found, raising=False)
+    cpu = torch.device("cpu")
+    assert choose_precision("auto", cpu, frozen=True) is expected
+    assert choose_precision("auto", cpu) is torch.float32
+    assert choose_precision("auto", torch.device("mps"), frozen=True) is torch.float32
 
 
 def test_keeping_pages_never_fails(monkeypatch: pytest.MonkeyPatch) -> None:
