@@ -143,7 +143,8 @@ def cpu_multiplies_bf16() -> bool:
     """Whether this CPU has instructions for products of bfloat16; without them they are slower than float32's."""
     import torch
 
-    has: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # younger than the oldest torch that we run on
+    # The function is younger than the oldest torch that we run on.
+    has: Mapping[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(has.get("avx512_bf16") or has.get("amx_bf16"))
 
 
