@@ -406,7 +406,9 @@ def test_one_file_gives_the_same_without_this_project(
     assert outcome.code == 0, outcome.err
     assert "checked on 36 images: the probabilities differ by" in outcome.out
     assert [path.name for path in tmp_path.iterdir()] == [file.name]  # weights inside
-    library = predict.load_classifier(base.folder(name), device="cpu")
+    # A file is of full precision; by default a frozen backbone need not be.
+    line = ("--export", kind, "--load_path", str(base.folder(name)), "--device", "cpu", "--precision", "fp32")
+    library = predict.classifier_of(args.parse(line), "--export", set())
     images = sorted((base.cwd / "d").rglob("*.png"))[::5]
     fitted = [pixels for _, pixels in library.decoded(images)]
     about, found = in_a_process_of_its_own(file, np.stack([pixels[0] for pixels in fitted]))  # type: ignore[index]
