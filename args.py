@@ -91,7 +91,7 @@ class Run:
     config: str | None = option(None, "a JSON or TOML file of options; the command line goes before it", metavar="FILE")
     seed: int = option(0, "the seed of the split, the order, the weights and the pseudo-labels", low=0)
     device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")
-    precision: str = option("auto", "of the networks' passes; auto: bf16 on a GPU that has it, and for a frozen backbone on a CPU that has it", choices=("auto", "fp32", "bf16"))
+    precision: str = option("auto", "of the networks' passes; auto: bf16 on a GPU that has it, and for a frozen backbone on an x86 CPU that has it", choices=("auto", "fp32", "bf16"))
     compile: bool = option(False, "compile the networks that learn with torch.compile")
     num_workers: int = option(2, "processes that decode image files beside the training", low=0)
     tensorboard: bool = option(False, "also write curves, confusion matrices and sample images for TensorBoard (pip install tensorboard)")
@@ -165,7 +165,7 @@ class Learning:
     pseudo_label_view: str = option("strong", "the augmentation that the pseudo-label is made from", choices=("strong", "weak"))
     student_threshold: float = option(0.9, "least confidence of a pseudo-label that the student learns", low=0, high=1)
     distribution_alignment: float | None = option(None, "move the weak predictions towards the classes' shares of the unlabeled images: 0 not, 1 wholly; default: 1 with a frozen backbone, else 0", low=0, high=1)
-    class_shares: str = option("estimate", "where those shares come from: estimated from a frozen backbone's features, which costs nothing where they equal those of the labels; or taken to be those of the labels, as they are for a network that learns whole", choices=("estimate", "labels"))
+    class_shares: str = option("estimate", "where those shares come from: estimated from a frozen backbone's features, which costs nothing where they equal those of the labels; or taken to be those of the labels, as they are for a network that learns whole or has learned these labels and where a class has one label", choices=("estimate", "labels"))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import functools
 import shlex
 import sys
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,8 +58,18 @@ class View:
         return source.images if isinstance(source, FrozenSource) else source  # type: ignore[return-value]
 
 
-# Frozen views and what was found by them, by what they depend on: many trainings in one process build them once.
-Kept = dict[Hashable, Any]
+@dataclass
+class Kept:
+    """Frozen views and the classes' shares that they tell, by what they depend on: many trainings make them once."""
+
+    views: dict[Hashable, list[View]] = field(default_factory=dict)
+    shares: dict[Hashable, np.ndarray] = field(default_factory=dict)
+
+    def forget(self, views: int, shares: int) -> None:
+        """Drop the oldest beyond these numbers."""
+        for held, most in ((self.views, views), (self.shares, shares)):
+            while len(held) > most:
+                held.pop(next(iter(held)))
 
 
 def foundation_of(options: Options, split: Split) -> Hashable:
@@ -86,16 +96,17 @@ class Setup:
         self.tested: dict[str, np.ndarray] = {}  # each model's probabilities for the images of the test
         self.device = choose_device(options.run.device)
         self.precision = choose_precision(options.run.precision, self.device)
-        self.kept: Kept = {} if kept is None else kept
-        foundation, kept = foundation_of(options, split), self.kept
-        self.frozen = foundation in kept
+        self.precision_of_features = choose_precision(options.run.precision, self.device, frozen=True)
+        self.kept = Kept() if kept is None else kept
+        foundation, known = foundation_of(options, split), self.kept.views
+        self.frozen = foundation in known
         if self.frozen:
-            self.views = kept[foundation]
+            self.views = known[foundation]
             self.check_measured(view.backbone for view in self.views)
         else:
             self.views = self._views()
         if self.frozen:
-            kept[foundation] = self.views
+            known[foundation] = self.views
 
     def _views(self) -> list[View]:
         backbones = self._backbones()
@@ -124,8 +135,13 @@ class Setup:
         if not self.frozen:
             return images
         backbone.to(self.device).to(memory_format=torch.channels_last)
-        frozen = FrozenSource(images, backbone, choose_precision(run.precision, self.device, frozen=True))
+        frozen = FrozenSource(images, backbone, self.precision_of_features)
         return FeatureBank(Path(run.cache_dir).expanduser(), frozen, run.cache_dtype) if run.cache else frozen
+
+    def precisions(self) -> dict[str, str]:
+        """The numbers that models learn in, and frozen backbones compute in: `--precision auto` hangs on the device."""
+        own = {"learning": self.precision} | ({"features": self.precision_of_features} if self.frozen else {})
+        return {name: str(dtype).removeprefix("torch.") for name, dtype in own.items()}
 
     @property
     def banks(self) -> list[FeatureBank]:
@@ -251,13 +267,20 @@ class Setup:
             "best_epoch": dict(best_epoch),
             "seconds": {name: round(value, 3) for name, value in {**seconds, "features": filled}.items()},
             "peak_memory_bytes": peak_memory_bytes(self.device),
+            "precision": self.precisions(),
             "versions": versions(),
             "commit": commit(),
         }
 
 
 def check_available(options: Options) -> None:
-    """The device, the names and the weights' file, before minutes go into reading a large folder. Raises UserError."""
+    """The device, the names and the weights' file, before minutes go into reading a large folder. Raises UserError.
+
+    A run that is loaded or goes on brings its own, and is soon looked at.
+    """
+    mode = options.mode
+    if options.run.resume or mode.load_path or mode.list_views:
+        return
     choose_device(options.run.device)
     if options.model.model_name is not None:
         resolve_name(options.model.model_name)
@@ -313,7 +336,7 @@ def layers_checked() -> Iterator[None]:
     """Inside, a stored model whose layers are not those of this version is a UserError."""
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:  # of layers, of the optimizer that learned them
         raise UserError(
             f"the stored model has other layers than this version of the program builds ({one_line(error)}); "
             "use the version that made it, or train again"

@@ -26,7 +26,7 @@ from loading import run_of
 from models import batch_norms_in_exam, describe
 from reporting import Board, MetricsLog, Screen, require_tensorboard
 from run_report import Finished, worse_than_guessing, write_run
-from shares import MOST, estimate_shares, features_of, labels_shares
+from shares import MOST, estimate_shares, features_of, labels_shares, some_of_each
 from train import (
     Progress,
     Row,
@@ -228,7 +228,8 @@ class Training(Setup):
             return stop
 
         rules = Rules(self.learning, self.options.run.seed, self.precision)
-        if self.learning.distribution_alignment:
+        pile = self.schedule.total_steps > self.schedule.warmup_steps  # else nothing is drawn towards shares
+        if self.learning.distribution_alignment and pile:
             for learner in self.learners:
                 learner.shares.copy_(torch.from_numpy(self.class_shares))
         warmup, main = (functools.partial(step, rules=rules) for step in self.steps())
@@ -244,24 +245,31 @@ class Training(Setup):
         """float64 [C]: the classes' shares of the unlabeled images, as far as the labeled ones tell them."""
         split, source = self.split, self.options.learning.class_shares
         rows = split.labeled.tobytes(), split.unlabeled.tobytes()
-        key = "shares", source, foundation_of(self.options, split), *rows
-        if key not in self.kept:  # each trial of a search asks
-            self.kept[key] = self._class_shares()
-        return self.kept[key]
+        key, known = (source, foundation_of(self.options, split), *rows), self.kept.shares
+        if key not in known:  # each trial of a search asks
+            known[key] = self._class_shares()
+        return known[key]
 
     def _class_shares(self) -> np.ndarray:
-        split, labels = self.split, self.dataset.labels[self.split.labeled]
+        split, labels, classes = self.split, self.dataset.labels, len(self.dataset.classes)
+        own = labels_shares(labels[split.labeled], classes)
         learned = [view.backbone.learned for view in self.views]
         # Features that know their labels would find any estimate to be a good one.
         spoiled = np.isin(self.dataset.hashes[split.labeled], np.concatenate(learned)).any()
         if not self.frozen or spoiled or self.options.learning.class_shares == "labels":
-            return labels_shares(labels, len(self.dataset.classes))
+            return own
         random = generator(self.options.run.seed, "shares")
-        labeled = random.permutation(split.labeled)[:MOST]
-        pile = random.permutation(np.setdiff1d(split.unlabeled, split.labeled))[:MOST]
+        labeled = random.permutation(split.labeled)
+        labeled = labeled[some_of_each(labels[labeled], MOST)]
+        again, new = np.intersect1d(split.unlabeled, split.labeled), np.setdiff1d(split.unlabeled, split.labeled)
         sources = [view.source for view in self.views]
-        known, unknown = (features_of(sources, rows) for rows in (labeled, pile))
-        return estimate_shares(known, self.dataset.labels[labeled], unknown, len(self.dataset.classes))
+        known, unknown = (features_of(sources, rows) for rows in (labeled, random.permutation(new)[:MOST]))
+        if not (np.isfinite(known).all() and np.isfinite(unknown).all()):
+            return own  # the training will say so
+        found = estimate_shares(known, labels[labeled], unknown, classes)
+        # Labeled images may be in the pile too, and of those the classes are known.
+        counted = np.bincount(labels[again], minlength=classes)
+        return (counted + len(new) * found) / (len(again) + len(new))
 
     def steps(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
         """What is done in the warm-up, and after it."""
@@ -341,6 +349,7 @@ class Training(Setup):
             "native_size": self.dataset.native_size,
             "kind": self.dataset.kind,
             "frozen": self.frozen,
+            "precision": self.precisions(),
         }
         return {
             "format": 1,
@@ -381,8 +390,15 @@ class Training(Setup):
         path = folder / "checkpoints" / "last.pt"
         if not path.is_file():
             return Progress()
+        content = load_checkpoint(path)
         with layers_checked():
-            progress = restore_progress(load_checkpoint(path), self.learners)
+            progress = restore_progress(content, self.learners)
+        before, now = content["model"].get("precision", {}).get("features"), self.precisions().get("features")
+        if before is not None and before != now:
+            warn(
+                f"the run began with features in {before} and goes on with features in {now}, which differ a little; "
+                "where that matters, train under another --name from the beginning"
+            )
         say(f"going on after epoch {len(progress.rows)}, step {progress.step} of {self.schedule.total_steps}")
         return progress
 
@@ -490,7 +506,8 @@ class Training(Setup):
         # that a stopped run left.
         total = self.schedule.total_steps
         options = self.options.changed(resume=False, max_steps=total, num_epochs=None, patience=None)
-        kept: Kept = {foundation_of(options, self.split): self.views} if self.frozen else {}
+        own_views = {foundation_of(options, self.split): self.views} if self.frozen else {}
+        kept = Kept(own_views, self.kept.shares)
         folds = folds_of(self.dataset, self.split, count, self.options.run.seed)
         what = "calibration of the views" if warmup_only else "calibration"
         with Screen(count * steps, what=what) as screen:

@@ -100,6 +100,6 @@ def last_of(accuracies: Mapping[str, float]) -> float:
 
 def fill_banks(options: Options, goal: Goal) -> None:
     """Compute the features that the first trial needs, once and where one sees it. Finds what is wrong with options."""
-    kept: foundation.Kept = {}
+    kept = foundation.Kept()
     for part in goal.parts:
         experiment.make_training(options, goal.dataset, part, kept=kept).fill_bank()

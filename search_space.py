@@ -121,7 +121,8 @@ def first_values(options: Options, space: Space) -> dict[str, Any]:
             low, high = distribution.low, distribution.high  # type: ignore[attr-defined]
             values[name] = low if value is None else min(max(value, low), high)
         if values[name] != value:
-            warn(f"--{name} {value} is not among what is searched, so the first trial takes {values[name]}")
+            present_one = "left open" if value is None else value
+            warn(f"--{name} {present_one} is not among what is searched, so the first trial takes {values[name]}")
     return values
 
 

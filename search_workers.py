@@ -128,7 +128,7 @@ class Worker:
     def __init__(self, options: Options, connection: Connection) -> None:
         self.options, self.connection = options, connection
         self.base, self.space = space_of(options)
-        self.kept: foundation.Kept = {}
+        self.kept = foundation.Kept()
 
     def run(self, study: optuna.Study) -> None:
         """One trial: complete, pruned, or failed with its reason."""
@@ -137,8 +137,8 @@ class Worker:
             warnings.simplefilter("ignore")
             study.optimize(self.objective, n_trials=1, catch=(Exception,))
         # Tuned views are a fold's own. Of others all folds share one set, and each takes memory.
-        while len(self.kept) > (self.options.search.folds if self.options.cotraining.finetune_views else 2):
-            self.kept.pop(next(iter(self.kept)))
+        folds = self.options.search.folds
+        self.kept.forget(views=folds if self.options.cotraining.finetune_views else 2, shares=2 * folds)
 
     def objective(self, trial: Trial) -> float:
         """The value of one trial; a reason is noted before a fault goes on."""

@@ -33,6 +33,15 @@ def features_of(sources: Sequence[Source], rows: np.ndarray) -> np.ndarray:
     return np.concatenate(columns, axis=1)
 
 
+def some_of_each(labels: np.ndarray, most: int) -> np.ndarray:
+    """The places [n] of about `most` of the labels, as many of each class as its part, the first; at least two."""
+    enough = np.ceil(np.bincount(labels) * min(1.0, most / len(labels))).clip(min=2)
+    order = np.argsort(labels, kind="stable")
+    rank = np.empty(len(labels), dtype=np.int64)
+    rank[order] = np.arange(len(labels)) - np.searchsorted(labels[order], labels[order])
+    return np.flatnonzero(rank < enough[labels])
+
+
 def labels_shares(labels: np.ndarray, classes: int) -> np.ndarray:
     """float64 [classes]: the part of the labels that each class has."""
     return np.bincount(labels, minlength=classes) / len(labels)

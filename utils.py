@@ -140,7 +140,10 @@ def choose_precision(name: str, device: torch.device, *, frozen: bool = False) -
 
 
 def cpu_multiplies_bf16() -> bool:
-    """Whether this CPU has instructions for products of bfloat16; without them they are slower than float32's."""
+    """Whether this is an x86 CPU with instructions for products of bfloat16; without them they are slower than others.
+
+    On other kinds of CPU nothing was measured.
+    """
     import torch
 
     # The function is younger than the oldest torch that we run on.

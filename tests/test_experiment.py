@@ -725,7 +725,7 @@ def test_every_option_was_shown_to_have_an_effect() -> None:
 
 SUMMARY = {
     "name", "mode", "seed", "command", "dataset", "labels_used", "val", "test", "best_epoch", "seconds",
-    "peak_memory_bytes", "versions", "commit", "calibration", "class_shares",
+    "peak_memory_bytes", "versions", "commit", "calibration", "class_shares", "precision",
 }  # fmt: skip
 
 
@@ -969,6 +969,23 @@ def test_data_is_read_with_the_same_transform_everywhere(lab: Lab, monkeypatch: 
     monkeypatch.setattr(data.Dataset, "read", read)
     lab.images("--unfreeze", "all", "--val_percent", "20%", "--seed", 3)
     assert len(seen) == 1
+
+
+def test_a_run_that_goes_on_with_features_of_another_precision_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_data(tmp_path / "d", 12)
+    line = ("--name", "x", "--data_dir", "d", *FROZEN, "--num_labels", 6, "--max_steps", 4, "--cache_dir", "c")
+    monkeypatch.setattr("utils.cpu_multiplies_bf16", lambda: True)
+    outcome = run(*line, cwd=tmp_path)
+    assert outcome.summary()["precision"] == {"learning": "float32", "features": "bfloat16"}
+    (outcome.folder() / "report.html").unlink()  # as if it had been stopped at its end
+    assert "features in" not in run("--name", "x", "--resume", cwd=tmp_path).err
+    monkeypatch.setattr("utils.cpu_multiplies_bf16", lambda: False)
+    (outcome.folder() / "report.html").unlink()
+    again = run("--name", "x", "--resume", cwd=tmp_path)
+    assert again.code == 0, again.err
+    assert "features in bfloat16 and goes on with features in float32" in again.err
 
 
 # --- calibration's folds ----------------------------------------------------------------------------------------------

@@ -320,8 +320,10 @@ def test_a_worker_keeps_the_tuned_views_of_all_folds(
     before: list[set[Any]] = []
 
     def accuracy(options: Options, goal: Any, kept: Any, report: Callable[[float, int], None]) -> float:
-        before.append(set(kept))
-        kept.update({fold: [] for fold in ("another's", *range(folds)) if fold not in kept})
+        before.append(set(kept.views))
+        for fold in ("another's", *range(folds)):
+            kept.views.setdefault(fold, [])
+            kept.shares.setdefault((fold, len(before)), np.zeros(2))
         return 0.5
 
     monkeypatch.setattr(search_workers, "accuracy", accuracy)
@@ -333,6 +335,7 @@ def test_a_worker_keeps_the_tuned_views_of_all_folds(
         worker.run(study)
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 2
     assert before == [set(), set(range(folds)[-held:])]
+    assert len(worker.kept.shares) == 2 * folds
 
 
 def test_a_trial_that_lags_behind_is_given_up_after_a_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ import args
 import experiment
 import shares
 from data import find_dataset, folds_of, split_dataset
+from foundation import Kept
 from run_training import Training
-from shares import estimate_shares, features_of, labels_shares, likeliest_shares
+from shares import estimate_shares, features_of, labels_shares, likeliest_shares, some_of_each
 
 EQUAL, UNEQUAL = (0.25, 0.25, 0.25, 0.25), (0.6, 0.25, 0.1, 0.05)
 
@@ -119,7 +121,7 @@ def test_the_learners_of_a_frozen_backbone_are_told_the_estimate(folder: Path, m
         return np.array([0.5, 0.3, 0.2])
 
     monkeypatch.setattr("run_training.estimate_shares", estimated)
-    made = training(folder)
+    made = training(folder, "--no_include_labeled")
     labeled = made.split.labeled
     made.fill_bank()
     made.learn(experiment.Progress())
@@ -132,7 +134,7 @@ def test_the_learners_of_a_frozen_backbone_are_told_the_estimate(folder: Path, m
 def test_trainings_that_share_their_views_estimate_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(Training, "_class_shares", lambda self: asked.append(self.split) or np.full(3, 1 / 3))
-    kept: dict[Any, Any] = {}
+    kept = Kept()
     first = training(folder)
     for learning in ({}, {"max_lr": 0.01}, {"class_shares": "labels"}):
         made = experiment.make_training(first.options.changed(**learning), first.dataset, first.split, kept=kept)
@@ -159,6 +161,38 @@ def test_shares_are_those_of_the_labels_where_nothing_can_tell(folder: Path, mon
     spoiled.views[0].backbone.learned = spoiled.dataset.hashes[spoiled.split.labeled[:1]]
     for made in (labels, whole, spoiled):
         assert made.class_shares == pytest.approx(labels_shares(made.dataset.labels[made.split.labeled], 3))
+
+
+def test_features_that_are_not_finite_are_left_to_the_training(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("run_training.features_of", lambda sources, rows: np.full((len(rows), 4), np.nan))
+    made = training(folder)
+    assert made.class_shares == pytest.approx(labels_shares(made.dataset.labels[made.split.labeled], 3))
+
+
+def test_labeled_images_in_the_pile_count_as_what_they_are(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("run_training.estimate_shares", lambda *given: np.array([1.0, 0.0, 0.0]))
+    made, alone = training(folder), training(folder, "--no_include_labeled")
+    assert alone.class_shares.tolist() == [1, 0, 0]
+    labels, split = made.dataset.labels, made.split
+    again = np.isin(split.unlabeled, split.labeled)
+    assert again.sum() == 9
+    counts = np.bincount(labels[split.labeled], minlength=3) + np.array([(~again).sum(), 0, 0])
+    assert made.class_shares == pytest.approx(counts / len(split.unlabeled))
+
+
+def test_a_rare_class_keeps_two_of_many_labels() -> None:
+    labels = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [5000, 2500, 5]))
+    chosen = some_of_each(labels, 2000)
+    assert np.bincount(labels[chosen]).tolist() == [1333, 667, 2]
+    assert some_of_each(labels[:50], 2000).tolist() == list(range(50))
+
+
+def test_what_only_learns_from_labels_estimates_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(Training, "class_shares")
+    made = training(folder)
+    made.schedule = dataclasses.replace(made.schedule, warmup_steps=2, total_steps=2)
+    made.fill_bank()
+    made.learn(experiment.Progress())
 
 
 @pytest.mark.parametrize("cache", [(), ("--no_cache",)])
