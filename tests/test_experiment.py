@@ -491,7 +491,7 @@ def test_the_device_is_asked_for(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(foundation, "choose_device", choose)
     lab.run(*MOONS[:2], "--max_steps", 2, "--device", "cuda:7")
-    assert asked == ["cuda:7"]
+    assert asked == ["cuda:7"] * 2  # before the data are read, and for use
 
 
 @covers("compile")
