@@ -125,8 +125,8 @@ def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
 def choose_precision(name: str, device: torch.device, *, frozen: bool = False) -> torch.dtype:
     """The dtype of autocast: `auto` is bfloat16 where the device multiplies in it, else float32 (no autocast).
 
-    On a CPU that goes for `frozen` backbones alone, whose passes take nearly half the time; their rounding is far
-    smaller than what an augmentation changes. Networks that learn keep float32 there.
+    On a CPU that goes for `frozen` backbones alone: it takes a quarter off the filling of a bank and changes accuracy
+    by less than seeds do (benchmarks/RESULTS.md). Networks that learn keep float32 there.
     """
     import torch
 
