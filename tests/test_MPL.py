@@ -318,3 +318,9 @@ def test_a_finished_run_can_be_described_from_its_files_alone(place: Place) -> N
     assert record["data_dir"] == "good"
     assert record["num_labels"] == 6
     assert not {"resume", "overwrite", "config"} & set(record)
+
+
+def test_what_a_command_does_not_use_is_not_checked(tmp_path: Path) -> None:
+    assert run("--list_views", "--device", "abacus", cwd=tmp_path).code == 0
+    outcome = run("--predict_dir", ".", "--load_path", "absent", "--weights", "gone.pth", cwd=tmp_path)
+    check_refused(outcome, ("no such run",))

@@ -971,6 +971,14 @@ def test_data_is_read_with_the_same_transform_everywhere(lab: Lab, monkeypatch: 
     assert len(seen) == 1
 
 
+def test_an_optimizer_of_other_groups_is_no_traceback() -> None:
+    one, two = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
+    stored = torch.optim.AdamW(one.parameters()).state_dict()
+    other = torch.optim.AdamW([{"params": [parameter]} for parameter in two.parameters()])
+    with pytest.raises(utils.UserError, match="other layers than this version"), foundation.layers_checked():
+        other.load_state_dict(stored)
+
+
 def test_a_run_that_goes_on_with_features_of_another_precision_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
