@@ -129,6 +129,7 @@ class Model:
     weights: str = option("default", "default (the library's pretrained ones), none, or a .pth or .safetensors file", metavar="WEIGHTS")
     unfreeze: str | None = option(None, "what learns: head, a number of last stages, or all; default: head when pretrained, else all", parse=unfreeze_level, metavar="WHAT")
     head: str = option("linear", "the layers on top of the backbone: one; with a hidden one of 256; or with three of 1,024, with skips. Hidden ones have batch norms, which take the classes to be as frequent in the pile as among the labels", choices=("linear", "hidden", "mlp"))
+    head_prior: str = option("pile", "what a linear head on a frozen backbone takes for likely before it sees a label: what the unlabeled images' views tell (priors.py), or nothing", choices=("pile", "none"))
     head_ensemble: int = option(1, "heads that learn as one: the mean of their logits, less sure where they disagree", low=1, high=64)
     image_size: int | None = option(None, "side of the square that the network sees, in pixels; default: the backbone's own", low=8, high=2048)
     print_model: bool = option(False, "print the layers with their numbers of parameters, trainable and frozen")

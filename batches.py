@@ -43,8 +43,8 @@ class Source(Protocol):
         """For each step from `start` on, one tensor an ask, in its order, on the device."""
         ...
 
-    def inputs(self, rows: np.ndarray, view: str = "eval") -> Iterator[Tensor]:
-        """The rows' unaugmented inputs, or the first draw of another view, in batches, on the device."""
+    def inputs(self, rows: np.ndarray, view: str = "eval", draw: int = 0) -> Iterator[Tensor]:
+        """The rows' unaugmented inputs, or a draw of another view, in batches, on the device."""
         ...
 
 
@@ -182,11 +182,11 @@ class ImageSource:
             places = [to_device(np.searchsorted(rows, ask.rows), self.device) for ask in now]
             yield [self.view(images[place], ask) for place, ask in zip(places, now, strict=True)]
 
-    def inputs(self, rows: np.ndarray, view: str = "eval") -> Iterator[Tensor]:
+    def inputs(self, rows: np.ndarray, view: str = "eval", draw: int = 0) -> Iterator[Tensor]:
         """See `Source`."""
         batches = [rows[i : i + EVALUATION_BATCH] for i in range(0, len(rows), EVALUATION_BATCH)]
         for batch, images in zip(batches, self.decoded(iter(batches)), strict=True):
-            yield self.view(images, Ask(batch, np.zeros(len(batch), dtype=np.int64), view))
+            yield self.view(images, Ask(batch, np.full(len(batch), draw), view))
 
 
 def _unique_rows(asks: Sequence[Ask]) -> np.ndarray:
@@ -215,9 +215,9 @@ class FrozenSource:
         for views in self.images.stream(asks, start):
             yield list(self.features(torch.cat(views)).split([len(view) for view in views]))
 
-    def inputs(self, rows: np.ndarray, view: str = "eval") -> Iterator[Tensor]:
+    def inputs(self, rows: np.ndarray, view: str = "eval", draw: int = 0) -> Iterator[Tensor]:
         """See `Source`."""
-        for pixels in self.images.inputs(rows, view):
+        for pixels in self.images.inputs(rows, view, draw):
             yield self.features(pixels)
 
 

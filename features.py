@@ -101,11 +101,11 @@ class FeatureBank:
             yield [self.rows(ask) for ask in asks(step)]
             step += 1
 
-    def inputs(self, rows: np.ndarray, view: str = "eval") -> Iterator[Tensor]:
+    def inputs(self, rows: np.ndarray, view: str = "eval", draw: int = 0) -> Iterator[Tensor]:
         """See `batches.Source`."""
-        self.fill({(view, 0): rows})
+        self.fill({(view, draw): rows})
         for part in _cut(rows, EVALUATION_BATCH):
-            yield self.rows(Ask(part, np.zeros(len(part), dtype=np.int64), view))
+            yield self.rows(Ask(part, np.full(len(part), draw), view))
 
     # --- filling -----------------------------------------------------------------------------------------------------
 

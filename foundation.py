@@ -60,14 +60,18 @@ class View:
 
 @dataclass
 class Kept:
-    """Frozen views and the classes' shares that they tell, by what they depend on: many trainings make them once."""
+    """Frozen views and what they tell of the pile, by what it depends on: many trainings make them once.
+
+    That is the classes' shares, and the axes of the prior of each view's head.
+    """
 
     views: dict[Hashable, list[View]] = field(default_factory=dict)
     shares: dict[Hashable, np.ndarray] = field(default_factory=dict)
+    axes: dict[Hashable, list[torch.Tensor | None]] = field(default_factory=dict)
 
-    def forget(self, views: int, shares: int) -> None:
+    def forget(self, views: int, told: int) -> None:
         """Drop the oldest beyond these numbers."""
-        for held, most in ((self.views, views), (self.shares, shares)):
+        for held, most in ((self.views, views), (self.shares, told), (self.axes, told)):
             while len(held) > most:
                 held.pop(next(iter(held)))
 
@@ -77,7 +81,7 @@ def foundation_of(options: Options, split: Split) -> Hashable:
     learned: Hashable = None  # from labeled images, before a view is frozen
     if options.cotraining.finetune_views:
         learned = options.cotraining.finetune_steps, options.learning.layer_decay, split.labeled.tobytes()
-    model, views = replace(options.model, head=""), options.cotraining.views
+    model, views = replace(options.model, head="", head_prior=""), options.cotraining.views
     return options.run, options.data, model, views, learned, options.mode.load_path
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import visualization
 from args import Learning, Options, recorded
@@ -23,7 +23,9 @@ from evaluate import ENOUGH_TO_FIT, calibrated, fit_temperatures
 from foundation import Kept, Setup, default_model, foundation_of, layers_checked
 from learner import Learner
 from loading import run_of
-from models import batch_norms_in_exam, describe
+from models import Prior, batch_norms_in_exam, describe, take_prior, without_prior
+from priors import MOST as MOST_OF_PRIOR
+from priors import center_of, fit_axes, views_of
 from reporting import Board, MetricsLog, Screen, require_tensorboard
 from run_report import Finished, worse_than_guessing, write_run
 from shares import MOST, estimate_shares, features_of, labels_shares, some_of_each
@@ -200,6 +202,7 @@ class Training(Setup):
 
         with Screen(self.schedule.total_steps, progress.step) as screen, board:
             last = folder / "checkpoints" / "last.pt"
+            self.take_priors()
             try:
                 if not self.out_of_patience(progress):
                     self.learn(progress, write=write, show=screen.show, save=lambda: self.save(last, progress))
@@ -227,6 +230,7 @@ class Training(Setup):
             write(row)
             return stop
 
+        self.take_priors()
         rules = Rules(self.learning, self.options.run.seed, self.precision)
         pile = self.schedule.total_steps > self.schedule.warmup_steps  # else nothing is drawn towards shares
         if self.learning.distribution_alignment and pile:
@@ -270,6 +274,41 @@ class Training(Setup):
         # Labeled images may be in the pile too, and of those the classes are known.
         counted = np.bincount(labels[again], minlength=classes)
         return (counted + len(new) * found) / (len(again) + len(new))
+
+    def take_priors(self) -> None:
+        """Give the heads what the unlabeled images tell of their weights; each time the same."""
+        axes, rows = self.axes, self.split.labeled
+        for learner in self.learners:
+            view = self.view_of(learner.name)
+            found = axes[self.views.index(view)]
+            if found is not None:
+                center = center_of(views_of(view.source, rows, self._draws(rows)), self.dataset.labels[rows])
+                take_prior(learner.network, Prior(center.to(self.device), found.to(self.device)))
+
+    @property
+    def axes(self) -> list[Tensor | None]:
+        """The axes [D, D] of the prior of each view's heads; None without one.
+
+        That is where heads are not linear, nothing is frozen, nothing unlabeled or it tells nothing. A model that was
+        loaded learned without one, or has taken it in.
+        """
+        chosen, order = self.options.model, self.order
+        wanted = chosen.head == "linear" and chosen.head_prior == "pile"
+        if not wanted or not self.frozen or order.unlabeled is None or self.loaded is not None:
+            return [None] * len(self.views)
+        rows = generator(self.options.run.seed, "prior").permutation(np.setdiff1d(order.unlabeled, order.labeled))
+        if not len(rows):
+            return [None] * len(self.views)
+        kinds = self._draws(rows)
+        key, known = (foundation_of(self.options, self.split), rows.tobytes(), *kinds), self.kept.axes
+        if key not in known:  # each fold asks
+            known[key] = [fit_axes(views_of(view.source, rows[:MOST_OF_PRIOR], kinds)) for view in self.views]
+        return known[key]
+
+    def _draws(self, rows: np.ndarray) -> list[tuple[str, int]]:
+        """The views and draws of these rows that the training asks for, which a bank holds."""
+        wanted = self.order.wanted(self.schedule.total_steps)
+        return [kind for kind, held in wanted.items() if np.isin(rows, held).all()]
 
     def steps(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
         """What is done in the warm-up, and after it."""
@@ -368,7 +407,7 @@ class Training(Setup):
 
     def save(self, path: Path, progress: Progress) -> None:
         """Write `last.pt`: all that the run needs to go on."""
-        models = {x.name: x.evaluation_state() for x in self.learners}
+        models = {x.name: without_prior(x.network, x.evaluation_state()) for x in self.learners}
         content = {**self.description(), "models": models, **progress_state(progress, self.learners)}
         save_checkpoint(path, content)
 
@@ -445,6 +484,10 @@ class Training(Setup):
             if learner.name in progress.best:
                 best_epoch[learner.name] = progress.best[learner.name]["epoch"]
                 learner.take_over(progress.best[learner.name]["state"])
+        for learner in self.learners:
+            state = without_prior(learner.network, learner.evaluation_state())
+            take_prior(learner.network, None)
+            learner.take_over(state)
         return best_epoch
 
     # How far its probabilities can be trusted.
@@ -507,7 +550,7 @@ class Training(Setup):
         total = self.schedule.total_steps
         options = self.options.changed(resume=False, max_steps=total, num_epochs=None, patience=None)
         own_views = {foundation_of(options, self.split): self.views} if self.frozen else {}
-        kept = Kept(own_views, self.kept.shares)
+        kept = Kept(own_views, self.kept.shares, self.kept.axes)
         folds = folds_of(self.dataset, self.split, count, self.options.run.seed)
         what = "calibration of the views" if warmup_only else "calibration"
         with Screen(count * steps, what=what) as screen:

@@ -138,7 +138,7 @@ class Worker:
             study.optimize(self.objective, n_trials=1, catch=(Exception,))
         # Tuned views are a fold's own. Of others all folds share one set, and each takes memory.
         folds = self.options.search.folds
-        self.kept.forget(views=folds if self.options.cotraining.finetune_views else 2, shares=2 * folds)
+        self.kept.forget(views=folds if self.options.cotraining.finetune_views else 2, told=2 * folds)
 
     def objective(self, trial: Trial) -> float:
         """The value of one trial; a reason is noted before a fault goes on."""

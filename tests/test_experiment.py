@@ -588,6 +588,13 @@ def test_without_the_package_tensorboard_is_refused(tmp_path: Path, monkeypatch:
     assert not (tmp_path / "results").exists()
 
 
+@covers("head_prior")
+def test_a_head_without_a_prior_learns_otherwise(lab: Lab) -> None:
+    line = ("--data_dir", lab.data, *FROZEN, "--num_labels", 6, "--max_steps", 4)
+    given, plain = lab.run(*line), lab.run(*line, "--head_prior", "none")
+    assert not same(given.checkpoint()["models"], plain.checkpoint()["models"])
+
+
 @covers("class_shares")
 def test_a_pile_that_is_not_like_the_labels_is_noticed(lab: Lab, tmp_path: Path) -> None:
     for (name, colour), count in zip(COLOURS.items(), (60, 20, 15), strict=True):

@@ -1,0 +1,73 @@
+"""What unlabeled images tell of a linear head's weights before a label is seen.
+
+Were the images of a class normal around their mean with the covariance W, and the means themselves normal with the
+covariance B, the best weights of class c would be W^-1 mean_c (Fisher 1936), and so, before a label is seen, normal
+with the covariance W^-1 B W^-1. That is the prior of a head that learns v in logits = v A x with A = B^(1/2) W^-1 and
+whose v decay. Probabilistic discriminant analysis (Ioffe 2006) takes W and B from classes. Here no class is known: W
+is how the views of an image vary among themselves, B how images do. Along the axes of A a head moves easily where
+images differ and their own augmentations do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import rms_norm
+
+from batches import Source
+
+MOST = 2_000  # images: more take longer and hardly tell more
+LEAST = 10  # images: of fewer, too little would be known of either covariance
+# Of W's mean eigenvalue, added to all: directions in which no view was seen to vary are not for that reason good ones.
+RIDGE = 1.0
+# The root mean square of A x, by which the usual rates and decay suit it (benchmarks/RESULTS.md).
+SCALE = 0.4
+
+
+def views_of(source: Source, rows: np.ndarray, kinds: Iterable[tuple[str, int]]) -> Tensor:
+    """float32 [V, n, D]: the rows in these views and draws as heads see them, at a root mean square of 1."""
+    return torch.stack(
+        [
+            torch.cat([rms_norm(part.float(), part.shape[1:], eps=1e-6).cpu() for part in source.inputs(rows, *kind)])
+            for kind in kinds
+        ]
+    )
+
+
+def fit_axes(views: Tensor) -> Tensor | None:
+    """A [D, D] as [V, n, D] features of the same n images in V >= 2 views tell it; None where they tell nothing.
+
+    They tell nothing where there are fewer than LEAST images, where they are not finite, and where views do not vary.
+    B is shrunk as Ledoit and Wolf (2004) say; W, whose views are not independent, by a RIDGE.
+    """
+    from sklearn.covariance import ledoit_wolf
+
+    count, images, width = views.shape
+    if count < 2 or images < LEAST or not views.isfinite().all():
+        return None
+    means = views.mean(dim=0)
+    center = means.mean(dim=0)
+    within = torch.zeros(width, width)
+    for view in views:
+        within += (view - means).T @ (view - means) / (images * (count - 1))
+    mean_variance = within.diagonal().mean()
+    if mean_variance < 1e-12:
+        return None
+    between = torch.from_numpy(ledoit_wolf((means - center).numpy(), assume_centered=True)[0]).float()
+    values, vectors = torch.linalg.eigh(between)
+    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
+    axes = torch.linalg.solve(within + RIDGE * mean_variance * torch.eye(width), root).T
+    size = ((means - center) @ axes.T).square().mean().sqrt()
+    return axes * (SCALE / size) if size > 0 else None
+
+
+def center_of(views: Tensor, labels: np.ndarray) -> Tensor:
+    """[D]: the middle between the classes' means in [V, n, D] features of labeled images.
+
+    Not the pile's mean, which lies at its most frequent class.
+    """
+    means, classes = views.mean(dim=0), np.unique(labels)
+    return torch.stack([means[torch.from_numpy(labels == label)].mean(dim=0) for label in classes]).mean(dim=0)
