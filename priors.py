@@ -19,7 +19,6 @@ from torch.nn.functional import rms_norm
 
 from batches import Source
 
-MOST = 2_000  # images: more take longer and hardly tell more
 LEAST = 10  # images: of fewer, too little would be known of either covariance
 # Of W's mean eigenvalue, added to all: directions in which no view was seen to vary are not for that reason good ones.
 RIDGE = 1.0

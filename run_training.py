@@ -24,7 +24,6 @@ from foundation import Kept, Setup, default_model, foundation_of, layers_checked
 from learner import Learner
 from loading import run_of
 from models import Prior, batch_norms_in_exam, describe, take_prior, without_prior
-from priors import MOST as MOST_OF_PRIOR
 from priors import center_of, fit_axes, views_of
 from reporting import Board, MetricsLog, Screen, require_tensorboard
 from run_report import Finished, worse_than_guessing, write_run
@@ -202,9 +201,10 @@ class Training(Setup):
 
         with Screen(self.schedule.total_steps, progress.step) as screen, board:
             last = folder / "checkpoints" / "last.pt"
-            self.take_priors()
             try:
-                if not self.out_of_patience(progress):
+                if self.out_of_patience(progress):
+                    self.take_priors()  # with which its weights were learned
+                else:
                     self.learn(progress, write=write, show=screen.show, save=lambda: self.save(last, progress))
             except KeyboardInterrupt:
                 warn(f"stopped; --name {self.options.run.name} --resume goes on")
@@ -262,9 +262,7 @@ class Training(Setup):
         spoiled = np.isin(self.dataset.hashes[split.labeled], np.concatenate(learned)).any()
         if not self.frozen or spoiled or self.options.learning.class_shares == "labels":
             return own
-        random = generator(self.options.run.seed, "shares")
-        labeled = random.permutation(split.labeled)
-        labeled = labeled[some_of_each(labels[labeled], MOST)]
+        random, labeled = generator(self.options.run.seed, "shares"), self.some_labeled
         again, new = np.intersect1d(split.unlabeled, split.labeled), np.setdiff1d(split.unlabeled, split.labeled)
         sources = [view.source for view in self.views]
         known, unknown = (features_of(sources, rows) for rows in (labeled, random.permutation(new)[:MOST]))
@@ -275,9 +273,15 @@ class Training(Setup):
         counted = np.bincount(labels[again], minlength=classes)
         return (counted + len(new) * found) / (len(again) + len(new))
 
+    @property
+    def some_labeled(self) -> np.ndarray:
+        """The labeled rows, or where they are very many about MOST of them, of each class its part."""
+        labeled = generator(self.options.run.seed, "some labeled").permutation(self.split.labeled)
+        return labeled[some_of_each(self.dataset.labels[labeled], MOST)]
+
     def take_priors(self) -> None:
         """Give the heads what the unlabeled images tell of their weights; each time the same."""
-        axes, rows = self.axes, self.split.labeled
+        axes, rows = self.axes, self.some_labeled
         for learner in self.learners:
             view = self.view_of(learner.name)
             found = axes[self.views.index(view)]
@@ -302,7 +306,7 @@ class Training(Setup):
         kinds = self._draws(rows)
         key, known = (foundation_of(self.options, self.split), rows.tobytes(), *kinds), self.kept.axes
         if key not in known:  # each fold asks
-            known[key] = [fit_axes(views_of(view.source, rows[:MOST_OF_PRIOR], kinds)) for view in self.views]
+            known[key] = [fit_axes(views_of(view.source, rows[:MOST], kinds)) for view in self.views]
         return known[key]
 
     def _draws(self, rows: np.ndarray) -> list[tuple[str, int]]:

@@ -16,7 +16,7 @@ from batches import Source
 from evaluate import fit_temperature, tempered
 
 FOLDS = 5
-MOST = 2_000  # labeled images to learn from, and unlabeled ones to count: more take longer and hardly tell more
+MOST = 2_000  # labeled images to learn from, and unlabeled ones to look at: more take longer and hardly tell more
 WEIGHT = 0.03  # of the labels' own shares: where predictions tell little, nearly all shares are equally likely
 STRENGTH = 0.1  # inverse regularization of the logistic regression on features of root mean square 1
 

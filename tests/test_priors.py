@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import FROZEN, make_data, run
+from runs import FROZEN, Outcome, make_data, run
 from torch import Tensor
 
 import args
@@ -179,3 +179,35 @@ def test_checkpoints_hold_plain_heads_that_say_what_was_tested(
     assert tested.code == 0, tested.err
     again = json.loads((outcome.folder() / "test_summary.json").read_text(encoding="utf-8"))
     assert again["test"] == outcome.summary()["test"]
+
+
+def goes_on_to_the_same(outcome: Outcome) -> None:
+    """A run that goes on after its last step leaves the models that it left before."""
+    before = outcome.checkpoint()["models"]
+    for name in ("summary.json", "checkpoints/best.pt"):
+        (outcome.folder() / name).unlink()
+    again = run("--name", "x", "--resume", cwd=outcome.cwd)
+    assert again.code == 0, again.err
+    for name, state in again.checkpoint()["models"].items():
+        for key, value in state.items():
+            assert value.equal(before[name][key])
+
+
+def test_a_run_from_before_there_were_priors_goes_on_without(folder: Path, tmp_path: Path) -> None:
+    line = ("--name", "x", "--data_dir", folder, *FROZEN, "--num_labels", 9, "--max_steps", 4, "--calibration_folds", 0)
+    outcome = run(*line, "--head_prior", "none", cwd=tmp_path)
+    path = outcome.folder() / "commandline_args.txt"
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    assert stored.pop("head_prior") == "none"
+    path.write_text(json.dumps(stored), encoding="utf-8")
+    goes_on_to_the_same(outcome)
+
+
+def test_a_run_that_ended_by_patience_is_tested_with_what_it_learned(tmp_path: Path) -> None:
+    """Also where it was stopped before the test: its weights are weights along the axes."""
+    line = ("--name", "x", "--data_dir", make_data(tmp_path / "d", 40), *FROZEN, "--num_labels", 9, "--patience", 1)
+    line += ("--val_percent", "40%", "--max_steps", 400, "--warmup_epoch_num", 1, "--calibration_folds", 0)
+    outcome = run(*line, cwd=tmp_path)
+    assert outcome.code == 0, outcome.err
+    assert len(outcome.metrics().splitlines()) < 100  # not 400 steps
+    goes_on_to_the_same(outcome)
