@@ -171,7 +171,11 @@ class Logits(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         if self.prior is None:
             return super().forward(x)
-        return functional.linear(x - self.prior.center, self.weight @ self.prior.axes, self.bias)
+        x, axes = x - self.prior.center, self.prior.axes
+        # Whichever is less to multiply; the way back doubles it for weights, and inputs have none.
+        if len(x) > 2 * len(self.weight):
+            return functional.linear(x, self.weight @ axes, self.bias)
+        return functional.linear(functional.linear(x, axes), self.weight, self.bias)
 
 
 def take_prior(network: nn.Module, prior: Prior | None) -> None:

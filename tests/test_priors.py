@@ -84,8 +84,9 @@ def test_the_center_is_that_of_the_classes_not_of_the_images() -> None:
 
 
 @pytest.mark.parametrize("members", [1, 3])
-def test_a_head_with_a_prior_says_the_same_without_it(members: int) -> None:
-    head, features = build_head("linear", 6, 3, seed_key=(0,), members=members).eval(), torch.randn(5, 6)
+@pytest.mark.parametrize("images", [5, 50])
+def test_a_head_with_a_prior_says_the_same_without_it(members: int, images: int) -> None:
+    head, features = build_head("linear", 6, 3, seed_key=(0,), members=members).eval(), torch.randn(images, 6)
     before, keys = head(features), set(head.state_dict())
     take_prior(head, Prior(torch.randn(6), torch.randn(6, 6)))
     logits = head(features)
@@ -99,8 +100,9 @@ def test_a_head_with_a_prior_says_the_same_without_it(members: int) -> None:
     assert without_prior(head, head.state_dict()).keys() == keys
 
 
-def test_what_learns_are_the_weights_along_the_axes() -> None:
-    head, features = build_head("linear", 6, 3, seed_key=(0,)).double(), torch.randn(5, 6).double()
+@pytest.mark.parametrize("images", [5, 50])
+def test_what_learns_are_the_weights_along_the_axes(images: int) -> None:
+    head, features = build_head("linear", 6, 3, seed_key=(0,)).double(), torch.randn(images, 6).double()
     prior = Prior(torch.randn(6).double(), torch.randn(6, 6).double())
     take_prior(head, prior)
     head(features).square().sum().backward()
