@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import rms_norm
 
 from augment import Recipe, augment
 from data import Dataset, image_batches
@@ -151,6 +152,12 @@ class Order:
 def _permutation(count: int, *parts: object) -> np.ndarray:
     """The order of one round; the last few are kept, since every step of a round asks for it."""
     return generator(*parts).permutation(count)
+
+
+def as_heads_see(source: Source, rows: np.ndarray, view: str, draw: int = 0) -> Tensor:
+    """float32 [n, D] on the CPU: frozen features of the rows, at a root mean square of 1; [0, 0] of no rows."""
+    parts = [rms_norm(part.float(), part.shape[1:], eps=1e-6).cpu() for part in source.inputs(rows, view, draw)]
+    return torch.cat(parts) if parts else torch.zeros(0, 0)
 
 
 class ImageSource:

@@ -15,9 +15,8 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import rms_norm
 
-from batches import Source
+from batches import Source, as_heads_see
 
 LEAST = 10  # images: of fewer, too little would be known of either covariance
 # Of W's mean eigenvalue, added to all: directions in which no view was seen to vary are not for that reason good ones.
@@ -27,13 +26,8 @@ SCALE = 0.4
 
 
 def views_of(source: Source, rows: np.ndarray, kinds: Iterable[tuple[str, int]]) -> Tensor:
-    """float32 [V, n, D]: the rows in these views and draws as heads see them, at a root mean square of 1."""
-    return torch.stack(
-        [
-            torch.cat([rms_norm(part.float(), part.shape[1:], eps=1e-6).cpu() for part in source.inputs(rows, *kind)])
-            for kind in kinds
-        ]
-    )
+    """float32 [V, n, D]: the rows in these views and draws as heads see them."""
+    return torch.stack([as_heads_see(source, rows, *kind) for kind in kinds])
 
 
 def fit_axes(views: Tensor) -> Tensor | None:

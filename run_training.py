@@ -281,13 +281,15 @@ class Training(Setup):
 
     def take_priors(self) -> None:
         """Give the heads what the unlabeled images tell of their weights; each time the same."""
-        axes, rows = self.axes, self.some_labeled
-        for learner in self.learners:
-            view = self.view_of(learner.name)
-            found = axes[self.views.index(view)]
-            if found is not None:
-                center = center_of(views_of(view.source, rows, self._draws(rows)), self.dataset.labels[rows])
-                take_prior(learner.network, Prior(center.to(self.device), found.to(self.device)))
+        rows = self.some_labeled
+        for view, axes in zip(self.views, self.axes, strict=True):
+            if axes is None:
+                continue
+            center = center_of(views_of(view.source, rows, self._draws(rows)), self.dataset.labels[rows])
+            prior = Prior(center.to(self.device), axes.to(self.device))
+            for learner in self.learners:
+                if self.view_of(learner.name) is view:
+                    take_prior(learner.network, prior)
 
     @property
     def axes(self) -> list[Tensor | None]:

@@ -10,9 +10,8 @@ import warnings
 from collections.abc import Sequence
 
 import numpy as np
-from torch.nn.functional import rms_norm
 
-from batches import Source
+from batches import Source, as_heads_see
 from evaluate import fit_temperature, tempered
 
 FOLDS = 5
@@ -26,11 +25,7 @@ def features_of(sources: Sequence[Source], rows: np.ndarray) -> np.ndarray:
 
     That is their first weak draw, which a bank holds already, at a root mean square of 1.
     """
-    columns = []
-    for source in sources:
-        parts = [rms_norm(part.float(), part.shape[1:], eps=1e-6).cpu().numpy() for part in source.inputs(rows, "weak")]
-        columns.append(np.concatenate(parts) if parts else np.zeros((0, 0), dtype=np.float32))
-    return np.concatenate(columns, axis=1)
+    return np.concatenate([as_heads_see(source, rows, "weak").numpy() for source in sources], axis=1)
 
 
 def some_of_each(labels: np.ndarray, most: int) -> np.ndarray:
