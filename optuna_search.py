@@ -106,11 +106,11 @@ def check_same_search(study: optuna.Study, options: Options, space: Space, goal:
     if theirs is None:
         study.set_user_attr("search", ours)
         return
-    for what in {**theirs, **ours}:
-        if theirs.get(what) != ours.get(what):
+    for what in theirs:  # an option that is newer than the study is none of its
+        if theirs[what] != ours.get(what):
             raise UserError(
                 f"the study {study.study_name} searches with another value of {what} "
-                f"({theirs.get(what)}, not {ours.get(what)}); give the same options, or another --name"
+                f"({theirs[what]}, not {ours.get(what)}); give the same options, or another --name"
             )
 
 

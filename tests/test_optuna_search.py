@@ -323,7 +323,8 @@ def test_a_worker_keeps_the_tuned_views_of_all_folds(
         before.append(set(kept.views))
         for fold in ("another's", *range(folds)):
             kept.views.setdefault(fold, [])
-            kept.shares.setdefault((fold, len(before)), np.zeros(2))
+            for told in (kept.shares, kept.axes):
+                told.setdefault((fold, len(before)), np.zeros(2))
         return 0.5
 
     monkeypatch.setattr(search_workers, "accuracy", accuracy)
@@ -335,7 +336,7 @@ def test_a_worker_keeps_the_tuned_views_of_all_folds(
         worker.run(study)
     assert [trial.state for trial in study.trials] == [TrialState.COMPLETE] * 2
     assert before == [set(), set(range(folds)[-held:])]
-    assert len(worker.kept.shares) == 2 * folds
+    assert len(worker.kept.shares) == len(worker.kept.axes) == 2 * folds
 
 
 def test_a_trial_that_lags_behind_is_given_up_after_a_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -403,6 +404,17 @@ def test_resuming_keeps_what_is_searched(easy: None, tmp_path: Path) -> None:
     assert run("--name", "t", "--resume", cwd=tmp_path).code == 0  # what goes on says itself that it is a search
     assert table(tmp_path) == before
     assert not (tmp_path / "results" / "t" / "metrics.csv").exists()
+
+
+def test_a_search_that_is_older_than_an_option_goes_on(easy: None, tmp_path: Path) -> None:
+    tune("--n_trials", 2, "--head_prior", "none", cwd=tmp_path)
+    study, record = study_in(tmp_path), tmp_path / "results" / "t" / "commandline_args.txt"
+    study.set_user_attr("search", {k: v for k, v in study.user_attrs["search"].items() if k != "--head_prior"})
+    stored = json.loads(record.read_text(encoding="utf-8"))
+    assert stored.pop("head_prior") == "none"
+    record.write_text(json.dumps(stored), encoding="utf-8")
+    tune("--n_trials", 3, "--resume", cwd=tmp_path)
+    assert len(table(tmp_path)) == 3
 
 
 def test_a_second_search_of_a_name_gets_a_folder_of_its_own(easy: None, tmp_path: Path) -> None:
