@@ -16,12 +16,11 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn.functional import rms_norm
 
 from augment import Recipe, augment
 from data import Dataset, image_batches
 from decode import Transform
-from models import Backbone
+from models import Backbone, feature_norm
 from utils import generator, to_device
 
 EVALUATION_BATCH = 64
@@ -156,7 +155,7 @@ def _permutation(count: int, *parts: object) -> np.ndarray:
 
 def as_heads_see(source: Source, rows: np.ndarray, view: str, draw: int = 0) -> Tensor:
     """float32 [n, D] on the CPU: frozen features of the rows, at a root mean square of 1; [0, 0] of no rows."""
-    parts = [rms_norm(part.float(), part.shape[1:], eps=1e-6).cpu() for part in source.inputs(rows, view, draw)]
+    parts = [feature_norm(part.shape[1])(part.float()).cpu() for part in source.inputs(rows, view, draw)]
     return torch.cat(parts) if parts else torch.zeros(0, 0)
 
 

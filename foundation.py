@@ -82,7 +82,7 @@ def foundation_of(options: Options, split: Split) -> Hashable:
     if options.cotraining.finetune_views:
         learned = options.cotraining.finetune_steps, options.learning.layer_decay, split.labeled.tobytes()
     model, views = replace(options.model, head="", head_prior=""), options.cotraining.views
-    return options.run, options.data, model, views, learned, options.mode.load_path
+    return replace(options.run, resume=False), options.data, model, views, learned, options.mode.load_path
 
 
 class Setup:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from args import Learning
-from models import parameter_groups
+from models import Head, parameter_groups
+from utils import UserError
 
 
 def one_cycle(position: float) -> float:
@@ -25,6 +26,43 @@ def one_cycle(position: float) -> float:
     else:
         low, high, progress = last, 1.0, (position - peak) / (1 - peak)
     return low + (high - low) * (1 + math.cos(math.pi * progress)) / 2
+
+
+class Prior(NamedTuple):
+    """What is likely of a linear layer's weights before a label is seen (priors.py): center [D] and axes A [D, D]."""
+
+    center: Tensor
+    axes: Tensor
+
+
+class AlongAxes:
+    """A linear layer that learns v [C, D] and b [C] of logits = v A (x - center) + b (a stack: a dimension more).
+
+    The layer itself always holds the weights v A and the bias b - v A center, which say the same of x: whoever
+    evaluates, averages or keeps it need not know. Only for an optimizer's step do v and b lie in it.
+    """
+
+    def __init__(self, layer: nn.Linear, prior: Prior) -> None:
+        self.layer, self.prior = layer, prior
+        self.v, self.b = (x.detach().clone() for x in (layer.weight, layer.bias))  # at first what the layer has
+
+    @torch.no_grad()
+    def lay_open(self) -> None:
+        """Put v and b, and the gradients in respect of them, into the layer."""
+        weight, bias, (center, axes) = self.layer.weight, self.layer.bias, self.prior
+        if weight.grad is not None and bias.grad is not None:
+            weight.grad = (weight.grad - bias.grad.unsqueeze(-1) * center) @ axes.T
+        weight.copy_(self.v)
+        bias.copy_(self.b)
+
+    @torch.no_grad()
+    def fold(self) -> None:
+        """Keep v and b, which lie in the layer, and put weights and bias there."""
+        weight, bias, (center, axes) = self.layer.weight, self.layer.bias, self.prior
+        self.v.copy_(weight)
+        self.b.copy_(bias)
+        weight.copy_(self.v @ axes)
+        bias.sub_(weight @ center)
 
 
 class Learner:
@@ -50,6 +88,24 @@ class Learner:
         self.shares = torch.full((classes,), 1 / classes, device=device)
         self.temperature = torch.ones((), device=device)
         self.average = {k: v.clone() for k, v in network.state_dict().items()} if learning.ema else None
+        self.along: list[AlongAxes] = []  # the last layers of linear heads that have a prior
+        self._restored: list[tuple[Tensor, Tensor]] | None = None  # v and b of those, from a checkpoint
+
+    def take_prior(self, prior: Prior) -> None:
+        """Learn the last layers of linear heads along a prior's axes: anew, or from where a checkpoint was."""
+        layers = [head.layers[-1] for head in self.network.modules() if isinstance(head, Head)]
+        self.along = [AlongAxes(layer, prior) for layer in layers]  # type: ignore[arg-type]
+        if self._restored is not None:
+            for along, (v, b) in zip(self.along, self._restored, strict=True):
+                along.v.copy_(v)
+                along.b.copy_(b)
+            return
+        if self.step:
+            raise UserError("last.pt is of an older version of the program; train anew, under another --name")
+        for along in self.along:
+            along.fold()
+        if self.average is not None:
+            self._follow(self.average, 0.0)
 
     def learning_rate(self) -> float:
         """The rate of the next update, a pure function of the updates made since the learner began."""
@@ -60,18 +116,22 @@ class Learner:
         rate = self.learning_rate()
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["lr_scale"]
+        for along in self.along:
+            along.lay_open()
         if self.learning.grad_clip:
             nn.utils.clip_grad_norm_(self.parameters, self.learning.grad_clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
+        for along in self.along:
+            along.fold()
         self.step += 1
         if self.average is not None:
-            self._follow(self.average)
+            # Young averages move faster, so that they forget the first weights.
+            self._follow(self.average, min(self.learning.ema, (1 + self.step) / (10 + self.step)))
 
     @torch.no_grad()
-    def _follow(self, average: dict[str, Tensor]) -> None:
-        """Move the average towards the weights; young averages move faster, so that they forget the first weights."""
-        decay = min(self.learning.ema, (1 + self.step) / (10 + self.step))
+    def _follow(self, average: dict[str, Tensor], decay: float) -> None:
+        """Move the average towards the weights; 0: to where they are."""
         for name, value in self.network.state_dict().items():
             if value.is_floating_point():
                 average[name].lerp_(value, 1 - decay)
@@ -112,6 +172,7 @@ class Learner:
             "network": self.network.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "average": self.average,
+            "along": [(along.v, along.b) for along in self.along],
             "step": self.step,
             "moments": self.moments,
             "marginal": self.marginal,
@@ -122,6 +183,7 @@ class Learner:
         """The inverse of `state_dict`."""
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self._restored = state.get("along") or None
         if self.average is not None:
             for name, value in state["average"].items():
                 self.average[name].copy_(value)

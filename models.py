@@ -17,13 +17,12 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
-from torch.nn import functional
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import args
@@ -116,6 +115,11 @@ class Backbone(nn.Module):
         return units
 
 
+def feature_norm(width: int) -> nn.RMSNorm:
+    """What heads bring features [N, width] to before anything else: a root mean square of 1 a row."""
+    return nn.RMSNorm(width, eps=1e-6, elementwise_affine=False)
+
+
 class Head(nn.Module):
     """Features [N, in_features] to logits [N, num_classes], without an activation on the logits.
 
@@ -134,7 +138,7 @@ class Head(nn.Module):
     def __init__(self, kind: str, in_features: int, num_classes: int) -> None:
         super().__init__()
         self.register_buffer("temperature", torch.ones(()))
-        self.layers = nn.Sequential(nn.RMSNorm(in_features, eps=1e-6, elementwise_affine=False))
+        self.layers = nn.Sequential(feature_norm(in_features))
         if kind == "hidden":
             self.layers.append(Block(in_features, HIDDEN_WIDTH))
             in_features = HIDDEN_WIDTH
@@ -142,7 +146,7 @@ class Head(nn.Module):
             self.layers.append(Block(in_features, MLP_WIDTH))
             self.layers.extend([Block(MLP_WIDTH, MLP_WIDTH, skip=True), Block(MLP_WIDTH, MLP_WIDTH, skip=True)])
             in_features = MLP_WIDTH
-        self.layers.append(Logits(in_features, num_classes))
+        self.layers.append(nn.Linear(in_features, num_classes))
         if kind != "linear":
             # What comes out of a norm is large: smaller weights give logits like those of the linear head.
             nn.init.normal_(self.layers[-1].weight, std=0.01)  # type: ignore[arg-type]
@@ -151,50 +155,6 @@ class Head(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         logits = self.layers(features)
         return logits if self.training else logits / self.temperature
-
-
-class Prior(NamedTuple):
-    """What is likely of a linear layer's weights before a label is seen (priors.py): center [D] and axes A [D, D]."""
-
-    center: Tensor
-    axes: Tensor
-
-
-class Logits(nn.Linear):
-    """A linear layer that may have a prior: then logits = v A (x - center) + bias, and v [C, D] is what learns.
-
-    The prior is no part of the state: `without_prior` makes weights of a plain layer.
-    """
-
-    prior: Prior | None = None
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.prior is None:
-            return super().forward(x)
-        x, axes = x - self.prior.center, self.prior.axes
-        # Whichever is less to multiply; the way back doubles it for weights, and inputs have none.
-        if len(x) > 2 * len(self.weight):
-            return functional.linear(x, self.weight @ axes, self.bias)
-        return functional.linear(functional.linear(x, axes), self.weight, self.bias)
-
-
-def take_prior(network: nn.Module, prior: Prior | None) -> None:
-    """Give it to the last layer of the heads in a network, which must be linear heads; None takes it away."""
-    for module in network.modules():
-        if isinstance(module, Logits):
-            module.prior = prior
-
-
-def without_prior(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state of a network with a prior as one that says the same without: v A, and what the center adds."""
-    plain = dict(state)
-    for name, module in network.named_modules():
-        if isinstance(module, Logits) and module.prior is not None:
-            center, axes = module.prior
-            weight = plain[f"{name}.weight"] @ axes
-            plain[f"{name}.weight"] = weight
-            plain[f"{name}.bias"] = plain[f"{name}.bias"] - weight @ center
-    return plain
 
 
 class Block(nn.Module):

@@ -10,7 +10,7 @@ images differ and their own augmentations do not.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
@@ -25,42 +25,47 @@ RIDGE = 1.0
 SCALE = 0.4
 
 
-def views_of(source: Source, rows: np.ndarray, kinds: Iterable[tuple[str, int]]) -> Tensor:
-    """float32 [V, n, D]: the rows in these views and draws as heads see them."""
-    return torch.stack([as_heads_see(source, rows, *kind) for kind in kinds])
+def seen(source: Source, rows: np.ndarray, kinds: Iterable[tuple[str, int]]) -> Iterator[Tensor]:
+    """float32 [n, D], one after the other: the rows in each of these views and draws, as heads see them."""
+    return (as_heads_see(source, rows, *kind) for kind in kinds)
 
 
-def fit_axes(views: Tensor) -> Tensor | None:
-    """A [D, D] as [V, n, D] features of the same n images in V >= 2 views tell it; None where they tell nothing.
+def fit_axes(views: Iterator[Tensor]) -> Tensor | None:
+    """A [D, D] as features [n, D] of the same n images in V >= 2 views tell it; None where they tell nothing.
 
     They tell nothing where there are fewer than LEAST images, where they are not finite, and where views do not vary.
     B is shrunk as Ledoit and Wolf (2004) say; W, whose views are not independent, by a RIDGE.
     """
     from sklearn.covariance import ledoit_wolf
 
-    count, images, width = views.shape
-    if count < 2 or images < LEAST or not views.isfinite().all():
+    first = next(views)
+    images, width = first.shape
+    if images < LEAST:
         return None
-    means = views.mean(dim=0)
-    center = means.mean(dim=0)
-    within = torch.zeros(width, width)
+    # Seen from the first view, so that what all views of an image share is not first added and then taken away.
+    count, total, squares = 1, torch.zeros_like(first), torch.zeros(width, width)
     for view in views:
-        within += (view - means).T @ (view - means) / (images * (count - 1))
+        apart = view - first
+        count, total, squares = count + 1, total + apart, squares.addmm_(apart.T, apart)
+    if count < 2 or not (first.isfinite().all() and total.isfinite().all()):
+        return None
+    within = (squares - total.T @ total / count) / (images * (count - 1))
     mean_variance = within.diagonal().mean()
     if mean_variance < 1e-12:
         return None
-    between = torch.from_numpy(ledoit_wolf((means - center).numpy(), assume_centered=True)[0]).float()
+    mean = first + total / count
+    mean = mean - mean.mean(dim=0)
+    between = torch.from_numpy(ledoit_wolf(mean.numpy(), assume_centered=True)[0]).float()
     values, vectors = torch.linalg.eigh(between)
     root = vectors * values.clamp(min=0).sqrt() @ vectors.T
     axes = torch.linalg.solve(within + RIDGE * mean_variance * torch.eye(width), root).T
-    size = ((means - center) @ axes.T).square().mean().sqrt()
+    size = (mean @ axes.T).square().mean().sqrt()
     return axes * (SCALE / size) if size > 0 else None
 
 
-def center_of(views: Tensor, labels: np.ndarray) -> Tensor:
-    """[D]: the middle between the classes' means in [V, n, D] features of labeled images.
+def center_of(features: Tensor, labels: np.ndarray) -> Tensor:
+    """[D]: the middle between the classes' means of labeled features [n, D].
 
     Not the pile's mean, which lies at its most frequent class.
     """
-    means, classes = views.mean(dim=0), np.unique(labels)
-    return torch.stack([means[torch.from_numpy(labels == label)].mean(dim=0) for label in classes]).mean(dim=0)
+    return torch.stack([features[torch.from_numpy(labels == c)].mean(dim=0) for c in np.unique(labels)]).mean(dim=0)

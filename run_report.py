@@ -164,6 +164,7 @@ def _what_was_run(summary: Mapping[str, Any], run: Finished) -> Section:
         ("method", METHODS.get(run.method, run.method)),
         ("started from", options.mode.load_path or ""),
         ("network", f"{', '.join(run.views)}, {_heads(options.model)}{' each' if len(run.views) > 1 else ''}"),
+        ("prior of the heads", "from the unlabeled images" if summary.get("views_with_prior") else ""),
         ("trained", f"{last.get('step', 0)} steps, {len(run.rows)} epochs"),
         ("seed", str(summary["seed"])),
         ("took", took),

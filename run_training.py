@@ -20,11 +20,12 @@ from args import Learning, Options, recorded
 from batches import Ask, Batches, Order
 from data import Dataset, Split, folds_of
 from evaluate import ENOUGH_TO_FIT, calibrated, fit_temperatures
-from foundation import Kept, Setup, default_model, foundation_of, layers_checked
-from learner import Learner
+from features import Kind
+from foundation import Kept, Setup, View, default_model, foundation_of, layers_checked
+from learner import Learner, Prior
 from loading import run_of
-from models import Prior, batch_norms_in_exam, describe, take_prior, without_prior
-from priors import center_of, fit_axes, views_of
+from models import batch_norms_in_exam, describe
+from priors import center_of, fit_axes, seen
 from reporting import Board, MetricsLog, Screen, require_tensorboard
 from run_report import Finished, worse_than_guessing, write_run
 from shares import MOST, estimate_shares, features_of, labels_shares, some_of_each
@@ -74,6 +75,7 @@ class Training(Setup):
         self.supervised = options.mode.finetune_mode
         self.order = self._order()
         self.schedule = self._schedule()
+        self.planned_steps = self.schedule.total_steps  # also of a fold that will end with the warm-up
         self.learners = self._learners()
         self.companions = self._companions()
         self.enough_validation = self._enough_validation()
@@ -202,9 +204,7 @@ class Training(Setup):
         with Screen(self.schedule.total_steps, progress.step) as screen, board:
             last = folder / "checkpoints" / "last.pt"
             try:
-                if self.out_of_patience(progress):
-                    self.take_priors()  # with which its weights were learned
-                else:
+                if not self.out_of_patience(progress):
                     self.learn(progress, write=write, show=screen.show, save=lambda: self.save(last, progress))
             except KeyboardInterrupt:
                 warn(f"stopped; --name {self.options.run.name} --resume goes on")
@@ -281,39 +281,41 @@ class Training(Setup):
 
     def take_priors(self) -> None:
         """Give the heads what the unlabeled images tell of their weights; each time the same."""
-        rows = self.some_labeled
         for view, axes in zip(self.views, self.axes, strict=True):
             if axes is None:
                 continue
-            center = center_of(views_of(view.source, rows, self._draws(rows)), self.dataset.labels[rows])
-            prior = Prior(center.to(self.device), axes.to(self.device))
+            prior = Prior(self._center(view).to(self.device), axes.to(self.device))
             for learner in self.learners:
                 if self.view_of(learner.name) is view:
-                    take_prior(learner.network, prior)
+                    learner.take_prior(prior)
+
+    def _center(self, view: View) -> Tensor:
+        """The center [D] of the prior of a view's heads."""
+        rows = self.some_labeled
+        kinds = self._kinds(rows)
+        mean = sum(seen(view.source, rows, kinds), torch.zeros(())) / len(kinds)
+        return center_of(mean, self.dataset.labels[rows])
 
     @property
     def axes(self) -> list[Tensor | None]:
         """The axes [D, D] of the prior of each view's heads; None without one.
 
-        That is where heads are not linear, nothing is frozen, nothing unlabeled or it tells nothing. A model that was
-        loaded learned without one, or has taken it in.
+        That is where heads are not linear, nothing is frozen, nothing is unlabeled or it tells nothing.
         """
         chosen, order = self.options.model, self.order
         wanted = chosen.head == "linear" and chosen.head_prior == "pile"
-        if not wanted or not self.frozen or order.unlabeled is None or self.loaded is not None:
+        if not wanted or not self.frozen or order.unlabeled is None:
             return [None] * len(self.views)
         rows = generator(self.options.run.seed, "prior").permutation(np.setdiff1d(order.unlabeled, order.labeled))
-        if not len(rows):
-            return [None] * len(self.views)
-        kinds = self._draws(rows)
+        kinds = self._kinds(rows)
         key, known = (foundation_of(self.options, self.split), rows.tobytes(), *kinds), self.kept.axes
         if key not in known:  # each fold asks
-            known[key] = [fit_axes(views_of(view.source, rows[:MOST], kinds)) for view in self.views]
+            known[key] = [fit_axes(seen(view.source, rows[:MOST], kinds)) for view in self.views]
         return known[key]
 
-    def _draws(self, rows: np.ndarray) -> list[tuple[str, int]]:
+    def _kinds(self, rows: np.ndarray) -> list[Kind]:
         """The views and draws of these rows that the training asks for, which a bank holds."""
-        wanted = self.order.wanted(self.schedule.total_steps)
+        wanted = self.order.wanted(self.planned_steps)
         return [kind for kind, held in wanted.items() if np.isin(rows, held).all()]
 
     def steps(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
@@ -329,7 +331,7 @@ class Training(Setup):
 
     def fill_bank(self) -> None:
         """Compute the features that training, test and calibration will ask for, all at once."""
-        wanted = self.order.wanted(self.schedule.total_steps) if self.frozen else {}
+        wanted = self.order.wanted(self.planned_steps) if self.frozen else {}
         by_folds = len(self.split.val) < ENOUGH_TO_FIT and self._calibration_folds()[0]
         held_out = [self.split.labeled] if by_folds else []
         wanted["eval", 0] = np.concatenate([self.split.val, self.split.test, *held_out])
@@ -413,7 +415,7 @@ class Training(Setup):
 
     def save(self, path: Path, progress: Progress) -> None:
         """Write `last.pt`: all that the run needs to go on."""
-        models = {x.name: without_prior(x.network, x.evaluation_state()) for x in self.learners}
+        models = {x.name: x.evaluation_state() for x in self.learners}
         content = {**self.description(), "models": models, **progress_state(progress, self.learners)}
         save_checkpoint(path, content)
 
@@ -425,6 +427,11 @@ class Training(Setup):
         if not self.learning.distribution_alignment:
             return {}
         return {"class_shares": dict(zip(self.dataset.classes, self.class_shares.round(4).tolist(), strict=True))}
+
+    def about_priors(self) -> dict[str, Any]:
+        """The views whose heads learned along a prior's axes."""
+        told = [view.name for view, axes in zip(self.views, self.axes, strict=True) if axes is not None]
+        return {"views_with_prior": told}
 
     def about_views(self) -> dict[str, Any]:
         """What the summary says of that."""
@@ -467,7 +474,7 @@ class Training(Setup):
             held_out = {"val": (self.split.val, None), "test": (self.split.test, folder)}
             results = {name: self.results(models, *part) for name, part in held_out.items()}
         results["calibration"] = calibration | self.reliability(calibration["temperatures"], folder)
-        results |= self.about_views() | self.about_shares()
+        results |= self.about_views() | self.about_shares() | self.about_priors()
         with Board(folder, self.options.run.tensorboard) as board:
             for name in results["test"]:
                 board.picture(f"confusion_matrix/{name}", folder / f"{name}_CM.png", progress.step)
@@ -490,10 +497,6 @@ class Training(Setup):
             if learner.name in progress.best:
                 best_epoch[learner.name] = progress.best[learner.name]["epoch"]
                 learner.take_over(progress.best[learner.name]["state"])
-        for learner in self.learners:
-            state = without_prior(learner.network, learner.evaluation_state())
-            take_prior(learner.network, None)
-            learner.take_over(state)
         return best_epoch
 
     # How far its probabilities can be trusted.

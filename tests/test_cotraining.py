@@ -634,6 +634,19 @@ def test_the_folds_of_a_calibration_have_the_tau_of_the_run(tmp_path: Path, monk
     assert [[float(x.temperature) for x in fold.learners] for fold in made] == [[2.0, 1.5]] * 2
 
 
+def test_all_folds_have_the_prior_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those that end with the warm-up, and see fewer draws: tau is that of the heads that will speak."""
+    fits, real = [], run_training.fit_axes
+    monkeypatch.setattr(run_training, "fit_axes", lambda views: fits.append(views) or real(views))
+    line = ("--num_labels", 40, "--max_steps", 20, "--unlabeled_batch_size", 500, "--augmentation_draws", 4)
+    training = training_of(tmp_path, *line)
+    assert training.order.wanted(training.schedule.warmup_steps).keys() < training.order.wanted(20).keys()
+    training.fill_bank()
+    training.learn(experiment.Progress())
+    training.calibrate()
+    assert len(fits) == len(training.views) == 2
+
+
 def test_a_co_trained_run_is_not_fine_tuned_as_if_it_were_a_student(lab: Lab, tmp_path: Path) -> None:
     outcome = lab.run()
     line = lab.line("--finetune_mode", "--load_path", outcome.folder().resolve(), views=())

@@ -72,6 +72,10 @@ def test_the_bank_lies_in_device_memory(tmp_path: Path) -> None:
     torch.testing.assert_close(stored, direct, rtol=1e-2, atol=1e-2)  # bf16 passes, float16 rows
     assert made.banks[0].table(("eval", 0)).resident is not None
     assert made.banks[0].table(("eval", 0)).resident.is_cuda  # type: ignore[union-attr]
+    made.learn(Progress())
+    assert made.learners[0].along[0].v.is_cuda
+    with made.evaluated() as models:
+        assert set(made.predictions(models, rows)) == {"teacher", "student", "ensemble"}
 
 
 @pytest.mark.parametrize("words", [["--grad_accumulation", "2", "--ema", "0.9"], ["--feedback", "first_order"]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -14,13 +15,14 @@ from torch import Tensor
 
 import args
 import experiment
-import models
 import priors
 from data import find_dataset, folds_of, split_dataset
 from foundation import Kept
-from models import Prior, build_head, take_prior, without_prior
+from learner import Learner, Prior
+from models import build_head
 from priors import LEAST, RIDGE, SCALE, center_of, fit_axes
 from run_training import Training
+from utils import UserError
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +49,7 @@ def seen(images: int = 400, width: int = 6, *, views: int = 4) -> Tensor:
 
 def test_the_axes_are_those_of_the_formula() -> None:
     views = seen(images=20_000, views=2)
-    axes = fit_axes(views)
+    axes = fit_axes(iter(views))
     assert axes is not None
     # B^(1/2) W^-1 of the two covariances that were put in; the means of two views keep half of what these vary by.
     within = torch.linspace(0.1, 1, 6) ** 2
@@ -57,13 +59,13 @@ def test_the_axes_are_those_of_the_formula() -> None:
     # Logits of features along them are of one size, whatever the features were.
     means = views.mean(dim=0) - views.mean(dim=(0, 1))
     for factor in (1, 7):
-        scaled = fit_axes(factor * views)
+        scaled = fit_axes(iter(factor * views))
         assert scaled is not None
         assert float((factor * means @ scaled.T).square().mean().sqrt()) == pytest.approx(SCALE, rel=1e-3)
 
 
 def test_axes_hold_up_where_there_are_fewer_images_than_features() -> None:
-    axes = fit_axes(seen(images=LEAST, width=50, views=2))
+    axes = fit_axes(iter(seen(images=LEAST, width=50, views=2)))
     assert axes is not None
     assert axes.isfinite().all()
     assert torch.linalg.matrix_rank(axes) == 50  # no direction is ruled out
@@ -71,68 +73,131 @@ def test_axes_hold_up_where_there_are_fewer_images_than_features() -> None:
 
 def test_what_tells_nothing_gives_no_prior() -> None:
     views = seen()
-    assert fit_axes(views[:1]) is None  # one view can't vary
-    assert fit_axes(views[:, : LEAST - 1]) is None
-    assert fit_axes(views[:1].expand(3, -1, -1)) is None  # nor do equal ones
-    assert fit_axes(views.index_fill(1, torch.tensor([3]), torch.nan)) is None
+    assert fit_axes(iter(views[:1])) is None  # one view can't vary
+    assert fit_axes(iter(views[:, : LEAST - 1])) is None
+    assert fit_axes(iter(views[:1].expand(3, -1, -1))) is None  # nor do equal ones
+    assert fit_axes(iter(views.index_fill(1, torch.tensor([3]), torch.nan))) is None
 
 
 def test_the_center_is_that_of_the_classes_not_of_the_images() -> None:
     labels = np.array([0] * 8 + [2] * 2)
-    views = torch.tensor(labels, dtype=torch.float32)[None, :, None].expand(3, -1, 5)
-    torch.testing.assert_close(center_of(views, labels), torch.ones(5))
+    features = torch.tensor(labels, dtype=torch.float32)[:, None].expand(-1, 5)
+    torch.testing.assert_close(center_of(features, labels), torch.ones(5))
 
 
-@pytest.mark.parametrize("members", [1, 3])
-@pytest.mark.parametrize("images", [5, 50])
-def test_a_head_with_a_prior_says_the_same_without_it(members: int, images: int) -> None:
-    head, features = build_head("linear", 6, 3, seed_key=(0,), members=members).eval(), torch.randn(images, 6)
-    before, keys = head(features), set(head.state_dict())
-    take_prior(head, Prior(torch.randn(6), torch.randn(6, 6)))
-    logits = head(features)
-    assert set(head.state_dict()) == keys
-    assert not torch.allclose(logits, before, atol=1e-3)
-    plain = build_head("linear", 6, 3, seed_key=(1,), members=members).eval()
-    plain.load_state_dict(without_prior(head, head.state_dict()))
-    torch.testing.assert_close(plain(features), logits)
-    take_prior(head, None)
-    assert head(features).equal(before)
-    assert without_prior(head, head.state_dict()).keys() == keys
+def made_learner(members: int = 1, **learning: object) -> Learner:
+    head = build_head("linear", 6, 3, seed_key=(0,), members=members).double()
+    return Learner("x", head, args.Learning(**learning), classes=3, start=0, total=20)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("images", [5, 50])
-def test_what_learns_are_the_weights_along_the_axes(images: int) -> None:
-    head, features = build_head("linear", 6, 3, seed_key=(0,)).double(), torch.randn(images, 6).double()
-    prior = Prior(torch.randn(6).double(), torch.randn(6, 6).double())
-    take_prior(head, prior)
-    head(features).square().sum().backward()
-    last = head.layers[-1]
-    assert isinstance(last, models.Logits)
-    inputs = (head.layers[0](features) - prior.center) @ prior.axes.T
-    weight = last.weight.detach().requires_grad_()
-    (inputs @ weight.T + last.bias.detach()).square().sum().backward()
-    torch.testing.assert_close(last.weight.grad, weight.grad)
+def a_prior() -> Prior:
+    random = torch.Generator().manual_seed(0)
+    axes = torch.randn(6, 6, generator=random, dtype=torch.float64)
+    return Prior(torch.randn(6, generator=random, dtype=torch.float64), axes)
+
+
+def steps(learner: Learner, count: int, first: int = 0) -> None:
+    for step in range(first, first + count):
+        features = torch.randn(5, 6, generator=torch.Generator().manual_seed(step), dtype=torch.float64)
+        learner.network(features).square().sum().backward()
+        learner.update()
+
+
+@pytest.mark.parametrize("learning", [{}, {"optimizer": "SGD", "max_lr": 0.003}, {"grad_clip": 0.1}])
+def test_what_learns_are_the_weights_along_the_axes(learning: dict[str, object]) -> None:
+    """The same learner's v and b, written out as a layer on A (x - center), come to the same logits."""
+    learner, twin, (center, axes) = made_learner(**learning), made_learner(**learning), a_prior()
+    twin.network.layers.insert(1, Shifted(center, axes))  # type: ignore[union-attr, operator, arg-type]
+    learner.take_prior(a_prior())
+    features = torch.randn(4, 6, dtype=torch.float64)
+    torch.testing.assert_close(learner.network(features), twin.network(features))
+    steps(learner, 20)
+    steps(twin, 20)
+    torch.testing.assert_close(learner.network(features), twin.network(features))
+    [along] = learner.along
+    own = twin.network.layers[-1]  # type: ignore[index, union-attr]
+    torch.testing.assert_close((along.v, along.b), (own.weight.detach(), own.bias.detach()))
+
+
+class Shifted(torch.nn.Module):
+    def __init__(self, center: Tensor, axes: Tensor) -> None:
+        super().__init__()
+        self.center, self.axes = center, axes
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (x - self.center) @ self.axes.T
+
+
+def test_the_members_of_an_ensemble_learn_along_it_each() -> None:
+    learner = made_learner(members=3)
+    learner.take_prior(a_prior())
+    steps(learner, 3)
+    weight, bias = (learner.network.get_parameter(f"member.layers.1.{name}") for name in ("weight", "bias"))
+    [along], (center, axes) = learner.along, a_prior()
+    for member in range(3):
+        torch.testing.assert_close(weight[member], along.v[member] @ axes)
+        torch.testing.assert_close(bias[member], along.b[member] - weight[member] @ center)
+
+
+@pytest.mark.parametrize("after", [0, 3])
+def test_a_learner_goes_on_along_it_to_the_same_bits(after: int) -> None:
+    whole, first, second = (made_learner(ema=0.9) for _ in range(3))
+    for learner in (whole, first):
+        learner.take_prior(a_prior())
+        steps(learner, after)
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    second.take_prior(a_prior())
+    for learner in (whole, second):
+        steps(learner, 4, first=after)
+    for key, value in whole.evaluation_state().items():
+        assert value.equal(second.evaluation_state()[key])
+    for one, other in zip(whole.along, second.along, strict=True):
+        assert one.v.equal(other.v)
+
+
+def test_the_average_begins_where_the_head_with_its_prior_does() -> None:
+    learner = made_learner(ema=0.9)
+    learner.take_prior(a_prior())
+    for key, value in learner.network.state_dict().items():
+        assert value.equal(learner.evaluation_state()[key])
+
+
+def test_weights_that_were_learned_otherwise_are_not_taken_for_such() -> None:
+    old, new = made_learner(), made_learner()
+    steps(old, 2)
+    state = old.state_dict()
+    del state["along"]
+    new.load_state_dict(state)
+    with pytest.raises(UserError, match="older version"):
+        new.take_prior(a_prior())
 
 
 def test_a_training_with_a_pile_gives_it_to_all_its_heads(folder: Path) -> None:
     made = training(folder)
     made.fill_bank()
     made.learn(experiment.Progress())
-    heads = [m for learner in made.learners for m in learner.network.modules() if isinstance(m, models.Logits)]
-    assert len(heads) == 2
-    assert all(head.prior is not None for head in heads)
+    assert [len(learner.along) for learner in made.learners] == [1, 1]
+    assert made.about_priors() == {"views_with_prior": ["cnn"]}
 
 
 @pytest.mark.parametrize(
     "words",
-    [("--head_prior", "none"), ("--head", "hidden"), ("--finetune_mode",), ("--unfreeze", "all"), ("--num_labels", 30)],
+    [
+        ("--head_prior", "none"),
+        ("--head", "hidden"),
+        ("--finetune_mode",),
+        ("--unfreeze", "all"),
+        ("--num_labels", 30),
+        ("--num_labels", 27),
+    ],
 )
 def test_others_have_none(folder: Path, words: tuple[object, ...]) -> None:
     made = training(folder, *words)
     made.fill_bank()
     made.take_priors()
     assert made.axes == [None]
-    assert not any(getattr(m, "prior", None) for learner in made.learners for m in learner.network.modules())
+    assert not any(learner.along for learner in made.learners)
+    assert made.about_priors() == {"views_with_prior": []}
 
 
 def test_the_bank_and_the_loader_tell_the_same(folder: Path) -> None:
@@ -144,7 +209,7 @@ def test_the_bank_and_the_loader_tell_the_same(folder: Path) -> None:
     assert banked.equal(direct)
 
 
-def test_folds_and_trials_share_the_axes_and_have_centers_of_their_own(
+def test_trials_and_folds_of_a_calibration_share_the_axes_and_have_centers_of_their_own(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fits: list[Tensor] = []
@@ -158,9 +223,7 @@ def test_folds_and_trials_share_the_axes_and_have_centers_of_their_own(
         made = experiment.make_training(first.options.changed(max_lr=0.01), first.dataset, split, kept=kept)
         made.fill_bank()
         made.take_priors()
-        [head] = [m for m in made.learners[0].network.modules() if isinstance(m, models.Logits)]
-        assert head.prior is not None
-        centers.append(head.prior.center)
+        centers.append(made.learners[0].along[0].prior.center)
     assert len(fits) == 1
     assert not torch.equal(*centers)
 
@@ -181,6 +244,19 @@ def test_checkpoints_hold_plain_heads_that_say_what_was_tested(
     assert tested.code == 0, tested.err
     again = json.loads((outcome.folder() / "test_summary.json").read_text(encoding="utf-8"))
     assert again["test"] == outcome.summary()["test"]
+
+
+def test_a_run_that_goes_on_fits_the_axes_once(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = ("--name", "x", "--data_dir", folder, *FROZEN, "--num_labels", 9, "--max_steps", 4)
+    outcome = run(*line, cwd=tmp_path)
+    for name in ("summary.json", "checkpoints/best.pt"):
+        (outcome.folder() / name).unlink()
+    fits: list[object] = []
+    monkeypatch.setattr("run_training.fit_axes", lambda views: fits.append(views) or priors.fit_axes(views))
+    again = run("--name", "x", "--resume", cwd=tmp_path)
+    assert again.code == 0, again.err
+    assert again.summary()["calibration"]["folds"] == 3
+    assert len(fits) == 1
 
 
 def goes_on_to_the_same(outcome: Outcome) -> None:
