@@ -22,7 +22,15 @@ COMMANDS = {
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit code: 0 done, 1 the training broke off, 2 the input is wrong."""
+    """Run the command line; the exit code: 0 done, 1 the training broke off, 2 the input is wrong, 130 Ctrl-C."""
+    try:
+        return _main(arguments)
+    except KeyboardInterrupt as stop:
+        print("MPL.py:", str(stop) or "stopped", file=sys.stderr)
+        return 130
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     import args
     from utils import UserError, keep_pages
 
@@ -44,8 +52,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return complain(error, 2)
     except TrainingFault as error:
         return complain(error, 1)
-    except KeyboardInterrupt:
-        return 130
     except (MemoryError, RuntimeError, OSError) as error:
         advice = advice_for(error)
         if advice is None:

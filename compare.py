@@ -31,7 +31,7 @@ from loading import check_leaks, check_same_images, inherit, load_run, resumed_o
 from references import REFERENCES, reference_accuracy
 from reporting import commit, versions
 from run_training import Training
-from utils import UserError, read_json, run_folder, say, write_json, write_text
+from utils import UserError, going_on, read_json, run_folder, say, write_json, write_text
 from views import view_labels
 
 DEFAULT_REPEAT = 5  # of --compare
@@ -125,7 +125,8 @@ def compare(options: Options) -> dict[str, Any]:
     check_seeds(first, seeds)
     folder = make_folder(options, first)
     options = options.changed(name=folder.name)
-    results = measure(options, dataset, seeds, folder, steps=first.schedule.total_steps)
+    with going_on(folder):
+        results = measure(options, dataset, seeds, folder, steps=first.schedule.total_steps)
     summary = {
         **summary_of(options, folder, first, seeds, began),
         "mode": "compare",
@@ -156,7 +157,8 @@ def repeat(options: Options) -> dict[str, Any]:
     check_seeds(first, seeds)
     folder = make_folder(options, first)
     options = options.changed(name=folder.name)
-    summaries = {seed: one_of(options, dataset, seed, folder / f"seed-{seed}") for seed in seeds}
+    with going_on(folder):
+        summaries = {seed: one_of(options, dataset, seed, folder / f"seed-{seed}") for seed in seeds}
     runs = list(summaries.values())
     summary = {
         **summary_of(options, folder, first, seeds, began),

@@ -32,7 +32,7 @@ from reporting import results_table
 from run_cotraining import CoTraining
 from run_training import Training, WriteRow
 from train import Progress
-from utils import RESULTS, UserError, read_json, run_folder, say, warn, write_json, write_text
+from utils import RESULTS, UserError, going_on, read_json, run_folder, say, warn, write_json, write_text
 
 
 def run(options: Options) -> dict[str, Any]:
@@ -50,16 +50,17 @@ def run(options: Options) -> dict[str, Any]:
 def carry_out(training: Training, folder: Path, began: float) -> dict[str, Any]:
     """Train in this folder, from where it stopped if the run goes on; test, write and return the summary."""
     options = training.options
-    write_records(folder, training)
-    training.save_views(folder)
-    if options.data.show_images:
-        say(f"samples: {training.draw_samples(folder / 'samples.png')}")
-    progress = training.restore(folder) if options.run.resume else Progress()
-    if options.run.resume and training.is_over(progress) and has_ended(folder):
-        say(f"{folder} has ended already: nothing is left to do")
-        return read_json(folder / "summary.json")
-    seconds = training.train(folder, progress)
-    summary = training.finish(folder, progress, began, seconds)
+    with going_on(folder):
+        write_records(folder, training)
+        training.save_views(folder)
+        if options.data.show_images:
+            say(f"samples: {training.draw_samples(folder / 'samples.png')}")
+        progress = training.restore(folder) if options.run.resume else Progress()
+        if options.run.resume and training.is_over(progress) and has_ended(folder):
+            say(f"{folder} has ended already: nothing is left to do")
+            return read_json(folder / "summary.json")
+        seconds = training.train(folder, progress)
+        summary = training.finish(folder, progress, began, seconds)
     say(results_table(summary))
     say(f"page: {folder / 'report.html'}")
     say(f"results: {folder}")
@@ -165,7 +166,8 @@ def test(options: Options) -> dict[str, Any]:
     stored = loaded["stored"].changed(model_name=loaded["model"]["name"], **given)
     stored = replace(stored, mode=options.mode)
     dataset = with_classes(find_dataset(stored.data, for_test=True), loaded)
-    rows = np.flatnonzero((dataset.labels >= 0) & ~np.isin(dataset.hashes, hashes_in(loaded, "seen")))
+    labeled, seen = dataset.labels >= 0, np.isin(dataset.hashes, hashes_in(loaded, "seen"))
+    rows = np.flatnonzero(labeled & ~seen)
     if not len(rows):
         raise UserError(f"every labeled image under {dataset.name} was used in training; give new images to test on")
     nothing = np.zeros(0, dtype=np.int64)
@@ -173,6 +175,8 @@ def test(options: Options) -> dict[str, Any]:
     models = {name: setup.network(name, state) for name, state in loaded["models"].items()}
     folder = run_of(loaded["path"])
     say(f"testing {', '.join(models)} of {folder} on {len(rows)} images of {len(dataset.classes)} classes")
+    if (labeled & seen).any():
+        say(f"{(labeled & seen).sum()} more are left out: the run has seen them, labeled or not")
     results = {"val": {}, "test": setup.results(models, rows, folder, prefix="test_")}
     temperatures = loaded.get("temperatures", {})
     results["calibration"] = {"temperatures": temperatures} | setup.reliability(temperatures, folder, prefix="test_")

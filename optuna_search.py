@@ -26,7 +26,7 @@ from search_space import Space, best_options, first_values, space_of
 from search_workers import Supervisor, best_of
 from study_storage import JOURNAL, finished, open_storage, storage_errors, without_password
 from train import TrainingFault
-from utils import UserError, read_json, run_folder, say, write_json, write_text
+from utils import UserError, going_on, read_json, run_folder, say, write_json, write_text
 
 # What may differ between the machines of one search.
 OF_THE_MACHINE = (
@@ -64,7 +64,8 @@ def conduct(study: optuna.Study, folder: Path, options: Options, by_validation: 
     """Run the trials that are still to be run, then write what was found, however it ended."""
     supervisor = Supervisor(study, folder, options, by_validation, name)
     try:
-        supervisor.run()
+        with going_on(folder):
+            supervisor.run()
     finally:
         result = leave(study, folder, options)
     if supervisor.fault:

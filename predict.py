@@ -152,7 +152,7 @@ def _loaded(run: str) -> tuple[Path, dict[str, Any]]:
         warn(f"{run_of(path)} has not come to its end: its models are untested; take it for a try only")
     content = load_checkpoint(path)
     if not content.get("temperatures"):
-        warn("the run's probabilities are not calibrated: more often wrong than they say, as a rule; see summary.json")
+        warn("the run's probabilities are not calibrated: how sure is not how often right; its page tells how far off")
     return path, content
 
 
@@ -242,7 +242,12 @@ def predict(options: Options) -> dict[str, Any]:
     """Classify every image below `--predict_dir` into a table; returns counts and the tables' places."""
     folder = Path(options.mode.predict_dir or "").expanduser()
     if not folder.is_dir() or not os.access(folder, os.R_OK | os.X_OK):
-        raise UserError(f"--predict_dir {folder}: there is no such folder, or it can't be read; give another one")
+        hint = (
+            "a file; give its folder"
+            if folder.is_file()
+            else "there is no such folder, or it can't be read; give another one"
+        )
+        raise UserError(f"--predict_dir {folder}: {hint}")
     classifier = classifier_of(options, "--predict_dir", {"out", "predict_copy", "copy_by", "min_probability"})
     sorter = Sorter(options, folder, classifier.classes)
     unsure = options.use.min_probability > 0
@@ -301,10 +306,9 @@ def writing(path: Path) -> Iterator[Path]:
         with atomic_file(path) as temporary:
             try:
                 yield temporary
-            except KeyboardInterrupt:
+            except KeyboardInterrupt as stop:
                 temporary.replace(partial)
-                warn(f"stopped; what was done is in {partial}")
-                raise
+                raise KeyboardInterrupt(f"stopped; what was done is in {partial}") from stop
     except PermissionError as error:
         raise UserError(f"{error.filename} can't be written ({error.strerror}); give another --out") from error
 

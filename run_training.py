@@ -203,12 +203,8 @@ class Training(Setup):
 
         with Screen(self.schedule.total_steps, progress.step) as screen, board:
             last = folder / "checkpoints" / "last.pt"
-            try:
-                if not self.out_of_patience(progress):
-                    self.learn(progress, write=write, show=screen.show, save=lambda: self.save(last, progress))
-            except KeyboardInterrupt:
-                warn(f"stopped; --name {self.options.run.name} --resume goes on")
-                raise
+            if not self.out_of_patience(progress):
+                self.learn(progress, write=write, show=screen.show, save=lambda: self.save(last, progress))
         return time.monotonic() - began
 
     def learn(

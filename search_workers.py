@@ -33,7 +33,7 @@ from search_goal import accuracy, goal_of
 from search_space import best_options, space_of, suggest
 from study_storage import INTERRUPTED, fail_dead_trials, finished, open_storage, owner, retry_lost_trials
 from train import TrainingFault
-from utils import UserError, keep_pages, key, say, warn, write_json
+from utils import UserError, keep_pages, key, say, write_json
 
 FAILURES_IN_A_ROW = 10
 TICK_SECONDS = 0.5
@@ -241,9 +241,6 @@ class Supervisor:
                 self.note_best(trials)
                 self.fault = self.fault_of([trial for trial in trials if trial.number not in before])
                 over = self.hand_out(trials)
-        except KeyboardInterrupt:
-            warn(f"stopped; --name {self.folder.name} --resume goes on")
-            raise
         finally:
             screen.close()
             self.end()

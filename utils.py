@@ -329,6 +329,15 @@ def remove_run(folder: Path) -> None:
     shutil.rmtree(folder)
 
 
+@contextlib.contextmanager
+def going_on(folder: Path) -> Iterator[None]:
+    """Inside, Ctrl-C ends with how the run in this folder goes on."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        raise KeyboardInterrupt(f"stopped; --name {folder.name} --resume goes on") from stop
+
+
 def find_checkpoint(load_path: str, *, best: bool) -> Path:
     """The checkpoint that `--load_path` means: a run's name, its folder, or the file itself.
 
@@ -345,12 +354,20 @@ def find_checkpoint(load_path: str, *, best: bool) -> Path:
                 return candidate
     for folder in folders:
         if os.path.isfile(folder / "commandline_args.txt"):
-            if os.path.isfile(folder / "journal.json"):
-                raise UserError(f"{folder} is a comparison and keeps no models; train the method that it names")
-            for seed in sorted(folder.glob("seed-*")):
-                raise UserError(
-                    f"{folder} holds a run for each seed; give one of them: --load_path {load_path}/{seed.name}"
-                )
-            hint = "leave out --load_best to take the last one" if best else "its training has not got that far"
-            raise UserError(f"the run {folder} has no {wanted} yet; {hint}, or go on with --resume")
+            raise UserError(_no_model(folder, load_path, wanted))
     raise UserError(f"--load_path {load_path}: no such run, folder or checkpoint; see the names in {RESULTS}/")
+
+
+def _no_model(folder: Path, load_path: str, wanted: str) -> str:
+    """Why there is no checkpoint in the folder of a run, and what to do."""
+    if os.path.isfile(folder / "journal.json"):
+        return f"{folder} is a comparison and keeps no models; train the method that it names"
+    for seed in sorted(folder.glob("seed-*")):
+        return f"{folder} holds a run for each seed; give one of them: --load_path {load_path}/{seed.name}"
+    asked = read_json(folder / "commandline_args.txt")
+    if asked.get("optuna_mode"):
+        return f"{folder} is a search and keeps no models; train what it found, by --config {folder}/best_args.json"
+    if asked.get("inspect") or asked.get("view_report"):
+        return f"{folder} is a report and keeps no models; give a run that was trained"
+    hint = "leave out --load_best to take the last one" if wanted == "best.pt" else "its training has not got that far"
+    return f"the run {folder} has no {wanted} yet; {hint}, or go on with --resume"

@@ -109,6 +109,29 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         assert f"stopped; --name {name} --resume goes on" in outcome.err
 
 
+@pytest.mark.parametrize(
+    ("where", "words", "says"),
+    [
+        ("run_training.Training.fill_bank", (), "stopped; --name x --resume goes on"),
+        ("run_training.Training.finish", (), "stopped; --name x --resume goes on"),
+        ("compare.one_of", ("--repeat", 2), "stopped; --name x --resume goes on"),
+        ("compare.measure", ("--compare",), "stopped; --name x --resume goes on"),
+        ("experiment.prepare", (), "stopped"),
+        ("args.parse", (), "stopped"),
+    ],
+)
+def test_ctrl_c_is_one_line_wherever_it_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str, words: tuple[object, ...], says: str
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(where, interrupted)
+    outcome = run("--name", "x", *MOONS, *words, cwd=tmp_path)
+    assert outcome.code == 130
+    assert outcome.err.splitlines()[-1] == f"MPL.py: {says}"
+
+
 @pytest.mark.parametrize("fault", [OSError(28, "No space left on device"), RuntimeError("CUDA out of memory. Tried")])
 def test_no_more_room_is_one_line(fault: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object, **__: object) -> None:

@@ -707,6 +707,7 @@ def test_images_that_were_learned_from_are_never_tested(lab: Lab, tmp_path: Path
     assert outcome.code == 0, outcome.err
     tested = json.loads((base.folder() / "test_summary.json").read_text())
     assert tested["dataset"]["images"]["test"] == 5
+    assert "4 more are left out" in outcome.out
     (new / "b c" / "bild 00.png").unlink()
     outcome = run("--name", "f", "--finetune_mode", "--load_path", base.folder(), "--seed", 77, cwd=tmp_path)
     assert outcome.code == 2

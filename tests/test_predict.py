@@ -55,7 +55,7 @@ def predicted(base: Outcome, folder: Path, *line: object, code: int = 0) -> Outc
     """`--predict_dir`, run from the folder's parent."""
     outcome = run("--predict_dir", folder, "--load_path", base.folder(), *line, cwd=folder.parent)
     assert outcome.code == code, outcome.err
-    assert len(outcome.complaint()) == (code == 2)
+    assert len(outcome.complaint()) == (code > 0)
     return outcome
 
 
@@ -251,7 +251,7 @@ def test_rows_are_written_as_they_come_and_an_interrupted_run_keeps_them(
         (["--predict_dir", "n", "--load_path", "nobody"], "no such run"),
         (["--predict_dir", "nowhere", "--load_path", "RUN"], "no such folder"),
         (["--predict_dir", "empty", "--load_path", "RUN"], "there is no file in it"),
-        (["--predict_dir", "n/bild 00.png", "--load_path", "RUN"], "no such folder"),
+        (["--predict_dir", "n/bild 00.png", "--load_path", "RUN"], "a file; give its folder"),
         (["--predict_dir", "n", "--load_path", "n/bild 00.png"], "can't be read as a checkpoint"),
         (["--predict_dir", "n", "--load_path", "RUN", "--predict_copy", "n/sorted"], "lies below"),
         (["--predict_dir", "n", "--load_path", "RUN", "--out", "n"], "is a folder"),

@@ -266,6 +266,12 @@ def test_a_checkpoint_that_is_not_there_is_explained() -> None:
         find_checkpoint("going", best=True)
     with pytest.raises(UserError, match="no such run, folder or checkpoint"):
         find_checkpoint("absent", best=False)
+    for command, says in (("optuna_mode", "best_args.json"), ("inspect", "a report"), ("view_report", "a report")):
+        folder = Path("results") / command
+        folder.mkdir()
+        write_json(folder / "commandline_args.txt", {"name": command, command: True})
+        with pytest.raises(UserError, match=says):
+            find_checkpoint(command, best=False)
 
 
 # --- locks ------------------------------------------------------------------------------------------------------------
