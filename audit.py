@@ -154,7 +154,9 @@ class Audit:
             count = len(np.unique(group[labels == label]))
             if count < suspects.FOLDS:
                 labels[labels == label] = -1
-                self.missing.append(f"wrong labels of {plain(name)}: {count} images are too few to judge by")
+                self.missing.append(
+                    f"wrong labels of {plain(name)}: {count} images, near-duplicates counted once, are too few"
+                )
         if len(np.unique(labels[labels >= 0])) < 2:
             self.missing.append(f"likely wrong labels: needs two classes of {suspects.FOLDS} images or more")
             return None

@@ -52,7 +52,8 @@ class Source(Protocol):
 class Batch:
     """What one step sees. x are images [B, 3, S, S] in [0, 1], points [B, 2] or features [B, D], on the device.
 
-    hidden: classes [B] of the unlabeled images where the data set knows them, else -1; measured, never learned.
+    hidden: classes [B] of the unlabeled images where the data set knows them, else -1, as of those that are labeled
+    too; measured, never learned.
     """
 
     labeled: Tensor
@@ -242,7 +243,10 @@ class Batches:
         self.order, self.source = order, source
         self.asks = functools.lru_cache(maxsize=4)(order.asks)  # the stream asks, and then we for the labels
         self.labels = torch.from_numpy(labels).to(device)
-        self.knows_hidden = order.unlabeled is not None and bool((labels[order.unlabeled] >= 0).any())
+        hidden = labels.copy()
+        hidden[order.labeled] = -1  # what is learned is not hidden, though it may be among the unlabeled ones too
+        self.knows_hidden = order.unlabeled is not None and bool((hidden[order.unlabeled] >= 0).any())
+        self.hidden = torch.from_numpy(hidden).to(device)
         self._next, self._stream = -1, iter(())  # type: tuple[int, Iterator[list[Tensor]]]
 
     def __call__(self, step: int) -> Batch:
@@ -253,5 +257,5 @@ class Batches:
         labels = self.labels[to_device(asks[0].rows, self.labels.device)]
         if self.order.unlabeled is None:
             return Batch(tensors[0], labels)
-        hidden = self.labels[to_device(asks[1].rows, self.labels.device)] if self.knows_hidden else None
+        hidden = self.hidden[to_device(asks[1].rows, self.labels.device)] if self.knows_hidden else None
         return Batch(tensors[0], labels, tensors[1], tensors[2], hidden)

@@ -89,7 +89,7 @@ def wilson_interval(correct: int, total: int) -> list[float]:
 def paired_difference(
     ours: Sequence[float], theirs: Sequence[float], *, comparisons: int = 1
 ) -> tuple[float, list[float]]:
-    """Mean difference over the same seeds, and its 95% interval by Student's t (needs two seeds).
+    """Mean difference over the same seeds, and its 95% interval by Student's t (needs two seeds that differ, or three).
 
     comparisons: how many such intervals shall hold at once with 95% (Bonferroni's correction).
     """
@@ -97,7 +97,8 @@ def paired_difference(
 
     difference = np.subtract(ours, theirs)
     mean = float(difference.mean())
-    if len(difference) < 2:
+    # Two that are equal tell no more than one of how differences scatter.
+    if len(difference) < 2 or (len(difference) == 2 and np.ptp(difference) < 1e-9):
         return mean, [float("nan"), float("nan")]
     reach = stats.t.ppf(1 - 0.025 / comparisons, len(difference) - 1)
     half = float(reach * difference.std(ddof=1) / math.sqrt(len(difference)))

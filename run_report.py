@@ -411,7 +411,7 @@ def _calibration(measured: Mapping[str, Any]) -> dict[str, Any]:
     temperatures = measured.get("temperatures") or {}
     models = list(dict.fromkeys(model for errors in states.values() for model in errors))
     columns = ["model", *(["temperature"] if temperatures else [])]
-    columns += [f"{name}, {state}" for name in names.values() for state in states]
+    columns += [f"{name}, {state}" if len(states) > 1 else name for name in names.values() for state in states]
     rows = [
         [model, *([temperatures.get(model)] if temperatures else []),
          *(errors.get(model, {}).get(name) for name in names for errors in states.values())]

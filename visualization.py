@@ -189,7 +189,9 @@ def _tinted(names: Sequence[str]) -> Lines:
     for index, name in enumerate(sorted(names, key=lambda name: name == "total_loss")):
         label = name.replace("_loss", "").replace("_", " ").replace("pseudo label", "pseudo-label")
         color = INK if name == "total_loss" else PALETTE[index % len(PALETTE)]
-        lines.append((name, plain(label, 32), color, "-" if index < len(PALETTE) else (0, (4, 2))))
+        # Without a threshold of its own the student learns what the teacher does: dashes show both lines.
+        dashed = index >= len(PALETTE) or name.startswith("student_mask_rate")
+        lines.append((name, plain(label, 32), color, (0, (4, 2)) if dashed else "-"))
     return lines
 
 
@@ -425,6 +427,7 @@ def draw_comparison(
         axes.set_xlabel("test accuracy, %   (dots: seeds; diamond: mean; bar: its 95% interval)")
         axes.set_ylim(len(methods) - 0.5, -0.5)
         axes.margins(x=0.06)
+        _keep_to(axes, 0, 100)
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
@@ -447,8 +450,15 @@ def _draw_differences(axes: Any, methods: Sequence[str], differences: Sequence[t
     axes.set_yticks([])
     axes.set_ylim(len(methods) - 0.5, -0.5)
     axes.margins(x=0.06)
+    _keep_to(axes, -100, 100)
     axes.set_xlabel(f"difference from {plain(methods[0], 40)}, points   (paired over seeds; grey: zero is inside)")
     axes.spines["left"].set_visible(False)
+
+
+def _keep_to(axes: Any, low: float, high: float) -> None:
+    """Show no more than what there is: intervals of two seeds reach beyond it."""
+    left, right = axes.get_xlim()
+    axes.set_xlim(max(left, low), min(right, high))
 
 
 def _draw_method(axes: Any, row: int, accuracies: np.ndarray) -> None:

@@ -124,7 +124,9 @@ def load_into(net: nn.Module, state: Mapping[str, Tensor], heads: tuple[str, ...
         if keys
     ]
     if parts:
-        raise UserError(f"{complaint}: of its keys {', '.join(parts)}; give the weights of this very network")
+        raise UserError(
+            f"{complaint}: of its keys {', '.join(parts)}; give its own weights, or name the network of these"
+        )
     own.update({key: value for key, value in given.items() if key in own})
     net.load_state_dict(own)
 

@@ -152,7 +152,7 @@ def test_counts_and_imbalance(outcome: Outcome) -> None:
     [rare] = rows_of(outcome, "class")
     assert (rare["class"], rare["path"]) == ("rare", "")
     assert "--label_split stratified" in outcome.out
-    assert "wrong labels of rare: 3 images are too few" in outcome.out
+    assert "wrong labels of rare: 3 images, near-duplicates counted once, are too few" in outcome.out
 
 
 def test_sizes_formats_and_modes(outcome: Outcome) -> None:
@@ -220,7 +220,7 @@ def test_a_class_too_small_to_judge_is_no_evidence_against_a_shared_file(
         (data / name / "everywhere.png").write_bytes((data / "a" / "bild 03.png").read_bytes())
     outcome = inspected(tmp_path, data, "--model_name", "cnn", "--weights", weights, *WIDE)
     assert outcome.code == 0, outcome.err
-    assert f"wrong labels of {rare}: 2 images are too few" in outcome.out
+    assert f"wrong labels of {rare}: 2 images, near-duplicates counted once, are too few" in outcome.out
     found = {frozenset((row["path"], row["other_path"])): row for row in rows_of(outcome, "two classes")}
     for name, number in ("a", 1), ("c", 2):
         row = found[frozenset((f"{name}/bild 0{number}.png", f"{rare}/from {name}.png"))]

@@ -198,7 +198,19 @@ def test_a_batch_holds_what_its_step_asks_for(dataset: Dataset, images: ImageSou
             torch.testing.assert_close(image, alone[0], rtol=0, atol=1e-6)
     assert batch.labels.tolist() == dataset.labels[order.asks(2)[0].rows].tolist()
     assert batch.hidden is not None
-    assert batch.hidden.tolist() == dataset.labels[order.asks(2)[1].rows].tolist()
+    rows = order.asks(2)[1].rows
+    assert batch.hidden.tolist() == np.where(np.isin(rows, order.labeled), -1, dataset.labels[rows]).tolist()
+
+
+def test_labels_that_are_learned_are_not_hidden(dataset: Dataset, images: ImageSource) -> None:
+    everything = np.arange(len(dataset))
+    order = Order(everything[:4], everything, 3, len(dataset), seed=0)
+    hidden = Batches(order, images, dataset.labels, CPU)(0).hidden
+    rows = order.asks(0)[1].rows
+    assert hidden is not None
+    assert hidden.tolist() == np.where(rows < 4, -1, dataset.labels[rows]).tolist()
+    of_strangers = np.where(everything < 4, dataset.labels, -1)
+    assert Batches(order, images, of_strangers, CPU)(0).hidden is None
 
 
 def test_hidden_labels_are_left_out_where_none_is_known(dataset: Dataset, images: ImageSource) -> None:

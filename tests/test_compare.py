@@ -73,7 +73,7 @@ def test_a_row_is_paired_with_labels_only(moons: Outcome) -> None:
         assert row["std"] == pytest.approx(np.std(row["accuracies"], ddof=1))
         difference, interval = paired_difference(row["accuracies"], base)
         assert row["difference"] == pytest.approx(difference)
-        assert row["ci95"] == pytest.approx(interval)
+        assert row["ci95"] == (pytest.approx(interval) if np.isfinite(interval).all() else None)
 
 
 def test_views_are_paired_with_the_mean_of_the_views_from_labels_only() -> None:
@@ -107,7 +107,8 @@ def test_table_picture_and_sentence(moons: Outcome) -> None:
     for row in table:
         accuracies = [float(row[f"seed_{seed}"]) for seed in (4, 5)]
         assert accuracies == rows(moons)[row["method"]]["accuracies"]
-        assert [float(row["ci95_low"]), float(row["ci95_high"])] == rows(moons)[row["method"]]["ci95"]
+        ends = [float(row[name]) for name in ("ci95_low", "ci95_high") if row[name]]
+        assert ends == (rows(moons)[row["method"]]["ci95"] or [])
     with Image.open(moons.folder() / "comparison.png") as picture:
         assert min(picture.size) > 300
     assert moons.summary()["advice"] in moons.out

@@ -109,9 +109,11 @@ def test_a_difference_is_paired_over_the_seeds() -> None:
     mean, (low, high) = paired_difference([0.8, 0.9, 0.7], [0.7, 0.81, 0.59])
     assert mean == pytest.approx(0.1)
     assert (low, high) == pytest.approx((0.1 - 0.024841, 0.1 + 0.024841), abs=1e-5)
-    mean, (low, high) = paired_difference([0.8], [0.7])
-    assert mean == pytest.approx(0.1)
-    assert np.isnan([low, high]).all()
+    for ours, theirs in (([0.8], [0.7]), ([0.8, 0.9], [0.7, 0.8])):  # two that are equal tell no more than one
+        mean, (low, high) = paired_difference(ours, theirs)
+        assert mean == pytest.approx(0.1)
+        assert np.isnan([low, high]).all()
+    assert paired_difference([0.8, 0.7, 0.6], [0.8, 0.7, 0.6]) == (0.0, [0.0, 0.0])
 
 
 def test_several_intervals_that_hold_at_once_are_wider() -> None:

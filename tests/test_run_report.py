@@ -254,7 +254,7 @@ def test_the_errors_of_the_probabilities_stand_beside_each_other(tmp_path: Path)
     words = page_of(finished(), tmp_path, calibration=both).words
     assert f"{heads.format('temperature ')} student 1.5 0.25 0.125 0.5 0.375" in words
     alone = page_of(finished(), tmp_path, calibration={"temperatures": {}, "before": before}).words
-    assert "model calibration error, before Brier score, before student 0.25 0.5" in alone
+    assert "model calibration error Brier score student 0.25 0.5" in alone
     for nothing in ({}, None, {"temperatures": {"student": 2.0}}):
         headings = page_of(finished(), tmp_path, calibration=nothing).headings
         assert "How far its probabilities can be believed" not in headings

@@ -7,11 +7,13 @@ import struct
 import subprocess
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 import visualization
 from visualization import draw_comparison, draw_confusion, draw_curves, draw_reliability, draw_samples
@@ -166,6 +168,21 @@ def test_comparison(tmp_path: Path) -> None:
     assert 150 < height < 400
 
 
+def test_intervals_of_two_seeds_end_where_accuracies_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    limits: list[tuple[float, float]] = []
+
+    def paint(path: Path, size: tuple[float, float], title: str, draw: Callable[[Any], None]) -> Path:
+        figure = Figure(size)
+        draw(figure)
+        limits.extend(axes.get_xlim() for axes in figure.axes)
+        return path
+
+    monkeypatch.setattr(visualization, "paint", paint)
+    wide = [(0.0, [math.nan] * 2), (0.1, [-1.2, 1.4])]
+    draw_comparison(tmp_path / "c.png", ["a", "b"], [[0.9, 0.5], [0.2, 0.9]], title="t", differences=wide)
+    assert limits == [(0, 100), (-100, 100)]
+
+
 def test_comparison_beside_its_differences(tmp_path: Path) -> None:
     accuracies, nan = [[0.7, 0.72], [0.8, 0.79], [0.6, 0.75]], [math.nan, math.nan]
     differences = [(0.0, [0.0, 0.0]), (0.085, [0.02, 0.15]), (-0.035, [-0.2, 0.13])]
@@ -210,6 +227,7 @@ def test_neither_pyplot_nor_an_early_import(tmp_path: Path) -> None:
 import sys
 import numpy as np
 from pathlib import Path
+from typing import Any
 import visualization as v
 assert "matplotlib" not in sys.modules
 out = Path(sys.argv[1])
