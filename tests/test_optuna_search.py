@@ -988,8 +988,7 @@ def test_ctrl_c_ends_cleanly_with_a_usable_study(tmp_path: Path) -> None:
     process.send_signal(signal.SIGINT)
     outcome = end(process, tmp_path)
     assert outcome.code == 130
-    assert outcome.complaint() == []
-    assert "stopped; --name t --resume goes on" in outcome.err
+    assert outcome.complaint() == ["MPL.py: stopped; --name t --resume goes on"]
     rows = table(tmp_path)
     assert {row["state"] for row in rows} <= {"complete", "fail", "waiting"}
     assert {row["reason"] for row in rows if row["state"] == "fail"} <= {"interrupted"}
