@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Processes that share the tests, a file of tests at a time, so that what a file sets up once is set up once.
+PROCESSES ?= 2
 
 .PHONY: setup demo test test-full lint coverage clean
 
@@ -19,7 +21,7 @@ demo: $(READY)
 	$(BIN)/python MPL.py --name demo-labels-only --overwrite --seed 0 --finetune_mode
 
 test: $(READY)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile -m "not slow"
 
 test-full: $(READY)
 	$(BIN)/python -m pytest -m "slow"

@@ -21,6 +21,7 @@ from augment import Recipe, augment
 from data import Dataset, image_batches
 from decode import Transform
 from models import Backbone, feature_norm
+from neighbours import blend
 from utils import generator, to_device
 
 EVALUATION_BATCH = 64
@@ -237,11 +238,21 @@ def _filled_up(pixels: Tensor) -> Tensor:
 
 
 class Batches:
-    """`batches(step)`: any step may be asked for; steps in sequence are read ahead."""
+    """`batches(step)`: any step may be asked for; steps in sequence are read ahead.
 
-    def __init__(self, order: Order, source: Source, labels: np.ndarray, device: torch.device) -> None:
-        self.order, self.source = order, source
-        self.asks = functools.lru_cache(maxsize=4)(order.asks)  # the stream asks, and then we for the labels
+    near: rows [N, count] of each row's neighbours, with whose features the weak ones are blended (neighbours.py).
+    """
+
+    def __init__(
+        self,
+        order: Order,
+        source: Source,
+        labels: np.ndarray,
+        device: torch.device,
+        near: np.ndarray | None = None,
+    ) -> None:
+        self.order, self.source, self.near = order, source, near
+        self.asks = functools.lru_cache(maxsize=4)(self._asks)  # the stream asks, and then we for the labels
         self.labels = torch.from_numpy(labels).to(device)
         hidden = labels.copy()
         hidden[order.labeled] = -1  # what is learned is not hidden, though it may be among the unlabeled ones too
@@ -258,4 +269,13 @@ class Batches:
         if self.order.unlabeled is None:
             return Batch(tensors[0], labels)
         hidden = self.hidden[to_device(asks[1].rows, self.labels.device)] if self.knows_hidden else None
-        return Batch(tensors[0], labels, tensors[1], tensors[2], hidden)
+        labeled, weak, strong, *around = tensors
+        return Batch(labeled, labels, blend(weak, around[0]) if around else weak, strong, hidden)
+
+    def _asks(self, step: int) -> list[Ask]:
+        """What the order asks for, and the neighbours of the weak images in the same draw."""
+        asks = self.order.asks(step)
+        if self.near is None:
+            return asks
+        weak = asks[1]
+        return [*asks, Ask(self.near[weak.rows].ravel(), weak.draws.repeat(self.near.shape[1]), weak.view)]

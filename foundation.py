@@ -62,16 +62,17 @@ class View:
 class Kept:
     """Frozen views and what they tell of the pile, by what it depends on: many trainings make them once.
 
-    That is the classes' shares, and the axes of the prior of each view's head.
+    That is the classes' shares, the axes of the prior of each view's head, and which images are near to which.
     """
 
     views: dict[Hashable, list[View]] = field(default_factory=dict)
     shares: dict[Hashable, np.ndarray] = field(default_factory=dict)
     axes: dict[Hashable, list[torch.Tensor | None]] = field(default_factory=dict)
+    near: dict[Hashable, list[np.ndarray]] = field(default_factory=dict)
 
     def forget(self, views: int, told: int) -> None:
         """Drop the oldest beyond these numbers."""
-        for held, most in ((self.views, views), (self.shares, told), (self.axes, told)):
+        for held, most in ((self.views, views), (self.shares, told), (self.axes, told), (self.near, told)):
             while len(held) > most:
                 held.pop(next(iter(held)))
 

@@ -25,6 +25,7 @@ from foundation import Kept, Setup, View, default_model, foundation_of, layers_c
 from learner import Learner, Prior
 from loading import run_of
 from models import batch_norms_in_exam, describe
+from neighbours import nearest
 from priors import center_of, fit_axes, seen
 from reporting import Board, MetricsLog, Screen, require_tensorboard
 from run_report import Finished, worse_than_guessing, write_run
@@ -233,7 +234,8 @@ class Training(Setup):
             for learner in self.learners:
                 learner.shares.copy_(torch.from_numpy(self.class_shares))
         warmup, main = (functools.partial(step, rules=rules) for step in self.steps())
-        batches = self.batches([Batches(self.order, v.source, self.dataset.labels, self.device) for v in self.views])
+        labels, each = self.dataset.labels, zip(self.views, self.near, strict=True)
+        batches = self.batches([Batches(self.order, v.source, labels, self.device, near) for v, near in each])
         fit(
             self.learners, batches, (warmup, main), self.schedule, progress,
             after_warmup=functools.partial(self.after_warmup, validated=validated),
@@ -308,6 +310,28 @@ class Training(Setup):
         if key not in known:  # each fold asks
             known[key] = [fit_axes(seen(view.source, rows[:MOST], kinds)) for view in self.views]
         return known[key]
+
+    @property
+    def near(self) -> list[np.ndarray] | list[None]:
+        """Of each view, which unlabeled images are near to which: rows [N, count], of no meaning for other images.
+
+        None without neighbours: where they are not wanted, nothing is frozen, or there are no two images.
+        """
+        wanted, pile = self.options.learning.neighbours, self.order.unlabeled
+        if not wanted or not self.frozen or pile is None or len(pile) < 2:
+            return [None] * len(self.views)
+        rows = generator(self.options.run.seed, "near").permutation(np.sort(pile))
+        kinds = [kind for kind in self._kinds(rows) if kind[0] == "weak"]
+        key, known = (foundation_of(self.options, self.split), wanted, rows.tobytes(), *kinds), self.kept.near
+        if key not in known:  # each fold and trial asks
+            known[key] = [self._near(view, rows, kinds, wanted) for view in self.views]
+        return known[key]
+
+    def _near(self, view: View, rows: np.ndarray, kinds: list[Kind], count: int) -> np.ndarray:
+        found = nearest(lambda some: sum(seen(view.source, some, kinds), torch.zeros(())), rows, count)
+        near = np.zeros((len(self.dataset), found.shape[1]), dtype=np.int64)
+        near[rows] = found
+        return near
 
     def _kinds(self, rows: np.ndarray) -> list[Kind]:
         """The views and draws of these rows that the training asks for, which a bank holds."""

@@ -23,8 +23,13 @@ import pytest
 import torch
 from PIL import Image
 
+import args
+import experiment
 import MPL
 import visualization
+from data import find_dataset, split_dataset
+from foundation import Kept
+from run_training import Training
 
 ROOT = Path(MPL.__file__).resolve().parent
 PICTURES = ("draw_curves", "draw_confusion", "draw_samples", "draw_reliability")
@@ -244,3 +249,29 @@ def make_data(folder: Path, count: int = 12, *, classes: dict[str, tuple[int, in
     for name, colour in (classes or COLOURS).items():
         make_images(folder / name, count, colour)
     return folder
+
+
+def training(folder: Path, *words: object, kept: Kept | None = None) -> Training:
+    """A training of the images in this folder on a frozen backbone, not yet begun."""
+    line = ("--name", "x", "--data_dir", folder, *FROZEN, "--num_labels", 9, "--max_steps", 4, *words)
+    return prepared(*line, "--cache_dir", folder.parent / "c", kept=kept)
+
+
+def prepared(*line: object, kept: Kept | None = None) -> Training:
+    """The training that a command line asks for, not yet begun."""
+    options = args.parse([str(word) for word in line])
+    dataset = find_dataset(options.data)
+    split = split_dataset(dataset, options.data, 0)
+    return experiment.make_training(options, dataset, split, kept=kept)
+
+
+def goes_on_to_the_same(outcome: Outcome) -> None:
+    """A run that goes on after its last step leaves the models that it left before."""
+    before = outcome.checkpoint()["models"]
+    for name in ("summary.json", "checkpoints/best.pt"):
+        (outcome.folder() / name).unlink()
+    again = run("--name", "x", "--resume", cwd=outcome.cwd)
+    assert again.code == 0, again.err
+    for name, state in again.checkpoint()["models"].items():
+        for key, value in state.items():
+            assert value.equal(before[name][key])

@@ -595,6 +595,13 @@ def test_a_head_without_a_prior_learns_otherwise(lab: Lab) -> None:
     assert not same(given.checkpoint()["models"], plain.checkpoint()["models"])
 
 
+@covers("neighbours")
+def test_targets_without_neighbours_teach_otherwise(lab: Lab) -> None:
+    line = ("--data_dir", lab.data, *FROZEN, "--num_labels", 6, "--max_steps", 6, *SURE)
+    blended, alone = lab.run(*line), lab.run(*line, "--neighbours", 0)
+    assert not same(blended.checkpoint()["models"], alone.checkpoint()["models"])
+
+
 @covers("class_shares")
 def test_a_pile_that_is_not_like_the_labels_is_noticed(lab: Lab, tmp_path: Path) -> None:
     for (name, colour), count in zip(COLOURS.items(), (60, 20, 15), strict=True):

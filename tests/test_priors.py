@@ -10,33 +10,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from runs import FROZEN, Outcome, make_data, run
+from runs import FROZEN, goes_on_to_the_same, make_data, run, training
 from torch import Tensor
 
 import args
 import experiment
 import priors
-from data import find_dataset, folds_of, split_dataset
+from data import folds_of
 from foundation import Kept
 from learner import Learner, Prior
 from models import build_head
 from priors import LEAST, RIDGE, SCALE, center_of, fit_axes
-from run_training import Training
 from utils import UserError
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_data(tmp_path_factory.mktemp("priors"))
-
-
-def training(folder: Path, *words: object, kept: Kept | None = None) -> Training:
-    line = ("--name", "x", "--data_dir", folder, *FROZEN, "--num_labels", 9, "--max_steps", 4, *words)
-    line += ("--cache_dir", folder.parent / "c")
-    options = args.parse([str(word) for word in line])
-    dataset = find_dataset(options.data)
-    split = split_dataset(dataset, options.data, 0)
-    return experiment.make_training(options, dataset, split, kept=kept)
 
 
 def seen(images: int = 400, width: int = 6, *, views: int = 4) -> Tensor:
@@ -257,28 +247,6 @@ def test_a_run_that_goes_on_fits_the_axes_once(folder: Path, tmp_path: Path, mon
     assert again.code == 0, again.err
     assert again.summary()["calibration"]["folds"] == 3
     assert len(fits) == 1
-
-
-def goes_on_to_the_same(outcome: Outcome) -> None:
-    """A run that goes on after its last step leaves the models that it left before."""
-    before = outcome.checkpoint()["models"]
-    for name in ("summary.json", "checkpoints/best.pt"):
-        (outcome.folder() / name).unlink()
-    again = run("--name", "x", "--resume", cwd=outcome.cwd)
-    assert again.code == 0, again.err
-    for name, state in again.checkpoint()["models"].items():
-        for key, value in state.items():
-            assert value.equal(before[name][key])
-
-
-def test_a_run_from_before_there_were_priors_goes_on_without(folder: Path, tmp_path: Path) -> None:
-    line = ("--name", "x", "--data_dir", folder, *FROZEN, "--num_labels", 9, "--max_steps", 4, "--calibration_folds", 0)
-    outcome = run(*line, "--head_prior", "none", cwd=tmp_path)
-    path = outcome.folder() / "commandline_args.txt"
-    stored = json.loads(path.read_text(encoding="utf-8"))
-    assert stored.pop("head_prior") == "none"
-    path.write_text(json.dumps(stored), encoding="utf-8")
-    goes_on_to_the_same(outcome)
 
 
 def test_a_run_that_ended_by_patience_is_tested_with_what_it_learned(tmp_path: Path) -> None:

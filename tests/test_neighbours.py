@@ -1,0 +1,142 @@
+"""Neighbours: which they are, what a target is read off, and that runs agree about them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from runs import FROZEN, goes_on_to_the_same, make_data, make_images, prepared, run, training
+
+import neighbours
+from batches import Ask, Batches, Order
+from models import feature_norm
+from neighbours import blend, nearest
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_data(tmp_path_factory.mktemp("neighbours"))
+
+
+def test_the_nearest_are_those_of_the_largest_cosine_and_never_oneself() -> None:
+    random = np.random.default_rng(0)
+    features = torch.from_numpy(random.normal(size=(40, 6))).float()
+    rows = random.permutation(40)[:25]
+    found = nearest(lambda some: features[torch.from_numpy(some)], rows, 3)
+    for row, near in zip(rows, found, strict=True):
+        others = [other for other in rows if other != row]
+        cosines = F.cosine_similarity(features[row : row + 1], features[others])
+        expected = [others[at] for at in cosines.argsort(descending=True)[:3].tolist()]
+        assert near.tolist() == expected
+
+
+def test_a_large_pile_is_cut_into_crowds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "CROWD", 10)
+    asked = []
+
+    def features(rows: np.ndarray) -> torch.Tensor:
+        asked.append(rows)
+        return torch.from_numpy(rows).float()[:, None] * torch.ones(1, 2) + torch.tensor([[0.0, 1.0]])
+
+    rows = np.random.default_rng(0).permutation(25)
+    found = nearest(features, rows, 2)
+    assert [len(crowd) for crowd in asked] == [9, 8, 8]
+    for crowd in asked:
+        assert np.isin(found[np.isin(rows, crowd)], crowd).all()
+
+
+@pytest.mark.parametrize(("rows", "count"), [(3, 2), (1, 0), (0, 0)])
+def test_where_there_are_few_others_there_are_fewer_neighbours(rows: int, count: int) -> None:
+    found = nearest(lambda some: torch.eye(4)[torch.from_numpy(some)], np.arange(rows), 5)
+    assert found.shape == (rows, count)
+
+
+def test_a_blend_weighs_every_neighbour_alike_whatever_its_size() -> None:
+    own, around = torch.randn(2, 8), torch.randn(6, 8)
+    norm = feature_norm(8)
+    expected = 0.5 * norm(own[1]) + 0.5 * (norm(around[3]) + norm(around[4]) + norm(around[5])) / 3
+    assert torch.allclose(blend(own, around)[1], expected)
+    assert torch.allclose(blend(own, 100 * around), blend(own, around), atol=1e-6)
+
+
+class Numbered:
+    """A source whose features tell which row, view and draw they are of."""
+
+    def stream(self, asks, start):  # type: ignore[no-untyped-def]
+        while True:
+            yield [self.features(ask) for ask in asks(start)]
+            start += 1
+
+    @staticmethod
+    def features(ask: Ask) -> torch.Tensor:
+        rows, draws = torch.from_numpy(ask.rows), torch.from_numpy(ask.draws)
+        return torch.stack([1.0 + rows, 1.0 + draws, torch.full((len(rows),), float(len(ask.view)))], dim=1)
+
+
+def test_only_the_weak_images_that_give_targets_are_blended_and_in_their_own_draw() -> None:
+    order = Order(np.arange(3), np.arange(3, 12), 2, 4, seed=0, draws=8)
+    near = np.stack([(np.arange(12) + 1) % 12, (np.arange(12) + 5) % 12], axis=1)
+    source, labels = Numbered(), np.arange(12) % 2
+    plain, blended = (Batches(order, source, labels, CPU, which) for which in (None, near))
+    for step in (0, 4):  # of the second the weak draw is another
+        before, after = plain(step), blended(step)
+        assert torch.equal(before.labeled, after.labeled)
+        assert torch.equal(before.strong, after.strong)
+        assert torch.equal(before.hidden, after.hidden)
+        weak = order.asks(step)[1]
+        around = [Numbered.features(weak._replace(rows=near[weak.rows, place])) for place in (0, 1)]
+        norm = feature_norm(3)
+        expected = norm(before.weak) / 2 + (norm(around[0]) + norm(around[1])) / 4
+        assert torch.allclose(after.weak, expected)
+
+
+def test_a_pile_of_one_image_has_no_neighbours(tmp_path: Path) -> None:
+    for name, colour in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
+        make_images(tmp_path / "d" / "labeled" / name, 6, colour)
+    make_images(tmp_path / "d" / "unlabeled", 1, (90, 90, 90))
+    outcome = run("--name", "x", "--data_dir", tmp_path / "d", *FROZEN, "--max_steps", 3, cwd=tmp_path)
+    assert outcome.code == 0, outcome.err
+
+
+def test_the_bank_and_the_loader_find_the_same(folder: Path) -> None:
+    kept = training(folder, "--cache_dtype", "float32")
+    kept.fill_bank()
+    [banked], [direct] = kept.near, training(folder, "--no_cache").near
+    assert np.array_equal(banked, direct)
+
+
+def test_each_view_has_neighbours_of_its_own_in_the_pile_alone(tmp_path: Path) -> None:
+    views = ("--cotrain_mode", "--views", "pixels", "gradients")
+    made = prepared("--name", "x", "--data_dir", "digits", *views, "--max_steps", 60, "--cache_dir", tmp_path / "c")
+    made.fill_bank()
+    pile = made.order.unlabeled
+    first, second = (near[pile] for near in made.near)
+    assert first.shape == (len(pile), 5)
+    assert np.isin(first, pile).all()
+    assert not np.array_equal(first, second)
+    assert made.near is made.near  # found once
+
+
+@pytest.mark.parametrize("words", [("--neighbours", 0), ("--finetune_mode",), ("--unfreeze", "all")])
+def test_others_have_none(folder: Path, words: tuple[object, ...]) -> None:
+    made = training(folder, *words)
+    made.fill_bank()
+    assert made.near == [None]
+
+
+@pytest.mark.parametrize("name", ["head_prior", "neighbours"])
+def test_a_run_from_before_there_was_such_an_option_goes_on_without(folder: Path, tmp_path: Path, name: str) -> None:
+    line = ("--name", "x", "--data_dir", folder, *FROZEN, "--num_labels", 9, "--max_steps", 4, "--calibration_folds", 0)
+    without = {"head_prior": "none", "neighbours": 0}[name]
+    outcome = run(*line, f"--{name}", without, cwd=tmp_path)
+    path = outcome.folder() / "commandline_args.txt"
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    assert stored.pop(name) == without
+    path.write_text(json.dumps(stored), encoding="utf-8")
+    goes_on_to_the_same(outcome)
