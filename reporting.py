@@ -141,8 +141,9 @@ def results_table(summary: Mapping[str, Any]) -> str:
         interval = f"{100 * low:5.1f}% to {100 * high:5.1f}%"
         line = f"{name:<{wide}} {100 * result['accuracy']:>12.2f}%  {interval:>16}  {result['macro_f1']:>8.4f}"
         lines.append(line + (f"  {100 * summary['val'][name]['accuracy']:>11.2f}%" if has_val else ""))
-    counts = summary["dataset"]["images"]
-    lines.append(f"learned from {summary['labels_used']} labels; tested on {counts['test']} images")
+    tested = summary["dataset"]["images"]["test"]
+    how = f"tested on {tested} images" if tested else "no image was kept for a test, so how good it is is not known"
+    lines.append(f"learned from {summary['labels_used']} labels; {how}")
     return "\n".join(lines)
 
 

@@ -147,7 +147,11 @@ def test_the_table_of_results() -> None:
     validated = results_table(SUMMARY | {"val": SUMMARY["test"]})
     assert "val accuracy" in validated
     assert validated.splitlines()[2].rstrip().endswith("81.25%")
-    assert "tested on" in results_table(SUMMARY | {"test": {}})
+
+
+def test_where_nothing_was_kept_for_a_test_the_table_says_so() -> None:
+    untested = SUMMARY | {"test": {}, "dataset": {"images": {"test": 0}}}
+    assert "no image was kept for a test" in results_table(untested).splitlines()[-1]
 
 
 def test_versions_and_commit_are_known_or_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
