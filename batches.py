@@ -53,8 +53,8 @@ class Source(Protocol):
 class Batch:
     """What one step sees. x are images [B, 3, S, S] in [0, 1], points [B, 2] or features [B, D], on the device.
 
-    hidden: classes [B] of the unlabeled images where the data set knows them, else -1, as of those that are labeled
-    too; measured, never learned.
+    weak may be blended with neighbours (neighbours.py). hidden: classes [B] of the unlabeled images where the data set
+    knows them, else -1, as of those that are labeled too; measured, never learned.
     """
 
     labeled: Tensor
@@ -251,8 +251,10 @@ class Batches:
         device: torch.device,
         near: np.ndarray | None = None,
     ) -> None:
-        self.order, self.source, self.near = order, source, near
-        self.asks = functools.lru_cache(maxsize=4)(self._asks)  # the stream asks, and then we for the labels
+        self.order, self.source = order, source
+        # The stream asks, and then we for the labels. No method of ours: in a circle of references the stream, and the
+        # processes that decode for it, would outlive us.
+        self.asks = functools.lru_cache(maxsize=4)(functools.partial(_with_neighbours, order, near))
         self.labels = torch.from_numpy(labels).to(device)
         hidden = labels.copy()
         hidden[order.labeled] = -1  # what is learned is not hidden, though it may be among the unlabeled ones too
@@ -272,10 +274,11 @@ class Batches:
         labeled, weak, strong, *around = tensors
         return Batch(labeled, labels, blend(weak, around[0]) if around else weak, strong, hidden)
 
-    def _asks(self, step: int) -> list[Ask]:
-        """What the order asks for, and the neighbours of the weak images in the same draw."""
-        asks = self.order.asks(step)
-        if self.near is None:
-            return asks
-        weak = asks[1]
-        return [*asks, Ask(self.near[weak.rows].ravel(), weak.draws.repeat(self.near.shape[1]), weak.view)]
+
+def _with_neighbours(order: Order, near: np.ndarray | None, step: int) -> list[Ask]:
+    """What the order asks for, and the neighbours of the weak images in the same draw."""
+    asks = order.asks(step)
+    if near is None:
+        return asks
+    weak = asks[1]
+    return [*asks, Ask(near[weak.rows].ravel(), weak.draws.repeat(near.shape[1]), weak.view)]

@@ -19,9 +19,8 @@ from utils import RESULTS, UserError, find_checkpoint, read_json, run_folder
 def resumed_options(options: Options) -> Options:
     """The options of the run that is to go on; the command line may repeat them, but not change them."""
     folder = run_folder(options.run.name or "", resume=True)
-    # What was begun before heads had priors has weights that mean nothing along a prior's axes; and before targets
-    # were blended with their neighbours, they were not.
-    stored = make_options({"head_prior": "none", "neighbours": 0} | read_json(folder / "commandline_args.txt"))
+    # What was begun before heads had priors has weights that mean nothing along a prior's axes.
+    stored = make_options({"head_prior": "none"} | read_json(folder / "commandline_args.txt"))
     free = {"name", "device", "num_workers", "cache_dir", "cache_limit", "tensorboard", "keep_pages", "repeat"}
     free |= {"n_trials", "timeout", "search_workers", "storage"}
     now, then = options.flat(), stored.flat()

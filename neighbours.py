@@ -3,8 +3,12 @@
 A teacher of few labels errs mostly alone: averaged over an image's nearest neighbours in a frozen backbone's features,
 its answers are right more often than the one about the image itself (Li, Xiong and Hoi 2021, CoMatch, average
 probabilities so). Here features are averaged, before a head sees them: a weak view gives its target from the middle
-between its own features and the mean of its neighbours'. For a linear head those are, but for their size, the averaged
-logits. What is learned, tested and used stays a plain head, which knows of no neighbour.
+between its own features and the mean of its neighbours', which a head brings to its usual size again: neighbours that
+differ in direction hardly make it less sure. What is learned, tested and used stays a plain head, which knows of no
+neighbour; but with `--pseudo_label_view weak` it is the blend that is judged and gets a label.
+
+It gains where neighbours mostly share a class, and loses where they don't: where a class has not many more images than
+neighbours are asked for, and with some backbones (benchmarks/RESULTS.md). Hence it is off unless asked for.
 """
 
 from __future__ import annotations
@@ -16,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-CROWD = 4096  # images among which the nearest are looked for: all pairs of a large pile are too many, and few do
+CROWD = 4096  # images among which the nearest are looked for: all pairs of a large pile are too many
 OWN = 0.5  # what an image's own features weigh in the blend
 
 
@@ -24,10 +28,10 @@ def nearest(features: Callable[[np.ndarray], Tensor], rows: np.ndarray, count: i
     """The rows [n, count] whose features have the largest cosine with those of each of the rows [n], nearest first.
 
     features: [m, D] of m rows. More than a CROWD of rows are cut into equal parts, as they come, and the nearest are
-    those of the own part. `count` becomes less where there are not so many others.
+    those of the own part. `count` becomes less where there are not so many others; there must be two rows.
     """
     crowds = np.array_split(np.arange(len(rows)), max(1, -(-len(rows) // CROWD)))
-    count = max(0, min(count, min(map(len, crowds)) - 1))
+    count = min(count, min(map(len, crowds)) - 1)
     found = np.empty((len(rows), count), dtype=rows.dtype)
     for crowd in crowds:
         direction = F.normalize(features(rows[crowd]), dim=1)

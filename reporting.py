@@ -142,7 +142,7 @@ def results_table(summary: Mapping[str, Any]) -> str:
         line = f"{name:<{wide}} {100 * result['accuracy']:>12.2f}%  {interval:>16}  {result['macro_f1']:>8.4f}"
         lines.append(line + (f"  {100 * summary['val'][name]['accuracy']:>11.2f}%" if has_val else ""))
     tested = summary["dataset"]["images"]["test"]
-    how = f"tested on {tested} images" if tested else "no image was kept for a test, so how good it is is not known"
+    how = f"tested on {tested} images" if tested else "no image was kept for a test: the accuracy is unknown"
     lines.append(f"learned from {summary['labels_used']} labels; {how}")
     return "\n".join(lines)
 

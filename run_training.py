@@ -234,8 +234,12 @@ class Training(Setup):
             for learner in self.learners:
                 learner.shares.copy_(torch.from_numpy(self.class_shares))
         warmup, main = (functools.partial(step, rules=rules) for step in self.steps())
-        labels, each = self.dataset.labels, zip(self.views, self.near, strict=True)
-        batches = self.batches([Batches(self.order, v.source, labels, self.device, near) for v, near in each])
+        batches = self.batches(
+            [
+                Batches(self.order, view.source, self.dataset.labels, self.device, near)
+                for view, near in zip(self.views, self.near, strict=True)
+            ]
+        )
         fit(
             self.learners, batches, (warmup, main), self.schedule, progress,
             after_warmup=functools.partial(self.after_warmup, validated=validated),
@@ -313,17 +317,18 @@ class Training(Setup):
 
     @property
     def near(self) -> list[np.ndarray] | list[None]:
-        """Of each view, which unlabeled images are near to which: rows [N, count], of no meaning for other images.
+        """Of each view, which unlabeled images are near to which: rows [N, count], 0 for images that are labeled.
 
-        None without neighbours: where they are not wanted, nothing is frozen, or there are no two images.
+        None without neighbours: where they are not wanted, nothing is frozen, or no two images are unlabeled.
         """
         wanted, pile = self.options.learning.neighbours, self.order.unlabeled
         if not wanted or not self.frozen or pile is None or len(pile) < 2:
             return [None] * len(self.views)
-        rows = generator(self.options.run.seed, "near").permutation(np.sort(pile))
+        # By content, which is arbitrary as a draw is, and the order in which a bank holds them.
+        rows = pile[np.argsort(self.dataset.hashes[pile], kind="stable")]
         kinds = [kind for kind in self._kinds(rows) if kind[0] == "weak"]
         key, known = (foundation_of(self.options, self.split), wanted, rows.tobytes(), *kinds), self.kept.near
-        if key not in known:  # each fold and trial asks
+        if key not in known:  # each trial of a search asks
             known[key] = [self._near(view, rows, kinds, wanted) for view in self.views]
         return known[key]
 
@@ -579,7 +584,7 @@ class Training(Setup):
         total = self.schedule.total_steps
         options = self.options.changed(resume=False, max_steps=total, num_epochs=None, patience=None)
         own_views = {foundation_of(options, self.split): self.views} if self.frozen else {}
-        kept = Kept(own_views, self.kept.shares, self.kept.axes)
+        kept = Kept(own_views, self.kept.shares, self.kept.axes, self.kept.near)
         folds = folds_of(self.dataset, self.split, count, self.options.run.seed)
         what = "calibration of the views" if warmup_only else "calibration"
         with Screen(count * steps, what=what) as screen:

@@ -37,7 +37,7 @@ VALUES: dict[str, str] = {
     "unsupervised": "cos", "threshold": "0.8", "temperature": "0.5", "lambda_u": "2", "uda_steps": "0",
     "mpl_weight": "0", "feedback": "first_order", "feedback_scale": "none", "pseudo_label": "sample",
     "pseudo_label_view": "weak", "student_threshold": "0.5", "distribution_alignment": "0.5",
-    "class_shares": "labels", "neighbours": "3", "head_prior": "none", "load_path": "exp",
+    "class_shares": "labels", "neighbours": "5", "head_prior": "none", "load_path": "exp",
     "views": "pixels", "predict_dir": "/new", "export": "onnx",
     "near_duplicate": "0.8", "algorithm": "cotraining", "finetune_steps": "9", "layer_decay": "0.8",
     "n_trials": "7", "timeout": "60", "search": "max_lr=1e-4:1e-2:log", "folds": "4", "search_workers": "2",

@@ -598,7 +598,7 @@ def test_a_head_without_a_prior_learns_otherwise(lab: Lab) -> None:
 @covers("neighbours")
 def test_targets_without_neighbours_teach_otherwise(lab: Lab) -> None:
     line = ("--data_dir", lab.data, *FROZEN, "--num_labels", 6, "--max_steps", 6, *SURE)
-    blended, alone = lab.run(*line), lab.run(*line, "--neighbours", 0)
+    blended, alone = lab.run(*line, "--neighbours", 2), lab.run(*line)
     assert not same(blended.checkpoint()["models"], alone.checkpoint()["models"])
 
 

@@ -112,7 +112,7 @@ def test_a_float32_bank_streams_what_is_computed_without_it(
     assert torch.cat(list(bank.inputs(rows))).equal(torch.cat(list(frozen.inputs(rows))))
 
 
-@pytest.mark.parametrize("mode", [(), ("--switch_mode",), ("--finetune_mode",)])
+@pytest.mark.parametrize("mode", [(), ("--switch_mode",), ("--finetune_mode",), ("--neighbours", "3")])
 def test_training_from_a_float32_bank_is_training_without_one(
     tmp_path: Path, folder: Path, mode: tuple[str, ...]
 ) -> None:

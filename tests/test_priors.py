@@ -249,6 +249,16 @@ def test_a_run_that_goes_on_fits_the_axes_once(folder: Path, tmp_path: Path, mon
     assert len(fits) == 1
 
 
+def test_a_run_from_before_there_were_priors_goes_on_without(folder: Path, tmp_path: Path) -> None:
+    line = ("--name", "x", "--data_dir", folder, *FROZEN, "--num_labels", 9, "--max_steps", 4, "--calibration_folds", 0)
+    outcome = run(*line, "--head_prior", "none", cwd=tmp_path)
+    path = outcome.folder() / "commandline_args.txt"
+    stored = json.loads(path.read_text(encoding="utf-8"))
+    assert stored.pop("head_prior") == "none"
+    path.write_text(json.dumps(stored), encoding="utf-8")
+    goes_on_to_the_same(outcome)
+
+
 def test_a_run_that_ended_by_patience_is_tested_with_what_it_learned(tmp_path: Path) -> None:
     """Also where it was stopped before the test: its weights are weights along the axes."""
     line = ("--name", "x", "--data_dir", make_data(tmp_path / "d", 40), *FROZEN, "--num_labels", 9, "--patience", 1)
