@@ -166,7 +166,7 @@ class Learning:
     pseudo_label_view: str = option("strong", "the augmentation that the pseudo-label is made from", choices=("strong", "weak"))
     student_threshold: float = option(0.9, "least confidence of a pseudo-label that the student learns", low=0, high=1)
     distribution_alignment: float | None = option(None, "move the weak predictions towards the classes' shares of the unlabeled images: 0 not, 1 wholly; default: 1 with a frozen backbone, else 0", low=0, high=1)
-    neighbours: int = option(0, "read an unlabeled image's target half off itself and half off this many unlabeled images that are nearest to it in a frozen backbone's features; 0: off itself alone", low=0, high=99)
+    neighbours: int = option(0, "what an unlabeled image is taken for is read half off itself and half off so many unlabeled ones that are most like it by a frozen backbone's features; 0: off itself alone", low=0, high=99)
     class_shares: str = option("estimate", "where those shares come from: estimated from a frozen backbone's features, which costs nothing where they equal those of the labels; or taken to be those of the labels, as they are for a network that learns whole or has learned these labels and where a class has one label", choices=("estimate", "labels"))
 
 

@@ -165,6 +165,7 @@ def _what_was_run(summary: Mapping[str, Any], run: Finished) -> Section:
         ("started from", options.mode.load_path or ""),
         ("network", f"{', '.join(run.views)}, {_heads(options.model)}{' each' if len(run.views) > 1 else ''}"),
         ("prior of the heads", "from the unlabeled images" if summary.get("views_with_prior") else ""),
+        ("targets read off", f"an image and {near} nearest to it" if (near := summary.get("neighbours")) else ""),
         ("trained", f"{last.get('step', 0)} steps, {len(run.rows)} epochs"),
         ("seed", str(summary["seed"])),
         ("took", took),

@@ -192,6 +192,8 @@ class Training(Setup):
     def train(self, folder: Path, progress: Progress) -> float:
         """Train from `progress` to the end, writing as it goes; returns the seconds, the filling of the bank apart."""
         self.fill_bank()
+        if self.options.learning.neighbours and self.near[0] is None:
+            warn("--neighbours: not used; that takes a frozen backbone and at least two unlabeled images")
         log = MetricsLog(folder / "metrics.csv", self.columns(), progress.rows)
         board = Board(folder, self.options.run.tensorboard)
         if self.options.run.tensorboard:
@@ -458,6 +460,10 @@ class Training(Setup):
         told = [view.name for view, axes in zip(self.views, self.axes, strict=True) if axes is not None]
         return {"views_with_prior": told}
 
+    def about_neighbours(self) -> dict[str, Any]:
+        """How many neighbours a target was read off: fewer than asked for in a small pile, 0 where there were none."""
+        return {"neighbours": 0 if self.near[0] is None else self.near[0].shape[1]}
+
     def about_views(self) -> dict[str, Any]:
         """What the summary says of that."""
         return {}
@@ -499,7 +505,7 @@ class Training(Setup):
             held_out = {"val": (self.split.val, None), "test": (self.split.test, folder)}
             results = {name: self.results(models, *part) for name, part in held_out.items()}
         results["calibration"] = calibration | self.reliability(calibration["temperatures"], folder)
-        results |= self.about_views() | self.about_shares() | self.about_priors()
+        results |= self.about_views() | self.about_shares() | self.about_priors() | self.about_neighbours()
         with Board(folder, self.options.run.tensorboard) as board:
             for name in results["test"]:
                 board.picture(f"confusion_matrix/{name}", folder / f"{name}_CM.png", progress.step)

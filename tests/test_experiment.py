@@ -741,6 +741,7 @@ def test_every_option_was_shown_to_have_an_effect() -> None:
 SUMMARY = {
     "name", "mode", "seed", "command", "dataset", "labels_used", "val", "test", "best_epoch", "seconds",
     "peak_memory_bytes", "versions", "commit", "calibration", "class_shares", "precision", "views_with_prior",
+    "neighbours",
 }  # fmt: skip
 
 

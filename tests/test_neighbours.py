@@ -101,12 +101,20 @@ def test_only_the_weak_images_that_give_targets_are_blended_and_in_their_own_dra
         assert torch.allclose(after.weak, expected)
 
 
-def test_a_pile_of_one_image_has_no_neighbours(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("words", "used"), [((), 5), (("--no_include_labeled",), 0)])
+def test_the_summary_says_how_many_were_used_and_a_line_that_none_were(
+    tmp_path: Path, words: tuple[str, ...], used: int
+) -> None:
     for name, colour in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
         make_images(tmp_path / "d" / "labeled" / name, 6, colour)
     make_images(tmp_path / "d" / "unlabeled", 1, (90, 90, 90))
-    outcome = run("--name", "x", "--data_dir", tmp_path / "d", *FROZEN, "--max_steps", 3, *FIVE, cwd=tmp_path)
+    line = ("--data_dir", tmp_path / "d", *FROZEN, "--max_steps", 3, "--calibration_folds", 0, *FIVE, *words)
+    outcome = run("--name", "x", *line, cwd=tmp_path)
     assert outcome.code == 0, outcome.err
+    assert outcome.summary()["neighbours"] == used
+    assert ("--neighbours: not used" in outcome.err) == (used == 0)
+    page = (outcome.folder() / "report.html").read_text(encoding="utf-8")
+    assert ("an image and 5 nearest to it" in page) == (used == 5)
 
 
 def test_the_bank_and_the_loader_find_the_same(folder: Path) -> None:
