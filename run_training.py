@@ -319,9 +319,9 @@ class Training(Setup):
 
     @property
     def near(self) -> list[np.ndarray] | list[None]:
-        """Of each view, which unlabeled images are near to which: rows [N, count], 0 for images that are labeled.
+        """Of each view, which unlabeled images are near to which: rows [N, count], 0 for images that are not in the pile.
 
-        None without neighbours: where they are not wanted, nothing is frozen, or no two images are unlabeled.
+        None without neighbours: where they are not wanted, nothing is frozen, or the pile has no two images.
         """
         wanted, pile = self.options.learning.neighbours, self.order.unlabeled
         if not wanted or not self.frozen or pile is None or len(pile) < 2:
