@@ -319,7 +319,7 @@ class Training(Setup):
 
     @property
     def near(self) -> list[np.ndarray] | list[None]:
-        """Of each view, which unlabeled images are near to which: rows [N, count], 0 for images that are not in the pile.
+        """Of each view, which unlabeled images are near to which: rows [N, count], 0 for images outside the pile.
 
         None without neighbours: where they are not wanted, nothing is frozen, or the pile has no two images.
         """
