@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 import torch
+from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 
 from batches import Source, as_heads_see
@@ -36,8 +37,6 @@ def fit_axes(views: Iterator[Tensor]) -> Tensor | None:
     They tell nothing where there are fewer than LEAST images, where they are not finite, and where views do not vary.
     B is shrunk as Ledoit and Wolf (2004) say; W, whose views are not independent, by a RIDGE.
     """
-    from sklearn.covariance import ledoit_wolf
-
     first = next(views)
     images, width = first.shape
     if images < LEAST:

@@ -314,7 +314,7 @@ class Training(Setup):
         kinds = self._kinds(rows)
         key, known = (foundation_of(self.options, self.split), rows.tobytes(), *kinds), self.kept.axes
         if key not in known:  # each fold asks
-            known[key] = [fit_axes(seen(view.source, rows[:MOST], kinds)) for view in self.views]
+            known[key] = [fit_axes(self._looks("the prior", view, rows[:MOST], kinds)) for view in self.views]
         return known[key]
 
     @property
@@ -335,10 +335,22 @@ class Training(Setup):
         return known[key]
 
     def _near(self, view: View, rows: np.ndarray, kinds: list[Kind], count: int) -> np.ndarray:
-        found = nearest(lambda some: sum(seen(view.source, some, kinds), torch.zeros(())), rows, count)
+        looks = functools.partial(self._looks, "neighbours", view, kinds=kinds)
+        found = nearest(lambda some: sum(looks(some), torch.zeros(())), rows, count)
         near = np.zeros((len(self.dataset), found.shape[1]), dtype=np.int64)
         near[rows] = found
         return near
+
+    def _looks(self, purpose: str, view: View, rows: np.ndarray, kinds: list[Kind]) -> Iterator[Tensor]:
+        """See `priors.seen`; with its progress where no bank holds the features, and each look takes a while."""
+        looks = seen(view.source, rows, kinds)
+        if self.banks:
+            yield from looks
+            return
+        with Screen(len(rows) * len(kinds), what=f"features of {view.name} for {purpose}", unit="image") as screen:
+            for number, look in enumerate(looks, 1):
+                screen.show(number * len(rows))
+                yield look
 
     def _kinds(self, rows: np.ndarray) -> list[Kind]:
         """The views and draws of these rows that the training asks for, which a bank holds."""

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Sequence
 
 import numpy as np
+from sklearn.linear_model import LogisticRegression
 
 from batches import Source, as_heads_see
 from evaluate import fit_temperature, tempered
@@ -101,8 +102,6 @@ def _folds(labels: np.ndarray) -> np.ndarray:
 
 def _log_probabilities(labeled: np.ndarray, labels: np.ndarray, rows: list[np.ndarray]) -> list[np.ndarray]:
     """What a logistic regression on the labeled images says of other rows: logits [n, C] for each of them."""
-    from sklearn.linear_model import LogisticRegression
-
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that something did not converge
         model = LogisticRegression(C=STRENGTH, max_iter=300).fit(labeled, labels)

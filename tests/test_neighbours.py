@@ -117,11 +117,12 @@ def test_the_summary_says_how_many_were_used_and_a_line_that_none_were(
     assert ("an image and 5 nearest to it" in page) == (used == 5)
 
 
-def test_the_bank_and_the_loader_find_the_same(folder: Path) -> None:
+def test_the_bank_and_the_loader_find_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kept = training(folder, "--cache_dtype", "float32", *FIVE)
     kept.fill_bank()
     [banked], [direct] = kept.near, training(folder, "--no_cache", *FIVE).near
     assert np.array_equal(banked, direct)
+    assert capsys.readouterr().out.count(" for neighbours: ") == 1  # there is no bank to read them from
 
 
 def test_each_view_has_neighbours_of_its_own_in_the_pile_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

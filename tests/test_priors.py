@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -190,10 +191,13 @@ def test_others_have_none(folder: Path, words: tuple[object, ...]) -> None:
     assert made.about_priors() == {"views_with_prior": []}
 
 
-def test_the_bank_and_the_loader_tell_the_same(folder: Path) -> None:
+def test_the_bank_and_the_loader_tell_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kept = training(folder, "--cache_dtype", "float32")
     kept.fill_bank()
-    [banked], [direct] = kept.axes, training(folder, "--no_cache").axes
+    [banked] = kept.axes
+    assert "for the prior" not in capsys.readouterr().out
+    [direct] = training(folder, "--no_cache").axes
+    assert re.search(r"^features of \S+ for the prior: image (\d+)/\1 ", capsys.readouterr().out, re.MULTILINE)
     assert banked is not None
     assert direct is not None
     assert banked.equal(direct)
