@@ -103,6 +103,8 @@ def main() -> None:
         for done, result in enumerate(pool.imap_unordered(run_trial, jobs), start=1):
             print(json.dumps(result), file=out, flush=True)
             print(f"{done}/{len(jobs)}  {100 * result['accuracy']:.2f}%  {result['setting']}", flush=True)  # type: ignore[operator]
+        pool.close()  # else the workers are killed, and complain
+        pool.join()
 
 
 if __name__ == "__main__":
