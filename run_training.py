@@ -192,13 +192,13 @@ class Training(Setup):
     def train(self, folder: Path, progress: Progress) -> float:
         """Train from `progress` to the end, writing as it goes; returns the seconds, the filling of the bank apart."""
         self.fill_bank()
-        if self.options.learning.neighbours and self.near[0] is None:
-            warn("--neighbours: not used; that takes a frozen backbone and at least two unlabeled images")
         log = MetricsLog(folder / "metrics.csv", self.columns(), progress.rows)
         board = Board(folder, self.options.run.tensorboard)
         if self.options.run.tensorboard:
             board.picture("samples", self.draw_samples(folder / "samples.png"), progress.step)
         began = time.monotonic()
+        if self.options.learning.neighbours and self.near[0] is None:
+            warn("--neighbours: not used; that takes a frozen backbone and at least two unlabeled images")
 
         def write(row: Row) -> None:
             log.add(row)
