@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 import errno
-import importlib
+import importlib.util
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
-# What does the work, by the option that asks for it; a run is trained when none does.
-COMMANDS = {
-    "test_mode": "experiment.test",
-    "predict_dir": "predict.predict",
-    "export": "predict.export",
-    "inspect": "audit.inspect",
-    "compare": "compare.compare",
-    "optuna_mode": "optuna_search.search",
-    "list_views": "views.list_views",
-    "view_report": "view_report.report",
-}
+
+def _register_package() -> None:
+    """Make this folder the package `transfermpl`, so that `python MPL.py` works where nothing is installed.
+
+    Spawned workers run this file first, and so find the package too.
+    """
+    folder = Path(__file__).resolve().parent
+    spec = importlib.util.spec_from_file_location(
+        "transfermpl", folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    package = importlib.util.module_from_spec(spec)
+    sys.modules["transfermpl"] = package
+    spec.loader.exec_module(package)
+    # Python puts a script's folder first: a library that imports a `utils` of its own would get ours.
+    if sys.path and Path(sys.path[0] or ".").resolve() == folder:
+        del sys.path[0]
+
+
+if __name__ in ("__main__", "__mp_main__"):
+    _register_package()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -31,16 +43,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Sequence[str] | None) -> int:
-    import args
-    from utils import UserError, keep_pages
+    from transfermpl import args
+    from transfermpl.utils import UserError, keep_pages
 
     try:
         options = args.parse(sys.argv[1:] if arguments is None else arguments)
         if options.run.keep_pages:
             keep_pages()
         # Heavy imports come after the command line is known to be right.
-        from foundation import check_available
-        from train import TrainingFault
+        from transfermpl.runs.setup import check_available
+        from transfermpl.train import TrainingFault
 
         command = command_of(options)
         check_available(options)
@@ -62,15 +74,86 @@ def _main(arguments: Sequence[str] | None) -> int:
 
 
 def command_of(options: Any) -> Callable[[Any], Any]:
-    """The function that does what the options ask for."""
+    """The function that does what the options ask for; a run is trained when they ask for nothing else."""
     if options.run.resume:  # what is to go on says itself what it is
-        import loading
+        from transfermpl.runs.resume import resumed_options
 
-        options = loading.resumed_options(options)
-    asked = (path for option, path in COMMANDS.items() if getattr(options.mode, option))
-    one = "experiment.run" if (options.study.repeat or 1) == 1 else "compare.repeat"
-    module, _, function = next(asked, one).partition(".")
-    return getattr(importlib.import_module(module), function)
+        options = resumed_options(options)
+    asked = (import_command for name, import_command in COMMANDS.items() if getattr(options.mode, name))
+    return next(asked, _train if (options.study.repeat or 1) == 1 else _repeat)()
+
+
+def _train() -> Callable[[Any], Any]:
+    from transfermpl.runs.run import run
+
+    return run
+
+
+def _repeat() -> Callable[[Any], Any]:
+    from transfermpl.comparison.compare import repeat
+
+    return repeat
+
+
+def _test() -> Callable[[Any], Any]:
+    from transfermpl.runs.run import test
+
+    return test
+
+
+def _predict() -> Callable[[Any], Any]:
+    from transfermpl.deploy.predict import predict
+
+    return predict
+
+
+def _export() -> Callable[[Any], Any]:
+    from transfermpl.deploy.predict import export
+
+    return export
+
+
+def _inspect() -> Callable[[Any], Any]:
+    from transfermpl.inspection.inspection import inspect
+
+    return inspect
+
+
+def _compare() -> Callable[[Any], Any]:
+    from transfermpl.comparison.compare import compare
+
+    return compare
+
+
+def _search() -> Callable[[Any], Any]:
+    from transfermpl.optuna_search import search
+
+    return search
+
+
+def _list_views() -> Callable[[Any], Any]:
+    from transfermpl.backbones.registry import list_views
+
+    return list_views
+
+
+def _report_views() -> Callable[[Any], Any]:
+    from transfermpl.comparison.view_report import report
+
+    return report
+
+
+# By the option that asks for it, what imports the command: each loads only what it needs.
+COMMANDS: dict[str, Callable[[], Callable[[Any], Any]]] = {
+    "test_mode": _test,
+    "predict_dir": _predict,
+    "export": _export,
+    "inspect": _inspect,
+    "compare": _compare,
+    "optuna_mode": _search,
+    "list_views": _list_views,
+    "view_report": _report_views,
+}
 
 
 def complain(error: Exception, code: int) -> int:

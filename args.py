@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from utils import UserError
+from .utils import UserError
 
 
 def option(

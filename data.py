@@ -23,11 +23,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import args
-import builtin_data
-from builtin_data import Found, Item
-from decode import Transform, fit, open_rgb, quiet_pil, reason_of
-from utils import UserError, generator, warn, write_text
+from . import args
+from .images import builtin
+from .images.builtin import Found, Item
+from .images.decode import Transform, fit, open_rgb, quiet_pil, reason_of
+from .utils import UserError, generator, warn, write_text
 
 if TYPE_CHECKING:
     import torch
@@ -140,10 +140,10 @@ def find_dataset(data: args.Data, *, for_test: bool = False) -> Dataset:
 
 def find_files(data: args.Data, *, for_test: bool = False) -> Found:
     """All images of the options' data set as they lie, copies and bad files among them. Raises UserError for none."""
-    if data.data_dir in builtin_data.NAMES:
+    if data.data_dir in builtin.NAMES:
         if data.labels_csv:
             raise UserError(f"--labels_csv needs a folder as --data_dir, and {data.data_dir} is a built-in data set")
-        found = builtin_data.load(data.data_dir, data.data_root, download=data.download)
+        found = builtin.load(data.data_dir, data.data_root, download=data.download)
     else:
         folder = _folder(data.data_dir)
         try:
@@ -162,11 +162,11 @@ def _folder(name: str) -> Path:
         return folder
     if os.path.exists(folder):
         raise UserError(f"--data_dir {name} is a file; give a folder: {LAYOUTS}")
-    near = difflib.get_close_matches(name.lower(), builtin_data.NAMES, n=1)
+    near = difflib.get_close_matches(name.lower(), builtin.NAMES, n=1)
     with contextlib.suppress(OSError):
         siblings = [entry.name for entry in folder.parent.iterdir() if entry.is_dir()]
         near = [str(folder.parent / s) for s in difflib.get_close_matches(folder.name, siblings, n=2)] + near
-    hint = f"did you mean {' or '.join(near)}?" if near else f"give a folder, or one of {', '.join(builtin_data.NAMES)}"
+    hint = f"did you mean {' or '.join(near)}?" if near else f"give a folder, or one of {', '.join(builtin.NAMES)}"
     raise UserError(f"there is no folder {name}; {hint}")
 
 

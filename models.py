@@ -25,11 +25,10 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
-import args
-import utils
-from decode import Transform
-from utils import UserError
-from weights import learned_in, load_into, one_line, read_weights, record_in, weight_file
+from . import args, utils
+from .backbones.weights import learned_in, load_into, one_line, read_weights, record_in, weight_file
+from .images.decode import Transform
+from .utils import UserError
 
 ALIASES = {
     "resnet": "resnet18",

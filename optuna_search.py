@@ -16,17 +16,17 @@ from optuna.distributions import distribution_to_json
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
-import args
-import search_pictures
-from args import Options
-from data import summary_table
-from loading import resumed_options
-from search_goal import Goal, fill_banks, goal_of
-from search_space import Space, best_options, first_values, space_of
-from search_workers import Supervisor, best_of
-from study_storage import JOURNAL, finished, open_storage, storage_errors, without_password
-from train import TrainingFault
-from utils import UserError, going_on, read_json, run_folder, say, write_json, write_text
+from . import args
+from .args import Options
+from .data import summary_table
+from .runs.resume import resumed_options
+from .search import plots
+from .search.objective import Goal, fill_banks, goal_of
+from .search.space import Space, best_options, first_values, space_of
+from .search.storage import JOURNAL, finished, open_storage, storage_errors, without_password
+from .search.supervisor import Supervisor, best_of
+from .train import TrainingFault
+from .utils import UserError, going_on, read_json, run_folder, say, write_json, write_text
 
 # What may differ between the machines of one search.
 OF_THE_MACHINE = (
@@ -152,7 +152,7 @@ def leave(study: optuna.Study, folder: Path, options: Options) -> dict[str, Any]
         say("no trial has been completed")
         return result
     write_json(folder / "best_args.json", best_options(options, best.params))
-    search_pictures.draw(folder, study, list(space))
+    plots.draw(folder, study, list(space))
     first = next((t for t in trials if t.user_attrs.get("first") and t.state == TrialState.COMPLETE), None)
     beside = f"; the present options (trial {first.number}): {first.value:.1%}" if first is not None else ""
     say(f"best: trial {best.number}, {best.value:.1%}{beside}")

@@ -18,11 +18,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from args import Learning
-from batches import Batch
-from learner import Learner
-from models import batch_norms_in_exam
-from utils import UserError, atomic_file, key, seed_torch
+from .args import Learning
+from .learning.batches import Batch
+from .learning.learner import Learner
+from .models import batch_norms_in_exam
+from .utils import UserError, atomic_file, key, seed_torch
 
 MEASURE_EVERY = 20  # steps between two readings of the measurements, the only times the device is waited for
 CHECKPOINT_SECONDS = 10.0  # a kill costs at most about this much training, whatever an epoch takes

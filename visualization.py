@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from utils import atomic_file
+from .utils import atomic_file
 
 Rows = list[dict[str, float | int | str | None]]
 Lines = list[tuple[str, str, str, Any]]  # column, label, colour, dash
@@ -519,7 +519,7 @@ def draw_reliability(
 
 def _draw_bins(upper: Any, lower: Any, found: Reliability, color: str, label: str) -> None:
     """A dot a bin that holds images, with its 95% interval (Wilson), and its share of all images as a step below."""
-    from evaluate import wilson_interval
+    from .base.metrics import wilson_interval
 
     confidence, accuracy, count = (np.asarray(found[name]) for name in ("confidence", "accuracy", "count"))
     there = count > 0

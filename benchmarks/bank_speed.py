@@ -20,7 +20,6 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(HERE))
 
 PHOTOS = HERE.parent / "shared" / "data" / "flowers5"
 WEIGHTS = HERE.parent / "shared" / "weights" / "squeezenet1_1.safetensors"
@@ -33,8 +32,8 @@ def plain_loop(folder: str, weights: str) -> float:
     from torchvision import datasets
     from torchvision.models import SqueezeNet1_1_Weights
 
-    import args
-    from models import build_backbone
+    from transfermpl import args
+    from transfermpl.models import build_backbone
 
     model = args.Model(model_name="squeezenet1_1", weights=weights)
     backbone = build_backbone(model, native_size=0, points=False, seed=0, default_name="resnet").eval()
@@ -55,7 +54,7 @@ def plain_loop(folder: str, weights: str) -> float:
 
 def bank_fill(folder: str, weights: str) -> float:
     """Images a second of filling the eval rows of an empty bank."""
-    from utils import keep_pages
+    from transfermpl.utils import keep_pages
 
     keep_pages()
     import numpy as np
@@ -71,7 +70,7 @@ def read_rows(folder: str, weights: str) -> float:
     """Rows a second read from a warm bank in random batches of 64."""
     import numpy as np
 
-    from batches import Ask
+    from transfermpl.learning.batches import Ask
 
     training = make_training(folder, weights, "--max_steps", "1", "--warmup_epoch_num", "0", cache="shared")
     rows = np.arange(len(training.dataset))
@@ -85,9 +84,9 @@ def read_rows(folder: str, weights: str) -> float:
 
 
 def make_training(folder: str, weights: str, *more: str, cache: str = "") -> object:
-    import args
-    from data import find_dataset, split_dataset
-    from run_training import Training
+    from transfermpl import args
+    from transfermpl.data import find_dataset, split_dataset
+    from transfermpl.runs.training import Training
 
     cache = f"{tempfile.gettempdir()}/bank-speed-{cache}" if cache else tempfile.mkdtemp()
     words = ["--name", "x", "--data_dir", folder, "--model_name", "squeezenet1_1", "--weights", weights]

@@ -23,15 +23,12 @@ import os
 import resource
 import shutil
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from utils import keep_pages
+from transfermpl.utils import keep_pages
 
 keep_pages()
 
@@ -39,13 +36,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-import args
-import features
-from batches import Ask, Batch, Batches, Order
-from cotraining import ViewBatches, meta_step
-from learner import Learner
-from models import batch_norms_in_exam, build_head
-from train import Rules
+from transfermpl import args
+from transfermpl.features import bank as features
+from transfermpl.learning.batches import Ask, Batch, Batches, Order
+from transfermpl.learning.cotraining_steps import ViewBatches, meta_step
+from transfermpl.learning.learner import Learner
+from transfermpl.models import batch_norms_in_exam, build_head
+from transfermpl.train import Rules
 
 VIEWS, WIDTH, BATCH, CLASSES = 2, 1024, 4096, 10
 

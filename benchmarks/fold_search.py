@@ -15,18 +15,16 @@ import functools
 import json
 import multiprocessing
 import os
-import sys
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 
-import args
-import experiment
-from data import find_dataset, folds_of, split_dataset
-from utils import generator, keep_pages
+from transfermpl import args
+from transfermpl.data import find_dataset, folds_of, split_dataset
+from transfermpl.runs import run
+from transfermpl.utils import generator, keep_pages
 
 FOLDS = 3
 SPACE: dict[str, tuple] = {
@@ -78,7 +76,7 @@ def run_trial(job: tuple[int, dict[str, object], list[str], tuple[int, ...]]) ->
         options = args.make({**given, "num_workers": 0, **setting, "seed": seed})
         split = split_dataset(dataset, options.data, seed)
         for fold in folds_of(dataset, split, FOLDS, seed):
-            for name, accuracy in experiment.fold_accuracy(options, dataset, fold).items():
+            for name, accuracy in run.fold_accuracy(options, dataset, fold).items():
                 accuracies.setdefault(name, []).append(round(accuracy, 4))
     last = "ensemble" if "ensemble" in accuracies else "student"
     return {"trial": number, "accuracy": float(np.mean(accuracies[last])), "setting": setting, "runs": accuracies}

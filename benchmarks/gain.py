@@ -12,19 +12,16 @@ table for RESULTS.md and draws it with --plot. About 1 minute a run on digits, 5
 from __future__ import annotations
 
 import argparse
-import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from utils import keep_pages
+from transfermpl.utils import keep_pages
 
 keep_pages()
 
-import args
-import compare
-from data import find_dataset, split_dataset
+from transfermpl import args
+from transfermpl.comparison import compare
+from transfermpl.data import find_dataset, split_dataset
 
 
 def main() -> None:

@@ -11,13 +11,9 @@ from __future__ import annotations
 
 import argparse
 import io
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from utils import keep_pages
+from transfermpl.utils import keep_pages
 
 keep_pages()
 
@@ -25,11 +21,11 @@ import numpy as np
 import torch
 from PIL import Image, ImageEnhance, ImageOps
 
-import args
-import suspects
-from audit import Audit
-from decode import fit
-from models import build_backbone
+from transfermpl import args
+from transfermpl.images.decode import fit
+from transfermpl.inspection import near_duplicates
+from transfermpl.inspection.inspection import Audit
+from transfermpl.models import build_backbone
 
 
 def encoded(image: Image.Image) -> Image.Image:
@@ -73,14 +69,14 @@ def copies(audit: Audit, count: int) -> None:
         with torch.inference_mode():
             parts = torch.from_numpy(pixels.copy()).split(32)
             features = torch.cat([backbone(part.float() / 255) for part in parts]).numpy()
-        side = (suspects.SIDE,) * 2
+        side = (near_duplicates.SIDE,) * 2
         grey = np.stack([np.asarray(i.convert("L").resize(side, Image.Resampling.BOX)) for i in changed])
-        everything = suspects.unit(np.concatenate([audit.features, features]))
-        neighbours = suspects.nearest(everything, suspects.NEIGHBOURS, audit.device)
+        everything = near_duplicates.unit(np.concatenate([audit.features, features]))
+        neighbours = near_duplicates.nearest(everything, near_duplicates.NEIGHBOURS, audit.device)
         wanted = {(int(row), len(own) + place) for place, row in enumerate(rows)}
         threshold = audit.options.study.near_duplicate
         for how, of_features in (("without", None), ("with", neighbours)):
-            alike = suspects.near_duplicates(np.concatenate([own, grey]), of_features, threshold, audit.device)
+            alike = near_duplicates.near_duplicates(np.concatenate([own, grey]), of_features, threshold, audit.device)
             found[how] = len(wanted & set(map(tuple, alike.pairs.tolist())))
         print(f"| {name} | {100 * found['without'] / count:.0f}% | {100 * found['with'] / count:.0f}% |", flush=True)
 
@@ -95,7 +91,7 @@ def labels(audit: Audit, seeds: int) -> None:
         given = audit.dataset.labels.copy()
         wrong = random.choice(known, round(0.05 * len(known)), replace=False)
         given[wrong] = (given[wrong] + random.integers(1, classes, len(wrong))) % classes
-        doubts = suspects.doubtful_labels(audit.features, given, group, classes, 0)
+        doubts = near_duplicates.doubtful_labels(audit.features, given, group, classes, 0)
         order = np.argsort(-doubts.margin)[: int((doubts.suggested >= 0).sum())]
         hits = np.isin(order, wrong)
         print(

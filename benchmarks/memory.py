@@ -15,8 +15,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 BACKBONE = "vgg16"  # 138 million parameters with its head: a second copy could not be overlooked
 IMAGES_A_STEP = 16
 
@@ -29,8 +27,8 @@ def backbone_alone() -> float:
     """One forward pass of the images of a step."""
     import torch
 
-    import args
-    from models import build_backbone
+    from transfermpl import args
+    from transfermpl.models import build_backbone
 
     base = peak_mb()
     options = args.Model(model_name=BACKBONE, weights="none")
@@ -42,10 +40,10 @@ def backbone_alone() -> float:
 
 def frozen_step() -> float:
     """Two MPL steps without a bank: labeled, weak and strong images in one pass, two heads that learn."""
-    import args
-    from data import find_dataset, split_dataset
-    from run_training import Training
-    from train import Progress
+    from transfermpl import args
+    from transfermpl.data import find_dataset, split_dataset
+    from transfermpl.runs.training import Training
+    from transfermpl.train import Progress
 
     base = peak_mb()
     size = str(IMAGES_A_STEP // 3)
@@ -61,9 +59,9 @@ def filling(folder: str) -> float:
     """The eval rows of all images, by a small frozen network."""
     import numpy as np
 
-    import args
-    from data import find_dataset, split_dataset
-    from run_training import Training
+    from transfermpl import args
+    from transfermpl.data import find_dataset, split_dataset
+    from transfermpl.runs.training import Training
 
     base = peak_mb()
     words = ["--name", "x", "--data_dir", folder, "--model_name", "cnn", "--unfreeze", "head", "--image_size", "16"]

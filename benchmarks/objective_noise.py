@@ -12,23 +12,20 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
-from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils import keep_pages
+from transfermpl.utils import keep_pages
 
 keep_pages()
 
 import numpy as np
 
-import args
-import experiment
-import search_goal
-from data import Split, find_dataset, folds_of, split_dataset
-from search_goal import last_of
+from transfermpl import args
+from transfermpl.data import Split, find_dataset, folds_of, split_dataset
+from transfermpl.runs import run
+from transfermpl.search import objective as search_goal
+from transfermpl.search.objective import last_of
 
 
 def main() -> None:
@@ -46,19 +43,19 @@ def main() -> None:
         options = base.changed(seed=seed)
         split = split_dataset(dataset, options.data, seed)
         folds = [
-            last_of(experiment.fold_accuracy(options, dataset, part, kept=kept))
+            last_of(run.fold_accuracy(options, dataset, part, kept=kept))
             for part in folds_of(dataset, split, given.folds, seed)
         ]
         # `fold_accuracy` measures on `val`: here that is, for once, the test.
         on_test = Split(split.labeled, split.unlabeled, split.test, split.val[:0])
-        test = last_of(experiment.fold_accuracy(options, dataset, on_test, kept=kept))
+        test = last_of(run.fold_accuracy(options, dataset, on_test, kept=kept))
         withval = options.changed(val_percent=share)
         split = split_dataset(dataset, withval.data, seed)
         validated = Split(split.labeled, split.unlabeled, split.val, split.test[:0])
         goal = search_goal.Goal(dataset, split, (validated,))
         validation = search_goal.accuracy(withval, goal, kept, lambda value, step: None)
         on_test = Split(split.labeled, split.unlabeled, split.test, split.val[:0])
-        val_test = last_of(experiment.fold_accuracy(withval, dataset, on_test, kept=kept))
+        val_test = last_of(run.fold_accuracy(withval, dataset, on_test, kept=kept))
         rows.append((np.mean(folds), test, validation, val_test))
         kept.clear()
         print(

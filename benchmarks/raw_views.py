@@ -9,20 +9,16 @@ the program makes them (3% labels, 20% test). Nothing is learned from unlabeled 
 from __future__ import annotations
 
 import argparse
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 
-import args
-from augment import recipe_for
-from batches import FrozenSource, ImageSource
-from data import Dataset, find_dataset, split_dataset
-from views import build_view
+from transfermpl import args
+from transfermpl.backbones.registry import build_view
+from transfermpl.data import Dataset, find_dataset, split_dataset
+from transfermpl.images.augment import recipe_for
+from transfermpl.learning.batches import FrozenSource, ImageSource
 
 
 def features(name: str, dataset: Dataset) -> np.ndarray:

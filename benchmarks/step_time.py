@@ -12,26 +12,22 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
-from utils import keep_pages
+from transfermpl.utils import keep_pages
 
 keep_pages()
 
 import torch
 import torch.nn.functional as F
 
-import args
-from batches import Batch
-from learner import Learner
-from models import Network, batch_norms_in_exam, build_backbone, build_head
-from train import Rules, mpl_step
+from transfermpl import args
+from transfermpl.learning.batches import Batch
+from transfermpl.learning.learner import Learner
+from transfermpl.models import Network, batch_norms_in_exam, build_backbone, build_head
+from transfermpl.train import Rules, mpl_step
 
 CASES = {"wrn28_2": (32, 64, 64), "resnet18": (224, 8, 8)}  # pixels, labeled, unlabeled images a step on the CPU
 CLASSES = 10

@@ -16,26 +16,24 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from utils import keep_pages
+from transfermpl.utils import keep_pages
 
 keep_pages()
 
-import args
-import experiment
-import foundation
-from data import Dataset, find_dataset, split_dataset
-from evaluate import paired_difference
-from search_goal import last_of
-from train import Progress
+from transfermpl import args
+from transfermpl.base.metrics import paired_difference
+from transfermpl.data import Dataset, find_dataset, split_dataset
+from transfermpl.runs import run, setup
+from transfermpl.search.objective import last_of
+from transfermpl.train import Progress
 
 
-def test_accuracy(values: dict[str, object], dataset: Dataset, seed: int, kept: foundation.Kept) -> float:
+def test_accuracy(values: dict[str, object], dataset: Dataset, seed: int, kept: setup.Kept) -> float:
     """Train as a run does, and measure the ensemble on the test images."""
     options = args.make({"name": "tuned", **values, "seed": seed})
     split = split_dataset(dataset, options.data, seed)
-    training = experiment.make_training(options, dataset, split, kept=kept)
+    training = run.make_training(options, dataset, split, kept=kept)
     training.fill_bank()
     progress = Progress()
     training.learn(progress)
@@ -56,7 +54,7 @@ def main() -> None:
     searched = columns[columns.index("value") + 1 : columns.index("seconds")]
     before = {name: value for name, value in best.items() if name not in searched}
     dataset = find_dataset(args.make({"name": "tuned", **best}).data)
-    kept: foundation.Kept = {}
+    kept: setup.Kept = {}
     print("| steps | before | best setting | gain, paired, 95% interval |\n| --- | --- | --- | --- |")
     for steps in given.steps or [before.get("max_steps")]:
         pairs = []

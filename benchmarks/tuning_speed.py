@@ -21,12 +21,11 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from study_storage import open_journal
+from transfermpl.search.storage import open_journal
 
 SHARED = ROOT.parent / "shared"
 FLOWERS = [

@@ -23,13 +23,11 @@ import pytest
 import torch
 from PIL import Image
 
-import args
-import experiment
-import MPL
-import visualization
-from data import find_dataset, split_dataset
-from foundation import Kept
-from run_training import Training
+from transfermpl import MPL, args, visualization
+from transfermpl.data import find_dataset, split_dataset
+from transfermpl.runs import run as experiment
+from transfermpl.runs.setup import Kept
+from transfermpl.runs.training import Training
 
 ROOT = Path(MPL.__file__).resolve().parent
 PICTURES = ("draw_curves", "draw_confusion", "draw_samples", "draw_reliability")
@@ -111,7 +109,7 @@ def start(*arguments: object, cwd: Path, saves_often: bool = False) -> subproces
     """MPL.py as a process of its own; `saves_often` makes a checkpoint after every epoch."""
     program = [str(ROOT / "MPL.py")]
     if saves_often:
-        setting = f"sys.path.insert(0, {str(ROOT)!r}); import MPL, train; train.CHECKPOINT_SECONDS = -1.0"
+        setting = "from transfermpl import MPL, train; train.CHECKPOINT_SECONDS = -1.0"
         program = ["-c", f"import sys; {setting}; sys.exit(MPL.main(sys.argv[1:]))"]
     command = [sys.executable, *program, *map(str, arguments)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -128,7 +126,7 @@ def end(process: subprocess.Popen[str], cwd: Path) -> Outcome:
 
 @dataclass(frozen=True)
 class Moment:
-    """The `count`-th call of a function: the process is killed before it, after it, or halfway through its file."""
+    """The `count`-th call of a function (`module:name`): the process is killed before, after, or halfway its file."""
 
     function: str
     count: int = 1
@@ -142,7 +140,7 @@ def killed(moment: Moment, *arguments: object, cwd: Path) -> None:
         code = 70
         try:
             _arm(moment)
-            _patch("train", "CHECKPOINT_SECONDS", lambda old: -1.0)
+            _patch("train:CHECKPOINT_SECONDS", lambda old: -1.0)
             code = run(*arguments, cwd=cwd).code
         except BaseException:
             traceback.print_exc()
@@ -154,7 +152,6 @@ def killed(moment: Moment, *arguments: object, cwd: Path) -> None:
 
 
 def _arm(moment: Moment) -> None:
-    module, _, name = moment.function.partition(".")
     left = moment.count
 
     def wrap(old: Callable[..., Any]) -> Callable[..., Any]:
@@ -165,7 +162,7 @@ def _arm(moment: Moment) -> None:
             if left == 0 and moment.when == "before":
                 die()
             if left == 0 and moment.when == "torn":
-                _patch("os", "fsync", lambda old: _tear)
+                _patch("os:fsync", lambda old: _tear)
             result = old(*args, **named)
             if left == 0 and moment.when == "after":
                 die()
@@ -173,7 +170,7 @@ def _arm(moment: Moment) -> None:
 
         return call
 
-    _patch(module, name, wrap)
+    _patch(moment.function, wrap)
 
 
 def _tear(handle: int) -> None:
@@ -186,8 +183,10 @@ def die() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _patch(module: str, name: str, change: Callable[[Any], Any]) -> None:
-    owner: Any = importlib.import_module(module)
+def _patch(function: str, change: Callable[[Any], Any]) -> None:
+    """Replace `module:name`, where the module is one of the package's, or os."""
+    module, _, name = function.partition(":")
+    owner: Any = importlib.import_module(module if module == "os" else f"transfermpl.{module}")
     *path, last = name.split(".")
     for part in path:
         owner = getattr(owner, part)
@@ -242,6 +241,16 @@ def make_images(folder: Path, count: int, colour: tuple[int, int, int], *, seed:
     for index in range(count):
         pixels = np.array(colour) + random.normal(0, 40, (20, 24, 3)) + random.normal(0, 30, 3)
         Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"bild {index:02d}.{suffix}")
+
+
+def photograph(seed: int) -> Image.Image:
+    """Coloured blobs of many sizes: edges everywhere, no two alike."""
+    random = np.random.default_rng(seed)
+    pixels = np.zeros((120, 160, 3))
+    for cells in (3, 6, 12, 24):
+        coarse = Image.fromarray(random.integers(0, 256, (cells, cells + 2, 3), np.uint8))
+        pixels += np.asarray(coarse.resize((160, 120), Image.Resampling.BICUBIC), dtype=float) * (3 / cells) ** 0.5
+    return Image.fromarray((255 * pixels / pixels.max()).astype(np.uint8))
 
 
 def make_data(folder: Path, count: int = 12, *, classes: dict[str, tuple[int, int, int]] | None = None) -> Path:

@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import COLOURS, FROZEN, MOONS, Outcome, end, make_data, make_images, run, same_run, snapshot, start
 
-import MPL
+from runs import COLOURS, FROZEN, MOONS, ROOT, Outcome, end, make_data, make_images, run, same_run, snapshot, start
 
 SHORT = ("--max_steps", "4", "--warmup_epoch_num", "0")
 
@@ -25,8 +24,7 @@ def test_a_process_without_a_display_never_loads_pyplot(tmp_path: Path) -> None:
     code = (
         "import runpy, sys\n"
         "sys.argv = ['MPL.py', '--name', 'x', '--data_dir', 'moons', '--max_steps', '4', '--show_images']\n"
-        f"sys.path.insert(0, {str(Path(MPL.__file__).parent)!r})\n"
-        "try:\n    runpy.run_module('MPL', run_name='__main__')\n"
+        f"try:\n    runpy.run_path({str(ROOT / 'MPL.py')!r}, run_name='__main__')\n"
         "except SystemExit as end:\n    assert end.code == 0, end.code\n"
         "assert 'matplotlib' in sys.modules\n"
         "print('PYPLOT', 'matplotlib.pyplot' in sys.modules, 'tkinter' in sys.modules)\n"
@@ -103,7 +101,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         raise KeyboardInterrupt
 
     for name in ("x", "x-2"):
-        monkeypatch.setattr("run_training.fit", interrupted)
+        monkeypatch.setattr("transfermpl.runs.training.fit", interrupted)
         outcome = run("--name", "x", "--data_dir", "moons", cwd=tmp_path)
         assert outcome.code == 130
         assert f"stopped; --name {name} --resume goes on" in outcome.err
@@ -112,12 +110,12 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("where", "words", "says"),
     [
-        ("run_training.Training.fill_bank", (), "stopped; --name x --resume goes on"),
-        ("run_training.Training.finish", (), "stopped; --name x --resume goes on"),
-        ("compare.one_of", ("--repeat", 2), "stopped; --name x --resume goes on"),
-        ("compare.measure", ("--compare",), "stopped; --name x --resume goes on"),
-        ("experiment.prepare", (), "stopped"),
-        ("args.parse", (), "stopped"),
+        ("transfermpl.runs.training.Training.fill_bank", (), "stopped; --name x --resume goes on"),
+        ("transfermpl.runs.training.Training.finish", (), "stopped; --name x --resume goes on"),
+        ("transfermpl.comparison.compare.one_of", ("--repeat", 2), "stopped; --name x --resume goes on"),
+        ("transfermpl.comparison.compare.measure", ("--compare",), "stopped; --name x --resume goes on"),
+        ("transfermpl.runs.run.prepare", (), "stopped"),
+        ("transfermpl.args.parse", (), "stopped"),
     ],
 )
 def test_ctrl_c_is_one_line_wherever_it_comes(
@@ -137,7 +135,7 @@ def test_no_more_room_is_one_line(fault: Exception, tmp_path: Path, monkeypatch:
     def broken(*_: object, **__: object) -> None:
         raise fault
 
-    monkeypatch.setattr("run_training.fit", broken)
+    monkeypatch.setattr("transfermpl.runs.training.fit", broken)
     outcome = run("--name", "x", "--data_dir", "moons", cwd=tmp_path)
     assert outcome.code == 1
     assert len(outcome.complaint()) == 1

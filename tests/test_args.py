@@ -15,9 +15,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import args
-from args import GROUPS, NOT_RECORDED, RULES, Options, command_line, make, parse, read_config, readme_table, recorded
-from utils import UserError
+from transfermpl import args
+from transfermpl.args import (
+    GROUPS,
+    NOT_RECORDED,
+    RULES,
+    Options,
+    command_line,
+    make,
+    parse,
+    read_config,
+    readme_table,
+    recorded,
+)
+from transfermpl.utils import UserError
 
 ROOT = Path(args.__file__).resolve().parent
 FIELDS = {f.name: f for group in GROUPS.values() for f in dataclasses.fields(group)}
@@ -436,7 +447,7 @@ def test_the_readme_table_lists_every_option_with_its_default() -> None:
 def test_help_names_every_option_and_loads_nothing_heavy() -> None:
     code = (
         "import sys; sys.argv = ['MPL.py', '--help']\n"
-        "import MPL\n"
+        "from transfermpl import MPL\n"
         "try:\n    MPL.main()\n"
         "except SystemExit as end:\n    assert end.code == 0\n"
         "heavy = {'torch', 'torchvision', 'timm', 'matplotlib', 'sklearn', 'scipy', 'PIL', 'tqdm', 'optuna'}\n"
@@ -454,7 +465,8 @@ def test_help_names_every_option_and_loads_nothing_heavy() -> None:
 
 
 def test_a_wrong_command_line_ends_before_anything_heavy_is_loaded() -> None:
-    code = "import sys, MPL\ncode = MPL.main(['--name', 'x', '--sed', '1'])\nprint(code, 'torch' in sys.modules)"
+    code = "import sys\nfrom transfermpl import MPL\n"
+    code += "code = MPL.main(['--name', 'x', '--sed', '1'])\nprint(code, 'torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["2", "False"]
     assert done.stderr.strip() == "MPL.py: there is no option --sed; did you mean --seed?"

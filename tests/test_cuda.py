@@ -8,16 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-import args
-import MPL
-from batches import Ask, Batch
-from data import find_dataset, split_dataset
-from features import FeatureBank
-from learner import Learner
-from models import Network, build_backbone, build_head
-from run_training import Training
-from train import Progress, Rules, mpl_step
-from utils import choose_precision, read_json
+from transfermpl import MPL, args
+from transfermpl.data import find_dataset, split_dataset
+from transfermpl.features.bank import FeatureBank
+from transfermpl.learning.batches import Ask, Batch
+from transfermpl.learning.learner import Learner
+from transfermpl.models import Network, build_backbone, build_head
+from transfermpl.runs.training import Training
+from transfermpl.train import Progress, Rules, mpl_step
+from transfermpl.utils import choose_precision, read_json
 
 pytestmark = [
     pytest.mark.cuda,

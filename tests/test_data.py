@@ -19,12 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-import args
-import builtin_data
-import data
-from utils import UserError
+from runs import ROOT
+from transfermpl import args, data
+from transfermpl.images import builtin
+from transfermpl.utils import UserError
 
-SHARED = Path(__file__).parents[2] / "shared"
+SHARED = ROOT.parent / "shared"
 _serial = itertools.count()
 
 
@@ -794,7 +794,7 @@ def no_md5(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_md5")
-@pytest.mark.parametrize("name", builtin_data.TORCHVISION)
+@pytest.mark.parametrize("name", builtin.TORCHVISION)
 def test_torchvision_sets(tmp_path: Path, name: str) -> None:
     WRITERS[name](tmp_path / "root")
     dataset = find(name, data_root=str(tmp_path / "root"))
@@ -823,7 +823,7 @@ def test_labels_and_pixels_of_arrays(tmp_path: Path) -> None:
     assert image[0, 0, 1] == np.fromfile(tmp_path / "stl10_binary" / "train_X.bin", np.uint8)[96]
 
 
-@pytest.mark.parametrize("name", builtin_data.TORCHVISION)
+@pytest.mark.parametrize("name", builtin.TORCHVISION)
 def test_a_set_that_is_not_there(tmp_path: Path, name: str) -> None:
     message = error_of(name, data_root=str(tmp_path))
     assert message.startswith(f"{name} is not under {tmp_path}")

@@ -14,13 +14,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-import args
-import models
-import weights
-from models import Backbone, Head, HeadEnsemble, Network, build_backbone, build_head
-from utils import UserError
+from runs import ROOT
+from transfermpl import args, models
+from transfermpl.backbones import weights
+from transfermpl.models import Backbone, Head, HeadEnsemble, Network, build_backbone, build_head
+from transfermpl.utils import UserError
 
-WEIGHTS = Path(__file__).parents[2] / "shared" / "weights"
+WEIGHTS = ROOT.parent / "shared" / "weights"
 needs_weights = pytest.mark.skipif(not WEIGHTS.is_dir(), reason="the shared weights are not here")
 
 

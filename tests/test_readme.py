@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-import args
+from transfermpl import args
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 

@@ -12,11 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import train
-from args import Learning
-from batches import Batch
-from learner import Learner, one_cycle
-from train import (
+from transfermpl import train
+from transfermpl.args import Learning
+from transfermpl.learning.batches import Batch
+from transfermpl.learning.learner import Learner, one_cycle
+from transfermpl.train import (
     Progress,
     Rules,
     Schedule,
@@ -31,7 +31,7 @@ from train import (
     supervised_step,
     warmup_step,
 )
-from utils import UserError
+from transfermpl.utils import UserError
 
 CLASSES, IMAGES, WIDTH = 3, 2, 4
 PLAIN = Learning(

@@ -17,8 +17,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import utils
-from utils import (
+from transfermpl import utils
+from transfermpl.utils import (
     UserError,
     atomic_file,
     choose_device,
@@ -277,7 +277,8 @@ def test_a_checkpoint_that_is_not_there_is_explained() -> None:
 # --- locks ------------------------------------------------------------------------------------------------------------
 
 HOLD = """
-import sys, time, utils
+import sys, time
+from transfermpl import utils
 from pathlib import Path
 with utils.claimed(Path(sys.argv[1]), wait=True):
     print(1, flush=True)

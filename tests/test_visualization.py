@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-import visualization
-from visualization import draw_comparison, draw_confusion, draw_curves, draw_reliability, draw_samples
+from transfermpl import visualization
+from transfermpl.visualization import draw_comparison, draw_confusion, draw_curves, draw_reliability, draw_samples
 
 ROOT = Path(visualization.__file__).parent
 
@@ -228,7 +228,7 @@ import sys
 import numpy as np
 from pathlib import Path
 from typing import Any
-import visualization as v
+from transfermpl import visualization as v
 assert "matplotlib" not in sys.modules
 out = Path(sys.argv[1])
 image = np.zeros((1, 3, 8, 8))

@@ -1,0 +1,213 @@
+"""A finished run packed into one file that needs nothing of this project: ONNX, or a program of torch.export.
+
+The file takes uint8 RGB images [N, 3, S, S], already resized, any number of them, and gives calibrated probabilities
+[N, C]. Scaling, normalisation, backbones, heads, ensemble and temperature are inside; what S is, how images are brought
+there and what the classes are called stands in its metadata.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib.util
+import io
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ..args import Options
+from ..data import find_dataset
+from ..images import builtin
+from ..images.decode import Transform
+from ..utils import UserError, say
+from .predict import Classifier, classifier_of, files_under, output, writing
+
+SUFFIX = {"onnx": ".onnx", "torch_export": ".pt2"}
+PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch_export": ()}
+CHECKED = 64  # real images on which the file is compared with the run's own models
+ALLOWED = 1e-3  # the largest difference of a probability
+RECIPE = "upright, 8-bit RGB on white, the short side to `resize`, the middle `size` x `size`"
+Runner = Callable[[np.ndarray], np.ndarray]
+
+
+class Packed(nn.Module):
+    """uint8 RGB [N, 3, S, S] to calibrated probabilities [N, C]: what a `Classifier` does after decoding."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        super().__init__()
+        setup = classifier.setup
+        self.backbones, self.groups = nn.ModuleList(), nn.ModuleList()
+        for view in setup.views:
+            models = [model for name, model in classifier.models.items() if setup.view_of(name) is view]
+            if models:
+                self.backbones.append(plain(view.backbone) if setup.frozen else nn.Identity())
+                self.groups.append(nn.ModuleList(plain(model) for model in models))
+        self.temperature = classifier.temperatures.get(classifier.name, 1.0)
+        self.eval().requires_grad_(False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        pixels = images.to(torch.float32) / 255
+        each = []
+        for backbone, models in zip(self.backbones, self.groups, strict=True):
+            seen = backbone(pixels)
+            each += [model(seen).softmax(dim=1) for model in cast(nn.ModuleList, models)]
+        mean = torch.stack(each).mean(dim=0)
+        # As `evaluate.tempered` does it.
+        return (mean.clamp(min=torch.finfo(torch.float32).tiny).log() / self.temperature).softmax(dim=1)
+
+
+def plain(module: nn.Module) -> nn.Module:
+    return copy.deepcopy(module).cpu().float().to(memory_format=torch.contiguous_format)
+
+
+def pack(options: Options) -> dict[str, Any]:
+    """Write the classifier of `--load_path` into one file and check it; returns its place and the largest difference.
+
+    Raises UserError when packages are missing, the views want images of different sizes, or the check fails.
+    """
+    kind = options.mode.export or ""
+    missing = [name for name in PACKAGES[kind] if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"--export {kind} needs packages that are missing: pip install {' '.join(missing)}")
+    classifier = classifier_of(options, "--export", {"out", "data_dir"}, device="cpu", precision="fp32")
+    transform = _only_transform(classifier)
+    images = sample(classifier, options)
+    out, _ = output(options, classifier.path, f"classifier{SUFFIX[kind]}")
+    with writing(out) as temporary:
+        with _quiet():
+            _WRITERS[kind](Packed(classifier), transform, temporary, metadata(classifier, transform))
+        difference = check(classifier, _RUNNERS[kind](temporary), images)
+        if not difference <= ALLOWED:
+            raise UserError(
+                f"the file's probabilities differ from the run's by {difference:.2g} on {len(images)} images, which is "
+                f"more than {ALLOWED:g}, so it is not kept; try --export {next(k for k in SUFFIX if k != kind)}"
+            )
+    size = out.stat().st_size / 1e6
+    say(f"checked on {len(images)} images: the probabilities differ by {difference:.2g} at most")
+    say(f"exported: {out} ({size:.1f} MB; uint8 RGB [N, 3, {transform.size}, {transform.size}])")
+    return {"out": str(out), "images": len(images), "difference": difference}
+
+
+def _only_transform(classifier: Classifier) -> Transform:
+    """The one way in which images must be resized; mean and std lie inside the backbones and may differ."""
+    first = classifier.transforms[0]
+    for other in classifier.transforms[1:]:
+        if (other.size, other.resize, other.interpolation) != (first.size, first.resize, first.interpolation):
+            sizes = " and ".join(f"{t.size} ({t.interpolation} to {t.resize})" for t in (first, other))
+            raise UserError(
+                f"the run's views want images of {sizes} pixels, and one file takes only one kind of images"
+            )
+    return first
+
+
+def metadata(classifier: Classifier, transform: Transform) -> dict[str, str]:
+    """What a user of the file must know, as texts; `classes` is a JSON list."""
+    return {
+        "size": str(transform.size),
+        "resize": str(transform.resize),
+        "interpolation": transform.interpolation,
+        "input": f"images: uint8 RGB [N, 3, {transform.size}, {transform.size}]",
+        "recipe": RECIPE,
+        "output": "probabilities: float32 [N, C], calibrated"
+        if classifier.temperatures
+        else "probabilities: float32 [N, C]",
+        "classes": json.dumps(list(classifier.classes)),
+        "model": classifier.name,
+    }
+
+
+# --- the check --------------------------------------------------------------------------------------------------------
+
+
+def sample(classifier: Classifier, options: Options) -> np.ndarray:
+    """Real images uint8 [n, 3, S, S], at most CHECKED, spread over the run's data (or over `--data_dir`)."""
+    place = options.data.data_dir if "data_dir" in options.given else classifier.stored.data.data_dir
+    transform = classifier.transforms[0]
+    if place in builtin.NAMES:
+        dataset = find_dataset(classifier.stored.changed(data_dir=place).data, for_test=True)
+        rows = np.linspace(0, len(dataset) - 1, min(CHECKED, len(dataset))).astype(np.int64)
+        return np.stack([dataset.read(int(row), transform).numpy() for row in rows])
+    folder = Path(place).expanduser()
+    if not folder.is_dir():
+        raise UserError(
+            f"the run's images are not in {place} any more; give --data_dir a folder of images to check with"
+        )
+    total = sum(1 for _ in files_under(folder))
+    spread = islice(files_under(folder), 0, None, max(1, total // (2 * CHECKED)))  # twice as many: some may be bad
+    found = [fitted[0] for _, fitted in classifier.decoded(spread) if not isinstance(fitted, str)]
+    if not found:
+        raise UserError(f"no image in {folder}; give --data_dir a folder of images to check the file with")
+    return np.stack(found[:: max(1, len(found) // CHECKED)][:CHECKED])
+
+
+def check(classifier: Classifier, run: Runner, images: np.ndarray) -> float:
+    """The largest difference of a probability between the file and the run's own models; in batches of two sizes."""
+    ours = classifier.probabilities([(image,) * len(classifier.transforms) for image in images])[classifier.name]
+    theirs = np.concatenate([run(images[:1]), *(run(images[i : i + 16]) for i in range(1, len(images), 16))])
+    return float(np.abs(ours - theirs).max())
+
+
+# --- the formats ------------------------------------------------------------------------------------------------------
+
+
+def write_onnx(packed: Packed, transform: Transform, path: Path, about: dict[str, str]) -> None:
+    """One .onnx file, weights inside."""
+    example = torch.zeros(2, 3, transform.size, transform.size, dtype=torch.uint8)
+    program: Any = torch.onnx.export(
+        packed,
+        (example,),
+        input_names=["images"],
+        output_names=["probabilities"],
+        dynamic_shapes={"images": {0: torch.export.Dim("N")}},
+        dynamo=True,
+        verbose=False,
+    )
+    program.model.metadata_props.update(about)
+    program.save(str(path), external_data=False)
+
+
+def run_onnx(path: Path) -> Runner:
+    """The file in onnxruntime, on the CPU."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return lambda images: session.run(None, {"images": images})[0]
+
+
+def write_torch_export(packed: Packed, transform: Transform, path: Path, about: dict[str, str]) -> None:
+    """One .pt2 file; `torch.export.load(file, extra_files={"metadata.json": ""})` fills in the metadata."""
+    example = torch.zeros(2, 3, transform.size, transform.size, dtype=torch.uint8)
+    shapes = {"images": {0: torch.export.Dim("N")}}
+    program = torch.export.export(packed, (example,), dynamic_shapes=shapes)
+    torch.export.save(program, path, extra_files={"metadata.json": json.dumps(about, ensure_ascii=False, indent=2)})
+
+
+def run_torch_export(path: Path) -> Runner:
+    """The file in torch, on the CPU."""
+    program = torch.export.load(path).module()
+    return lambda images: program(torch.from_numpy(images)).numpy()
+
+
+_WRITERS = {"onnx": write_onnx, "torch_export": write_torch_export}
+_RUNNERS = {"onnx": run_onnx, "torch_export": run_torch_export}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporters talk to their developers."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

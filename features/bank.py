@@ -1,0 +1,425 @@
+"""The feature bank: a frozen backbone's outputs, computed once, kept on disk, used by every later run.
+
+A bank belongs to a backbone's weights, its transform, the augmentation recipe and the number format; a row belongs to
+an image's content and a draw. Neither hangs on a run's seed, a split or a file's name. Rows lie in blocks, a file each:
+`BANK/<view>-<draw>/<digest of its rows>.block`, written beside and renamed, so a reader sees whole blocks or none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import gc
+import hashlib
+import itertools
+import json
+import os
+import shutil
+import struct
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..backbones.weights import state_digest
+from ..learning.batches import BATCH_ROWS, EVALUATION_BATCH, Ask, FrozenSource
+from ..utils import UserError, atomic_file, claimed, share, to_device, warn, write_json
+
+BLOCK_ROWS = 256
+BLOCKS = "[!.]*.block"  # a hidden one is still being written, by this process or another
+LEFT_SECONDS = 3600  # a block is written in moments; what is so old was left by a writer that was killed
+IN_USE = "in-use"  # in a bank's folder: locked by each process that has it, so that no other evicts it
+MAGIC = b"MPLBANK1"
+HEADER = struct.Struct("<8sII32s16x")  # magic, rows, numbers a row, digest of all that follows
+IN_MEMORY_SHARE = 0.4  # of the free memory of the device that a table may take
+
+NOT_WRITABLE = (
+    errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG,
+)  # fmt: skip
+
+Kind = tuple[str, int]  # view and draw
+Job = dict[Kind, np.ndarray]  # the rows of one block of each kind
+
+
+class FeatureBank:
+    """Features of a data set's images in views and draws. A `Source` (batches.py) for heads on a frozen backbone.
+
+    folder: the bank's place on disk; frozen: what computes a missing row; dtype: of the numbers on disk.
+    """
+
+    def __init__(self, cache_dir: Path, frozen: FrozenSource, dtype: str = "float16") -> None:
+        self.frozen = frozen
+        self.dtype = np.dtype(dtype)
+        self.hashes = frozen.images.dataset.hashes
+        self.device = frozen.images.device
+        self.width = frozen.backbone.num_features
+        identity = bank_identity(frozen, dtype)
+        self.folder = cache_dir / hashlib.blake2b(json.dumps(identity).encode(), digest_size=10).hexdigest()
+        self.tables: dict[Kind, Table] = {}
+        self.computed = 0
+        self.seconds = 0.0
+        with _disk_errors(self.folder):
+            held = share(self.folder / IN_USE)
+            if held is not None:
+                weakref.finalize(self, held.close)
+            if not (self.folder / "bank.json").exists():
+                write_json(self.folder / "bank.json", identity)
+            os.utime(self.folder / "bank.json")  # the time of its last use, by which old banks are evicted
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def rows(self, ask: Ask) -> Tensor:
+        """float32 [n, D] on the device, in the order asked. All of them must have been filled."""
+        if (ask.draws == ask.draws[0]).all():
+            return self.table((ask.view, int(ask.draws[0]))).rows(ask.rows)
+        result: Tensor | None = None
+        for draw in np.unique(ask.draws).tolist():
+            chosen = np.flatnonzero(ask.draws == draw)
+            part = self.table((ask.view, draw)).rows(ask.rows[chosen])
+            if result is None:
+                result = part.new_empty((len(ask.rows), self.width))
+            result[to_device(chosen, part.device)] = part
+        assert result is not None
+        return result
+
+    def table(self, kind: Kind) -> Table:
+        """One view and draw of all images; read from disk when it is first asked for."""
+        if kind not in self.tables:
+            self.tables[kind] = Table(self, kind)
+        return self.tables[kind]
+
+    def stream(self, asks: Callable[[int], Sequence[Ask]], start: int) -> Iterator[list[Tensor]]:
+        """See `batches.Source`."""
+        step = start
+        while True:
+            yield [self.rows(ask) for ask in asks(step)]
+            step += 1
+
+    def inputs(self, rows: np.ndarray, view: str = "eval", draw: int = 0) -> Iterator[Tensor]:
+        """See `batches.Source`."""
+        self.fill({(view, draw): rows})
+        for part in _cut(rows, EVALUATION_BATCH):
+            yield self.rows(Ask(part, np.full(len(part), draw), view))
+
+    # --- filling -----------------------------------------------------------------------------------------------------
+
+    def fill(self, wanted: dict[Kind, np.ndarray], *, show: Callable[[int], None] | None = None) -> int:
+        """Compute what is missing of the wanted rows of each kind; returns how many rows were computed here.
+
+        Several processes may fill one bank: each takes the blocks that no other is at work on, then waits for theirs.
+        show: called with the number of rows done as it goes. Raises UserError when the disk is full.
+        """
+        began, done = time.monotonic(), 0
+        if not self.missing(wanted):  # else the decoding processes would be started for nothing
+            return 0
+        for attempt in range(20):  # each wait may end with somebody else at work on rows of ours
+            # First what nobody is at work on; then wait for the others, and take over what they gave up.
+            for count in self._work_off(self._jobs(wanted), wait=attempt > 0):
+                done += count
+                if show is not None:
+                    show(done)
+            for kind in wanted:
+                self.table(kind).reload()
+            if not self.missing(wanted):
+                break
+        else:
+            raise UserError(f"the feature bank in {self.folder} can't be filled; use --no_cache")
+        self.computed += done
+        self.seconds += time.monotonic() - began
+        return done
+
+    def missing(self, wanted: dict[Kind, np.ndarray]) -> int:
+        """How many rows of these are still to be computed."""
+        return sum(int((~self.table(kind).has(rows)).sum()) for kind, rows in wanted.items())
+
+    def _jobs(self, wanted: dict[Kind, np.ndarray]) -> list[dict[Kind, np.ndarray]]:
+        """The missing rows, grouped so that an image is decoded once for all its missing views."""
+        missing = {kind: rows[~self.table(kind).has(rows)] for kind, rows in wanted.items()}
+        missing = {kind: rows for kind, rows in missing.items() if len(rows)}
+        if not missing:
+            return []
+        jobs = []
+        for group in _cut(self._by_hash(*missing.values()), BLOCK_ROWS):
+            job = {kind: group[np.isin(group, rows)] for kind, rows in missing.items()}
+            jobs.append({kind: rows for kind, rows in job.items() if len(rows)})
+        return jobs
+
+    def _work_off(self, jobs: list[Job], *, wait: bool) -> Iterator[int]:
+        """Compute and write the jobs that can be claimed; yields the number of rows of each.
+
+        One stream decodes for all jobs, and a job is copied back and written while the next one is computed.
+        """
+        claims: deque[tuple[Job, contextlib.ExitStack]] = deque()
+
+        def batches() -> Iterator[np.ndarray]:
+            for job in jobs:
+                claim = contextlib.ExitStack()
+                if not claim.enter_context(claimed(self._lock_path(job), wait=wait)) or self._written(job):
+                    claim.close()
+                    continue
+                claims.append((job, claim))
+                yield from _cut(self._by_hash(*job.values()), BATCH_ROWS)
+
+        with _disk_errors(self.folder, self._bytes(jobs)):
+            decoded, pending = self.frozen.images.decoded(batches()), None
+            try:
+                for first in decoded:
+                    job = claims[0][0]
+                    rows = self._by_hash(*job.values())
+                    images = torch.cat([first, *itertools.islice(decoded, -(-len(rows) // BATCH_ROWS) - 1)])
+                    computed = {kind: self._compute(kind, wanted, rows, images) for kind, wanted in job.items()}
+                    if pending is not None:
+                        yield self._write(*pending)
+                    pending = (*claims.popleft(), computed)
+                if pending is not None:
+                    yield self._write(*pending)
+            finally:
+                for _, claim in claims if pending is None else [*claims, pending[:2]]:
+                    claim.close()
+
+    def _compute(self, kind: Kind, wanted: np.ndarray, rows: np.ndarray, images: Tensor) -> Tensor:
+        """Features [n, D] on the device of the wanted rows, whose decoded images lie at the places of `rows`."""
+        view, draw = kind
+        parts = []
+        for part in _cut(wanted, BATCH_ROWS):
+            places = np.searchsorted(self.hashes[rows], self.hashes[part])
+            pixels = images[torch.from_numpy(places).to(images.device)]
+            ask = Ask(part, np.full(len(part), draw), view)
+            parts.append(self.frozen.features(self.frozen.images.view(pixels, ask)))
+        return torch.cat(parts)
+
+    def _write(self, job: Job, claim: contextlib.ExitStack, computed: dict[Kind, Tensor]) -> int:
+        limits = np.finfo(self.dtype)
+        with claim:
+            for kind, rows in job.items():
+                features = computed[kind].cpu().numpy().clip(limits.min, limits.max).astype(self.dtype)
+                write_block(self._block_path(kind, rows), self.hashes[rows], features)
+        return sum(len(rows) for rows in job.values())
+
+    def _by_hash(self, *rows: np.ndarray) -> np.ndarray:
+        """All these rows, each once, by their content: blocks must not hang on an image's place in a data set."""
+        union = np.unique(np.concatenate(rows))
+        return union[np.argsort(self.hashes[union], kind="stable")]
+
+    def _written(self, job: Job) -> bool:
+        return all(self._block_path(kind, rows).exists() for kind, rows in job.items())
+
+    def _block_path(self, kind: Kind, rows: np.ndarray) -> Path:
+        return self.folder / f"{kind[0]}-{kind[1]:03d}" / f"{_name(self.hashes[rows])}.block"
+
+    def _lock_path(self, job: Job) -> Path:
+        return self.folder / f"{_name(self.hashes[self._by_hash(*job.values())])}.lock"
+
+    def _bytes(self, jobs: list[Job]) -> int:
+        rows = sum(len(rows) for job in jobs for rows in job.values())
+        return rows * (self.width * self.dtype.itemsize + 8)
+
+
+def _cut(rows: np.ndarray, size: int) -> list[np.ndarray]:
+    return [rows[i : i + size] for i in range(0, len(rows), size)]
+
+
+def _name(hashes: np.ndarray) -> str:
+    return hashlib.blake2b(hashes.tobytes(), digest_size=10).hexdigest()
+
+
+class Table:
+    """One view and draw: where each image's row lies, and the rows themselves, in memory when they fit."""
+
+    def __init__(self, bank: FeatureBank, kind: Kind) -> None:
+        self.bank = bank
+        self.folder = bank.folder / f"{kind[0]}-{kind[1]:03d}"
+        self.order = np.argsort(bank.hashes, kind="stable")
+        self.known: dict[str, int] = {}
+        self.blocks: list[Path] = []
+        self.block = np.full(len(bank.hashes), -1, dtype=np.int32)
+        self.place = np.zeros(len(bank.hashes), dtype=np.int32)
+        self.resident: Tensor | None = None
+        remove_leftovers(self.folder)
+        self.reload()
+
+    def has(self, rows: np.ndarray) -> np.ndarray:
+        """Which of the rows are there: bool [n]."""
+        return self.block[rows] >= 0
+
+    def reload(self) -> None:
+        """Take in the blocks that have come since; a damaged one is removed, to be computed again."""
+        for path in sorted(self.folder.glob(BLOCKS)):
+            if path.name in self.known:
+                continue
+            opened = read_block(path, self.bank.width, self.bank.dtype)
+            if opened is None:
+                warn(f"a block of the feature bank is damaged and is computed again: {path}")
+                path.unlink(missing_ok=True)
+                continue
+            self._take_in(opened[0], len(self.blocks))
+            self.known[path.name] = len(self.blocks)
+            self.blocks.append(path)
+            self.resident = None
+
+    def _take_in(self, hashes: np.ndarray, number: int) -> None:
+        """Note where the block's images lie among the data set's; images of other data sets are passed over."""
+        mine = self.bank.hashes[self.order]
+        at = np.searchsorted(mine, hashes).clip(max=len(mine) - 1)
+        found = np.flatnonzero(mine[at] == hashes)
+        rows = self.order[at[found]]
+        self.block[rows], self.place[rows] = number, found
+
+    def rows(self, rows: np.ndarray) -> Tensor:
+        """float32 [n, D] on the device. Raises KeyError for a row that was never filled."""
+        if not self.has(rows).all():
+            raise KeyError(f"{int((~self.has(rows)).sum())} rows are not in {self.folder}; fill them first")
+        if self.resident is None and self._fits():
+            self.resident = self._gather(np.arange(len(self.bank.hashes))).to(self.bank.device)
+        if self.resident is not None:
+            return self.resident.index_select(0, to_device(rows, self.bank.device)).float()
+        return self._gather(rows).to(self.bank.device).float()
+
+    def _fits(self) -> bool:
+        size = len(self.bank.hashes) * self.bank.width * self.bank.dtype.itemsize
+        return size < IN_MEMORY_SHARE * free_memory(self.bank.device)
+
+    def _gather(self, rows: np.ndarray) -> Tensor:
+        """Rows from the blocks, block by block; a row that is not there is zero.
+
+        Read, not mapped: a random batch of a large set has a row or two of each of thousands of blocks, and to map a
+        file costs more than to read them; and what is mapped counts as this process's memory.
+        """
+        result = np.zeros((len(rows), self.bank.width), dtype=self.bank.dtype)
+        blocks = self.block[rows]
+        order = np.argsort(blocks, kind="stable")
+        numbers, starts = np.unique(blocks[order], return_index=True)
+        for number, group in zip(numbers.tolist(), np.split(order, starts[1:]), strict=True):
+            if number >= 0:
+                self._read(self.blocks[number], self.place[rows[group]], group, result)
+        return torch.from_numpy(result)
+
+    def _read(self, block: Path, places: np.ndarray, into: np.ndarray, result: np.ndarray) -> None:
+        """The block's rows at `places` into the rows `into` of the result."""
+        with block.open("rb", buffering=0) as file:
+            count = HEADER.unpack(file.read(HEADER.size))[1]
+            first, size = HEADER.size + 8 * count, result.itemsize * result.shape[1]
+            for place, row in zip(places.tolist(), into.tolist(), strict=True):
+                file.seek(first + place * size)
+                file.readinto(result[row].data)
+
+
+def bank_identity(frozen: FrozenSource, dtype: str) -> dict[str, Any]:
+    """All that a row depends on beside the image's content, the view and the draw."""
+    backbone = frozen.backbone
+    return {
+        "backbone": backbone.name,
+        "weights": state_digest(backbone),
+        "transform": repr(backbone.transform),
+        "recipe": repr(frozen.images.recipe),
+        "precision": str(frozen.precision),
+        "device": frozen.images.device.type,
+        "dtype": dtype,
+        "version": 1,
+    }
+
+
+# --- blocks on disk ---------------------------------------------------------------------------------------------------
+
+
+def write_block(path: Path, hashes: np.ndarray, features: np.ndarray) -> None:
+    """Write one block, whole or not at all: header, hashes uint64 [n], features [n, D]."""
+    hashes, features = hashes.astype("<u8"), np.ascontiguousarray(features)
+    digest = hashlib.blake2b(hashes.tobytes(), digest_size=32)
+    digest.update(features.data)
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        file.write(HEADER.pack(MAGIC, len(hashes), features.shape[1], digest.digest()))
+        file.write(hashes.tobytes())
+        file.write(features.data)
+
+
+def read_block(path: Path, width: int, dtype: np.dtype[Any]) -> tuple[np.ndarray, np.ndarray] | None:
+    """(hashes [n], memory-mapped features [n, D]), or None when the block is not what was written."""
+    try:
+        with path.open("rb") as file:
+            magic, count, columns, digest = HEADER.unpack(file.read(HEADER.size))
+            hashes = np.fromfile(file, dtype="<u8", count=count)
+        if magic != MAGIC or columns != width:
+            return None
+        offset = HEADER.size + hashes.nbytes
+        features = np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=(count, width))
+    except (FileNotFoundError, ValueError, struct.error):  # any other trouble with the disk is no damage of the block
+        return None
+    check = hashlib.blake2b(hashes.tobytes(), digest_size=32)
+    check.update(features.data)
+    return (hashes, features) if check.digest() == digest else None
+
+
+@contextlib.contextmanager
+def _disk_errors(folder: Path, needed: int = 0) -> Iterator[None]:
+    """Say what to do when the disk is full or closed to us."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in NOT_WRITABLE:
+            raise
+        size = f", which needs about {needed / 1e6:,.0f} MB" if needed else ""
+        raise UserError(
+            f"can't write the feature bank in {folder}{size}: {error.strerror}; "
+            "make room, give another --cache_dir, or go on with --no_cache"
+        ) from error
+
+
+def free_memory(device: torch.device) -> int:
+    """Bytes that can still be taken on the device; for the CPU, of the machine's memory."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info(device)[0]
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return 4 << 30  # where the system does not tell, a cautious guess
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the half-written blocks of killed writers."""
+    for path in folder.glob(".part-*"):
+        with contextlib.suppress(OSError):  # its writer has just ended after all
+            if time.time() - path.stat().st_mtime > LEFT_SECONDS:
+                path.unlink()
+
+
+def evict(cache_dir: Path, limit: int, keep: Collection[Path]) -> list[Path]:
+    """Remove whole banks, the longest unused first, until the rest takes at most `limit` bytes.
+
+    Not those to `keep`, nor those that a process is using.
+    """
+    banks = [(path.stat().st_mtime, path.parent) for path in cache_dir.glob("*/bank.json")]
+    sizes = {folder: sum(f.stat().st_size for f in folder.rglob(BLOCKS)) for _, folder in banks}
+    total, removed = sum(sizes.values()), []
+    if total > limit:
+        gc.collect()  # a bank and its tables hold each other: one that this process has done with may still be there
+    for _, folder in sorted(banks):
+        if total <= limit:
+            break
+        if folder not in keep and _remove(folder):
+            total -= sizes[folder]
+            removed.append(folder)
+    return removed
+
+
+def _remove(folder: Path) -> bool:
+    """Remove a bank that nobody is using; says whether it did."""
+    free = False
+    with contextlib.suppress(OSError):  # another user's
+        with claimed(folder / IN_USE, wait=False) as free:
+            # What makes it a bank goes last: after a kill in between, the rest is found again.
+            for path in sorted(folder.iterdir(), key=lambda path: path.name == "bank.json") if free else ():
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                elif path.name != IN_USE:
+                    path.unlink(missing_ok=True)
+        if free:
+            folder.rmdir()  # unless somebody has just made it anew
+    return free

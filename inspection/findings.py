@@ -1,0 +1,191 @@
+"""What an inspection tells: its findings as a table on the screen, a CSV file and the sections of a page."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..reports.page import Section
+from ..utils import RESULTS, write_text
+from ..visualization import plain
+
+# What can be found, the gravest first, and what a list of it is called.
+KINDS = {
+    "unreadable": "files that can't be decoded",
+    "two classes": "identical files in two classes",
+    "two splits": "identical files in two splits",
+    "copy": "identical files in one class",
+    "near-duplicate": "near-duplicates",
+    "wrong label": "likely wrong labels",
+    "outlier": "images far from all others",
+    "odd file": "odd files",
+    "class": "rare or missing classes",
+}
+ADVICE = {
+    "unreadable": "They are left out of every run; mend or remove them.",
+    "two classes": "Training uses none of their labels; remove the wrong one of each.",
+    "two splits": "A run keeps them on one side only, the test's before the others'.",
+    "copy": "A run counts each once.",
+    "near-duplicate": "The same picture cropped, mirrored, recoloured or in another size, or the next of a series. "
+    "In two splits it makes the test easier than life; in two classes one label is wrong.",
+    "wrong label": "A classifier that did not see the label is sure of another one. Look before you change any: of "
+    "photographs of flowers two in three were labelled rightly, and only hard.",
+    "outlier": "Nothing else looks like these. Some belong to no class; others are what the class has too few of.",
+    "odd file": "They are used all the same.",
+    "class": "A rare class is learned and tested badly; a class that only the test has can't be learned.",
+}
+PAIRS = ("two classes", "two splits", "copy", "near-duplicate")
+SHOWN = 24  # of a kind in a gallery
+GRAVE = ("unreadable", "two classes", "two splits")  # the first LISTED of these are named on the screen
+LISTED = 8
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One row of inspect.csv. What a kind does not have is empty; a score is the higher the surer within its kind."""
+
+    kind: str
+    path: str
+    label: str
+    split: str
+    other_path: str = ""
+    suggested_class: str = ""
+    score: float | None = None
+    explanation: str = ""
+
+
+COLUMNS = ("kind", "path", "class", "split", "other_path", "suggested_class", "score", "explanation")
+
+
+def table(summary: Mapping[str, Any]) -> str:
+    """The screen's account of an inspection."""
+    lines = [f"data set {plain(summary['data'], 80)}: {summary['files']} files, {summary['images']} different images"]
+    lines += _count_lines(summary["counts"])
+    lines += ["", *facts(summary)]
+    lines += ["", f"{'found':<32} {'count':>6}  first"]
+    for kind, title in KINDS.items():
+        of_kind = [finding for finding in summary["findings"] if finding["kind"] == kind]
+        named = [_in_short(finding) for finding in of_kind[: LISTED if kind in GRAVE else 1]]
+        lines.append(f"{title:<32} {len(of_kind):>6}  {named[0] if named else ''}".rstrip())
+        lines += [f"{'':<41}{text}" for text in named[1:]]
+    lines += [f"warning: {line}" for line in summary["warnings"]]
+    lines += [f"not done: {line}" for line in summary["missing"]]
+    return "\n".join(lines)
+
+
+def facts(summary: Mapping[str, Any]) -> list[str]:
+    """What the images are like, as lines of text."""
+    sizes, accuracy = summary["sizes"], summary["classifier_accuracy"]
+    spans = [(name, *sizes[name]) for name in ("width", "height", "aspect") if sizes]
+    lines = ["; ".join(f"{name} {low:g} to {high:g}, median {middle:g}" for name, low, middle, high in spans)]
+    for name in ("formats", "modes"):
+        lines.append(f"{name}: " + ", ".join(f"{kind} {count}" for kind, count in summary[name].items()))
+    agrees = "" if accuracy is None else f"; a classifier on them agrees with {100 * accuracy:.1f}% of the labels"
+    lines.append(f"features: {summary['features'] or 'none'}{agrees}")
+    return lines if sizes else lines[-1:]
+
+
+def _count_lines(counts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The classes with their counts; of many classes the largest and the smallest."""
+    columns = list(counts[0])[1:]
+    shown: list[Sequence[str]] = [
+        [plain(row["class"], 40) or "(unknown)", *map(str, list(row.values())[1:])] for row in counts
+    ]
+    if len(shown) > 20:
+        by_size = sorted(range(len(counts)), key=lambda i: -counts[i]["files"])
+        gap = [["..."] + [""] * len(columns)]
+        shown = [shown[i] for i in by_size[:10]] + gap + [shown[i] for i in by_size[-5:]]
+    totals = [str(sum(row[column] for row in counts)) for column in columns]
+    shown = [["class", *columns], *shown, [f"{sum(row['class'] != '' for row in counts)} classes", *totals]]
+    first = max(len(line[0]) for line in shown)
+    return ["  ".join((line[0].ljust(first), *(cell.rjust(10) for cell in line[1:]))).rstrip() for line in shown]
+
+
+def _in_short(finding: Mapping[str, Any]) -> str:
+    """A finding in a few words."""
+    text = plain(finding["path"] or finding["class"], 50)
+    if finding["kind"] in PAIRS:
+        return f"{text} = {plain(finding['other_path'], 50)}"
+    if finding["kind"] == "wrong label":
+        return f"{text}: rather {plain(finding['suggested_class'])}"
+    return text if finding["kind"] == "outlier" else f"{text}: {plain(finding['explanation'], 60)}"
+
+
+def write_csv(path: Path, findings: Sequence[Finding]) -> None:
+    """Write inspect.csv: COLUMNS, a row a finding."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    writer.writerows(["" if cell is None else cell for cell in dataclasses.astuple(f)] for f in findings)
+    write_text(path, text.getvalue())
+
+
+def shown(findings: Sequence[Finding], kinds: Sequence[str]) -> list[Finding]:
+    """The first SHOWN findings of these kinds, shared out so that each kind is seen."""
+    each = {kind: [finding for finding in findings if finding.kind == kind] for kind in kinds}
+    left, take = SHOWN, dict.fromkeys(kinds, 0)
+    for number, kind in enumerate(sorted(kinds, key=lambda kind: len(each[kind]))):
+        take[kind] = min(len(each[kind]), left // (len(kinds) - number))
+        left -= take[kind]
+    return [finding for kind in kinds for finding in each[kind][: take[kind]]]
+
+
+def sections(
+    summary: Mapping[str, Any], images: Mapping[str, np.ndarray] | None = None, *, most: int = 100
+) -> list[Section]:
+    """The sections of a page (report.write_report) from what inspect.json holds.
+
+    images: thumbnails uint8 [h, w, 3] by path for the galleries; without them files below the data set's folder.
+    most: rows of a table.
+    """
+    counts = summary["counts"]
+    text = [f"{summary['files']} files, {summary['images']} different images", *facts(summary)]
+    first: Section = {
+        "heading": f"The data set {summary['data']}",
+        "text": ". ".join(text) + ".",
+        "table": {"columns": list(counts[0]), "rows": [list(row.values()) for row in counts]},
+        "pictures": [str(RESULTS / summary["name"] / name) for name in summary["pictures"] if name == "sizes.png"],
+        "warnings": [*summary["warnings"], *(f"not done: {line}" for line in summary["missing"])],
+    }
+    by_kind = {kind: [row for row in summary["findings"] if row["kind"] == kind] for kind in KINDS}
+    return [first, *(_section(kind, rows, summary["data"], images, most) for kind, rows in by_kind.items() if rows)]
+
+
+def _section(
+    kind: str, rows: Sequence[Mapping[str, Any]], data: str, images: Mapping[str, np.ndarray] | None, most: int
+) -> Section:
+    columns = [name for name in COLUMNS[1:] if any(row[name] not in ("", None) for row in rows)]
+    cells = [["" if row[name] is None else row[name] for name in columns] for row in rows[:most]]
+    gallery = []
+    for row in rows[:SHOWN]:
+        for path in images_of(kind, row["path"], row["other_path"]):
+            image = _file(data, path) if images is None else images.get(path)
+            if image is not None:
+                gallery.append({"image": image, "caption": f"{path}: {row['explanation']}"})
+    cut = f" The first {most} of {len(rows)}; all are in inspect.csv." if len(rows) > most else ""
+    return {
+        "heading": f"{KINDS[kind][0].upper()}{KINDS[kind][1:]}: {len(rows)}",
+        "text": ADVICE[kind] + cut,
+        "table": {"columns": columns, "rows": cells},
+        "gallery": gallery,
+    }
+
+
+def images_of(kind: str, path: str, other_path: str) -> tuple[str, ...]:
+    """The paths of the images that show a finding: none of what can't be read or is no image."""
+    if kind in ("unreadable", "class"):
+        return ()
+    return (path, other_path) if kind in PAIRS else (path,)
+
+
+def _file(folder: str, path: str) -> str | None:
+    """The file of an image, where the data set is a folder and the name is one that can be written down."""
+    file = Path(folder).expanduser() / path
+    return str(file) if file.is_file() else None

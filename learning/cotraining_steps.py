@@ -1,0 +1,312 @@
+"""Co-training and Meta Co-Training of V views (Rothenberger & Diochnos 2023, arXiv 2311.18083), for V >= 2.
+
+A view is a learner on its own backbone's features. A step takes one learner and one `Batch` a view, all batches of the
+same images in the same order, and is run by `train.fit` like any other. Symbols are those of DESIGN.md: view i learns
+y_i, the label that the OTHER views give; what it gains by that, h_i, weighs the likelihood of y_i under those others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..args import Learning
+from ..models import batch_norms_in_exam
+from ..train import (
+    Rules,
+    Sum,
+    add_measured,
+    align,
+    consistency_loss,
+    consistency_weight,
+    exam,
+    masked_cross_entropy,
+    scale_feedback,
+    student_gain,
+    supervised_step,
+    take_gradients,
+)
+from .batches import Batch, Batches
+from .learner import Learner
+
+Views = Sequence[Batch]
+MEASURED = ("mask_rate", "student_mask_rate", "agreement")
+MEASURED_OF_VIEWS = ("supervised_loss", "uda_loss", "student_loss", "pseudo_label_accuracy", "feedback_h")
+
+
+class ViewBatches:
+    """`batches(step)`: one `Batch` a view, of the same images; see `batches.Batches`."""
+
+    def __init__(self, of_views: Sequence[Batches]) -> None:
+        self.of_views = of_views
+
+    def __call__(self, step: int) -> list[Batch]:
+        return [batches(step) for batches in self.of_views]
+
+
+# --- what the views tell each other -----------------------------------------------------------------------------------
+
+
+class Exchange(NamedTuple):
+    """What V views make of one batch, a list entry a view; losses carry their graph."""
+
+    consistency: list[Tensor]  # L_uda of view i: its weak prediction is the target of its strong one
+    students: list[Tensor]  # mean_b CE(y_i, z_i): what view i learns from the others
+    feedback: list[Tensor]  # mean_b -log a_i(y_i): reaches every view but i
+    labels: list[Tensor]  # y_i [B], one tensor: learned by view i and judged in feedback[i]
+    measured: dict[str, Tensor]
+
+
+def exchange(learners: Sequence[Learner], views: Views, step: int, rules: Rules) -> Exchange:
+    """The forwards of the unlabeled batch: z_i of the strong images with a graph, the weak ones as targets only.
+
+    With `--pseudo_label_view weak` the weak pass carries a graph too, gives the y_i and is judged on them.
+    """
+    learning = rules.learning
+    judged_weak = learning.pseudo_label_view == "weak"
+    strong = [rules.logits(x.network, _given(batch.strong)) for x, batch in zip(learners, views, strict=True)]
+    if judged_weak or learning.lambda_u or learning.student_threshold:
+        with torch.set_grad_enabled(judged_weak):
+            weak = [_weak_logits(learner, batch, rules) for learner, batch in zip(learners, views, strict=True)]
+    else:
+        weak = strong  # nobody asks what the weak images say: a pass less
+    with torch.no_grad():
+        sure = [_target(z.detach(), learner, learning) for z, learner in zip(weak, learners, strict=True)]
+        masks = [(target.amax(dim=1) >= learning.threshold).float() for target in sure]
+        student_masks = [(a.amax(dim=1) >= learning.student_threshold).float() for a in mean_of_others(sure)]
+    judged = weak if judged_weak else strong
+    likelihood = mean_of_others([(z / x.temperature).softmax(dim=1) for z, x in zip(judged, learners, strict=True)])
+    labels = [choose_labels(a.detach(), learning) for a in likelihood]
+    return Exchange(
+        consistency=[
+            consistency_loss(target, z, mask, learning.unsupervised)
+            for target, z, mask in zip(sure, strong, masks, strict=True)
+        ],
+        students=[masked_cross_entropy(*row) for row in zip(strong, labels, student_masks, strict=True)],
+        feedback=[masked_surprise(*row) for row in zip(likelihood, labels, student_masks, strict=True)],
+        labels=labels,
+        measured=_measured(learners, strong, labels, masks, student_masks, views[0].hidden),
+    )
+
+
+def mean_of_others(probabilities: Sequence[Tensor]) -> list[Tensor]:
+    """a_i = mean over j != i of p_j, for each view i."""
+    # Not the sum of all less one's own: its gradient would pass through view i only to cancel out.
+    others = [[p for j, p in enumerate(probabilities) if j != i] for i in range(len(probabilities))]
+    return [torch.stack(row).mean(dim=0) for row in others]
+
+
+def choose_labels(likelihood: Tensor, learning: Learning) -> Tensor:
+    """y_i [B]: the likeliest class under a_i [B, C], or one draw from it."""
+    if learning.pseudo_label == "sample":
+        return torch.multinomial(likelihood.clamp(min=0), 1).squeeze(1)
+    return likelihood.argmax(dim=1)
+
+
+def masked_surprise(likelihood: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+    """Mean over all images of mask * -log a(y)."""
+    chosen = likelihood.gather(1, labels[:, None]).squeeze(1)
+    return -(mask * chosen.clamp(min=torch.finfo(chosen.dtype).tiny).log()).mean()
+
+
+def _given(images: Tensor | None) -> Tensor:
+    assert images is not None
+    return images
+
+
+def _weak_logits(learner: Learner, batch: Batch, rules: Rules) -> Tensor:
+    with batch_norms_in_exam(learner.network):
+        return rules.logits(learner.network, _given(batch.weak))
+
+
+def _target(weak_logits: Tensor, learner: Learner, learning: Learning) -> Tensor:
+    """softmax(z / (tau * temperature)) [B, C], aligned if wanted; tau: the learner's calibration."""
+    target = (weak_logits / (learning.temperature * learner.temperature)).softmax(dim=1)
+    return align(target, learner, learning.distribution_alignment) if learning.distribution_alignment else target
+
+
+def _measured(
+    learners: Sequence[Learner],
+    strong: Sequence[Tensor],
+    labels: Sequence[Tensor],
+    masks: Sequence[Tensor],
+    student_masks: Sequence[Tensor],
+    hidden: Tensor | None,
+) -> dict[str, Tensor]:
+    predicted = torch.stack([z.detach().argmax(dim=1) for z in strong])
+    measured = {
+        "mask_rate": torch.stack(list(masks)).mean(),
+        "student_mask_rate": torch.stack(list(student_masks)).mean(),
+        "agreement": (predicted == predicted[:1]).all(dim=0).float().mean(),
+    }
+    if hidden is not None:
+        known = hidden >= 0
+        for learner, own in zip(learners, labels, strict=True):
+            right = (own.eq(hidden) & known).sum() / known.sum().clamp(min=1)
+            measured[f"pseudo_label_accuracy_{learner.name}"] = right
+    return measured
+
+
+# --- the steps --------------------------------------------------------------------------------------------------------
+
+
+def labels_only_step(learners: Sequence[Learner], views: Views, step: int, rules: Rules) -> dict[str, Tensor]:
+    """One update of each view on its labeled images alone: the warm-up, and the baseline."""
+    measured: dict[str, Tensor] = {}
+    for learner, batch in zip(learners, views, strict=True):
+        measured |= _named(supervised_step([learner], batch, step, rules), learner)
+    return measured
+
+
+def cotraining_step(learners: Sequence[Learner], views: Views, step: int, rules: Rules) -> dict[str, Tensor]:
+    """One update a view by its labeled images and the labels argmax a_i of the weak views that are sure of them.
+
+    Confidence-masked co-training without feedback: the classical rule (Blum & Mitchell 1998) on every batch.
+    """
+    learning, totals = rules.learning, dict[str, Tensor]()
+    weight = consistency_weight(learning, step - learners[0].start)
+    for number, parts in enumerate(micro_batches(views, learning.grad_accumulation)):
+        batches, labeled, unlabeled = parts
+        rules.randomness(step, f"views {number}")
+        with torch.no_grad():
+            sure = [_target(_weak_logits(*row, rules), row[0], learning) for row in zip(learners, batches, strict=True)]
+        masks = []
+        for learner, batch, advice in zip(learners, batches, mean_of_others(sure), strict=True):
+            mask = (advice.amax(dim=1) >= learning.threshold).float()
+            logits = rules.logits(learner.network, _given(batch.strong))
+            student = masked_cross_entropy(logits, advice.argmax(dim=1), mask)
+            supervised = supervised_loss(learner, batch, rules)
+            (labeled * supervised + unlabeled * weight * student).backward()
+            add_measured(totals, _named({"supervised_loss": supervised}, learner), labeled)
+            add_measured(totals, _named({"student_loss": student}, learner), unlabeled)
+            masks.append(mask)
+        add_measured(totals, {"student_mask_rate": torch.stack(masks).mean()}, unlabeled)
+    for learner in learners:
+        learner.update()
+    return totals
+
+
+def meta_step(learners: Sequence[Learner], views: Views, step: int, rules: Rules) -> dict[str, Tensor]:
+    """One step of Meta Co-Training: each view learns from the others, then teaches by what they gained (DESIGN.md).
+
+    Every gradient at theta is taken before any weight moves, since every view is both student and teacher. The second
+    update of view j sums its supervised gradient at theta_j', its consistency gradient and w * sum_i h_i * that of
+    -log a_i(y_i), i != j; h_j never weighs view j's own gradient.
+    """
+    learning, totals = rules.learning, dict[str, Tensor]()
+    students, consistency = [Sum() for _ in learners], [Sum() for _ in learners]
+    feedback = [Sum() for _ in learners]  # of feedback[i], over the parameters of all views but i
+    weight = consistency_weight(learning, step - learners[0].start)
+    for number, (batches, _, unlabeled) in enumerate(micro_batches(views, learning.grad_accumulation)):
+        rules.randomness(step, f"views {number}")
+        told = exchange(learners, batches, step, rules)
+        for i, learner in enumerate(learners):
+            own = learner.parameters
+            students[i].add(take_gradients(unlabeled * told.students[i], own, retain_graph=True))
+            if learning.mpl_weight:
+                others = [p for other in learners if other is not learner for p in other.parameters]
+                feedback[i].add(take_gradients(unlabeled * told.feedback[i], others, retain_graph=True))
+            if weight:
+                consistency[i].add(take_gradients(unlabeled * weight * told.consistency[i], own, retain_graph=True))
+            losses = {"student_loss": told.students[i], "uda_loss": told.consistency[i]}
+            add_measured(totals, _named(losses, learner), unlabeled)
+        add_measured(totals, told.measured, unlabeled)
+    factors = []
+    for learner, batch, gradients in zip(learners, views, students, strict=True):
+        set_gradients(learner, gradients.items)
+        gain, factor, loss = update_and_examine(learner, batch, step, rules)
+        factors.append(learning.mpl_weight * factor)
+        totals |= _named({"feedback_h": gain, "supervised_loss": loss}, learner)
+    for j, learner in enumerate(learners):
+        add_gradients(learner, consistency[j].items, 1.0)
+        for i in range(len(learners)):
+            if i != j and learning.mpl_weight:
+                add_gradients(learner, part_of(feedback[i].items, learners, i, j), factors[i])
+        learner.update()
+    return totals
+
+
+STEPS: dict[str, Callable[[Sequence[Learner], Views, int, Rules], dict[str, Tensor]]] = {
+    "labels_only": labels_only_step,
+    "cotraining": cotraining_step,
+    "meta": meta_step,
+}
+
+
+# --- gradients --------------------------------------------------------------------------------------------------------
+
+
+def micro_batches(views: Views, count: int) -> list[tuple[list[Batch], float, float]]:
+    """Micro-batches of all views alike, each with its share of labeled and of unlabeled images."""
+    rows = zip(*(batch.parts(count) for batch in views), strict=True)
+    return [([part for part, _, _ in row], row[0][1], row[0][2]) for row in rows]
+
+
+def supervised_loss(learner: Learner, batch: Batch, rules: Rules) -> Tensor:
+    """CE(y, z) of the labeled images."""
+    logits = rules.logits(learner.network, batch.labeled)
+    return F.cross_entropy(logits, batch.labels, label_smoothing=rules.learning.label_smoothing)
+
+
+def update_and_examine(learner: Learner, batch: Batch, step: int, rules: Rules) -> tuple[Tensor, Tensor, Tensor]:
+    """Update by what lies in `.grad`, then lay the supervised gradient at theta' there; h, scale(h), and that loss.
+
+    Where exams and learning are both in float32 the second exam is the pass that the gradient is taken from.
+    """
+    learning = rules.learning
+    if learning.mpl_weight and learning.feedback == "difference" and rules.precision == torch.float32:
+        before = exam(learner, batch, step, rules)
+        learner.update()
+        after, loss = supervised_backward(learner, batch, step, "exam", rules)
+        gain = before - after
+        return gain, scale_feedback(gain, learner.moments, learning), loss
+    gain, factor = student_gain(learner, batch, step, rules, learner)
+    _, loss = supervised_backward(learner, batch, step, f"supervised {learner.name}", rules)
+    return gain, factor, loss
+
+
+def supervised_backward(learner: Learner, batch: Batch, step: int, purpose: str, rules: Rules) -> tuple[Tensor, Tensor]:
+    """Lay the supervised gradient into `.grad`; returns the plain cross-entropy, and the loss with label smoothing."""
+    smoothing, plain, smooth = rules.learning.label_smoothing, [], []
+    rules.randomness(step, purpose)
+    for part, share, _ in batch.parts(rules.learning.grad_accumulation):
+        logits = rules.logits(learner.network, part.labeled)
+        loss = share * F.cross_entropy(logits, part.labels, label_smoothing=smoothing)
+        loss.backward()
+        smooth.append(loss.detach())
+        plain.append(share * F.cross_entropy(logits.detach(), part.labels) if smoothing else smooth[-1])
+    return torch.stack(plain).sum(), torch.stack(smooth).sum()
+
+
+def set_gradients(learner: Learner, gradients: Sequence[Tensor]) -> None:
+    """Make these the gradients of the learner's next update."""
+    for parameter, gradient in zip(learner.parameters, gradients, strict=True):
+        parameter.grad = gradient
+
+
+def add_gradients(learner: Learner, gradients: Sequence[Tensor], factor: float | Tensor) -> None:
+    """Add factor * gradients to those that lie in `.grad`."""
+    for parameter, gradient in zip(learner.parameters, gradients, strict=True) if gradients else ():
+        parameter.grad = factor * gradient if parameter.grad is None else parameter.grad.add_(factor * gradient)
+
+
+def part_of(gradients: Sequence[Tensor], learners: Sequence[Learner], left_out: int, wanted: int) -> Sequence[Tensor]:
+    """View `wanted`'s part of a list over the parameters of all views but `left_out`."""
+    start = sum(len(x.parameters) for k, x in enumerate(learners) if k < wanted and k != left_out)
+    return gradients[start : start + len(learners[wanted].parameters)]
+
+
+def _named(measured: Mapping[str, Tensor], learner: Learner) -> dict[str, Tensor]:
+    """The same scalars under names that end with the view's."""
+    return {f"{name}_{learner.name}": value for name, value in measured.items()}
+
+
+def measured(algorithm: str, names: Sequence[str]) -> list[str]:
+    """The columns that an algorithm's steps fill, for views of these names."""
+    whole = {"labels_only": (), "cotraining": ("student_mask_rate",), "meta": MEASURED}[algorithm]
+    of_views = {"labels_only": MEASURED_OF_VIEWS[:1], "cotraining": ("supervised_loss", "student_loss")}
+    return [*whole, *(f"{name}_{view}" for name in of_views.get(algorithm, MEASURED_OF_VIEWS) for view in names)]

@@ -1,0 +1,120 @@
+"""Earlier runs: going on with one, taking over its network and split, and never testing on what it has learned."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..args import Options
+from ..args import make as make_options
+from ..data import Dataset, Split, read_split
+from ..train import load_checkpoint
+from ..utils import RESULTS, UserError, find_checkpoint, read_json, run_folder
+
+
+def resumed_options(options: Options) -> Options:
+    """The options of the run that is to go on; the command line may repeat them, but not change them."""
+    folder = run_folder(options.run.name or "", resume=True)
+    # What was begun before heads had priors has weights that mean nothing along a prior's axes.
+    stored = make_options({"head_prior": "none"} | read_json(folder / "commandline_args.txt"))
+    free = {"name", "device", "num_workers", "cache_dir", "cache_limit", "tensorboard", "keep_pages", "repeat"}
+    free |= {"n_trials", "timeout", "search_workers", "storage"}
+    now, then = options.flat(), stored.flat()
+    for name in sorted(options.given - free):
+        if now[name] != then[name]:
+            raise UserError(f"--resume: the run was started with --{name} {then[name]}, not {now[name]}; leave it out")
+    kept = {name: now[name] for name in options.given & free}
+    return stored.changed(**kept | {"name": folder.name, "resume": True})
+
+
+def load_run(options: Options) -> dict[str, Any]:
+    """The checkpoint of `--load_path`, with the place that it came from."""
+    path = find_checkpoint(options.mode.load_path or "", best=options.mode.load_best)
+    content = load_checkpoint(path)
+    return {**content, "path": path, "stored": make_options(content["options"])}
+
+
+def inherit(options: Options, loaded: Mapping[str, Any]) -> Options:
+    """A loaded run brings its network, and its split unless the user gives another (whose leaks are then an error)."""
+    stored = loaded["stored"]
+    values = {name: getattr(stored.model, name) for name in ("head", "head_ensemble", "image_size", "unfreeze")}
+    values["model_name"] = loaded["model"]["name"]
+    for name, value in values.items():
+        if name in options.given and name != "unfreeze" and getattr(options.model, name) != value:
+            raise UserError(f"the loaded run has --{name} {value}; leave out --{name}, which can't be changed any more")
+    split = ("num_labels", "num_labels_percent", "val_percent", "test_percent", "label_split", "data_dir", "labels_csv")
+    values |= {name: stored.flat()[name] for name in (*split, "data_root", "flip", "seed")}
+    given = set(options.given) - {"model_name"}
+    if given & {"num_labels", "num_labels_percent"}:
+        given |= {"num_labels", "num_labels_percent"}
+    return options.changed(**{name: value for name, value in values.items() if name not in given})
+
+
+def check_not_itself(loaded: Mapping[str, Any], options: Options) -> None:
+    """A run that is loaded is not replaced by what is made of it."""
+    if options.run.overwrite and run_of(loaded["path"]).resolve() == (RESULTS / (options.run.name or "")).resolve():
+        raise UserError(f"--overwrite would delete {run_of(loaded['path'])}, which is loaded; give another --name")
+
+
+def check_classes(loaded: Mapping[str, Any], dataset: Dataset) -> None:
+    """A loaded run goes on with the classes that it knows."""
+    if tuple(loaded["classes"]) != dataset.classes:
+        theirs, ours = set(loaded["classes"]), set(dataset.classes)
+        differ = ", ".join(sorted(theirs ^ ours)[:3])
+        raise UserError(
+            f"the checkpoint {loaded['path']} knows {len(theirs)} classes and {dataset.name} has {len(ours)}: "
+            f"they differ in {differ}; give the data that it was trained on"
+        )
+
+
+def check_leaks(loaded: Mapping[str, Any], dataset: Dataset, split: Split) -> None:
+    """No image in the test that the loaded run has seen, and none in the validation whose label it has learned."""
+    held_out = {"test": (split.test, "seen"), "validation": (split.val, "labels")}
+    for part, (rows, used) in held_out.items():
+        leaks = int(np.isin(dataset.hashes[rows], hashes_in(loaded, used)).sum())
+        if leaks:
+            raise UserError(
+                f"{leaks} images of this {part} were training images of the loaded run; "
+                "leave out --seed and the options of the split to take over its own"
+            )
+
+
+def hashes_in(loaded: Mapping[str, Any] | None, used: str) -> np.ndarray:
+    """Contents uint64 of the loaded run and the runs that it came from: `seen` in training or validation, `labels`
+    whose label was learned, `validation`. Empty without a loaded run.
+    """
+    return np.zeros(0, dtype=np.uint64) if loaded is None else loaded[used].numpy().view(np.uint64)
+
+
+def check_same_images(folder: Path, dataset: Dataset, split: Split) -> None:
+    """A run goes on with the very images that it began with."""
+    if not (folder / "split.csv").is_file():
+        return
+    before = read_split(folder / "split.csv")
+    unlabeled = np.setdiff1d(split.unlabeled, split.labeled)
+    now = {"labeled": split.labeled, "unlabeled": unlabeled, "test": split.test, "val": split.val}
+    if any(before.get(name, set()) != set(dataset.hashes[rows].tolist()) for name, rows in now.items()):
+        raise UserError(f"the images under {dataset.name} have changed since the run began; start a new run")
+
+
+def run_of(checkpoint: Path) -> Path:
+    """The run's folder that a checkpoint lies in; a checkpoint that lies alone is its own folder's."""
+    folder = checkpoint.resolve().parent
+    return checkpoint.parent.parent if folder.name == "checkpoints" else checkpoint.parent
+
+
+def with_classes(dataset: Dataset, loaded: Mapping[str, Any]) -> Dataset:
+    """The data set with its labels as the loaded run counts them; it may have fewer classes, but no others."""
+    known = {name: index for index, name in enumerate(loaded["classes"])}
+    others = [name for name in dataset.classes if name not in known]
+    if others:
+        raise UserError(
+            f"{dataset.name} has classes that {loaded['path']} does not know: {', '.join(others[:3])}; "
+            f"it was trained on {', '.join(list(known)[:5])}{', ...' if len(known) > 5 else ''}"
+        )
+    index = np.array([known[name] for name in dataset.classes] + [-1])
+    return replace(dataset, classes=tuple(known), labels=index[dataset.labels])

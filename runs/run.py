@@ -1,0 +1,188 @@
+"""`run(options) -> summary`: data, networks, features, training, test, and all that a run leaves behind.
+
+Everything that can be wrong with the input is found before the run's folder is made or replaced.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..args import Options, recorded
+from ..data import Dataset, Split, find_dataset, split_dataset, summary_table, write_split
+from ..train import Progress
+from ..utils import RESULTS, UserError, going_on, read_json, run_folder, say, warn, write_json, write_text
+from .cotraining import CoTraining
+from .progress import results_table
+from .resume import (
+    check_classes,
+    check_leaks,
+    check_not_itself,
+    check_same_images,
+    hashes_in,
+    inherit,
+    load_run,
+    resumed_options,
+    run_of,
+    with_classes,
+)
+from .setup import Kept, Setup
+from .training import Training, WriteRow
+
+
+def run(options: Options) -> dict[str, Any]:
+    """Train a run, test it, and return the summary, which is also written. Raises UserError and TrainingFault."""
+    began = time.monotonic()
+    training = prepare(options)
+    options = training.options
+    if options.run.overwrite:
+        training.fill_bank()  # what can still go wrong with files and disks goes wrong before a run is deleted
+    folder = run_folder(options.run.name or "", resume=options.run.resume, overwrite=options.run.overwrite)
+    training.options = options.changed(name=folder.name)
+    return carry_out(training, folder, began)
+
+
+def carry_out(training: Training, folder: Path, began: float) -> dict[str, Any]:
+    """Train in this folder, from where it stopped if the run goes on; test, write and return the summary."""
+    options = training.options
+    with going_on(folder):
+        write_records(folder, training)
+        training.save_views(folder)
+        if options.data.show_images:
+            say(f"samples: {training.draw_samples(folder / 'samples.png')}")
+        progress = training.restore(folder) if options.run.resume else Progress()
+        if options.run.resume and training.is_over(progress) and has_ended(folder):
+            say(f"{folder} has ended already: nothing is left to do")
+            return read_json(folder / "summary.json")
+        seconds = training.train(folder, progress)
+        summary = training.finish(folder, progress, began, seconds)
+    say(results_table(summary))
+    say(f"page: {folder / 'report.html'}")
+    say(f"results: {folder}")
+    return summary
+
+
+def has_ended(folder: Path) -> bool:
+    """Whether a run has been tested and its page written since its last checkpoint."""
+    last, *results = (folder / name for name in ("checkpoints/last.pt", "summary.json", "report.html"))
+    return all(path.is_file() and path.stat().st_mtime >= last.stat().st_mtime for path in results)
+
+
+def prepare(options: Options) -> Training:
+    """Everything up to the first step, checked, without writing anything but features. Raises UserError."""
+    if options.run.resume:
+        options = resumed_options(options)
+    loaded = load_run(options) if options.mode.load_path else None
+    if loaded is not None:
+        options = inherit(options, loaded)
+    dataset = find_dataset(options.data)
+    if loaded is not None:
+        check_classes(loaded, dataset)
+    split = split_dataset(dataset, options.data, options.run.seed)
+    if loaded is not None:
+        check_leaks(loaded, dataset, split)
+        check_not_itself(loaded, options)
+    if options.run.resume:
+        check_same_images(RESULTS / (options.run.name or ""), dataset, split)
+    say(summary_table(dataset, split))
+    training = make_training(options, dataset, split, loaded)
+    training.show_networks()
+    return training
+
+
+def make_training(
+    options: Options,
+    dataset: Dataset,
+    split: Split,
+    loaded: Mapping[str, Any] | None = None,
+    kept: Kept | None = None,
+) -> Training:
+    """The training that the options ask for."""
+    kind = CoTraining if options.mode.cotrain_mode else Training
+    return kind(options, dataset, split, loaded, kept)
+
+
+def write_records(folder: Path, training: Training) -> None:
+    """What says what the run is: its options, its split, and the files that were left out."""
+    write_json(folder / "commandline_args.txt", recorded(training.options))
+    write_split(folder / "split.csv", training.dataset, training.split)
+    write_bad_files(folder, training.dataset)
+
+
+def write_bad_files(folder: Path, dataset: Dataset) -> None:
+    """bad_files.txt: the files that were left out, and why."""
+    lines = [f"{path}\t{reason}\n" for path, reason in dataset.bad_files]
+    write_text(folder / "bad_files.txt", "".join(lines))
+
+
+# --- folds ------------------------------------------------------------------------------------------------------------
+
+
+def fold_accuracy(
+    options: Options, dataset: Dataset, split: Split, *, kept: Kept | None = None, write: WriteRow | None = None
+) -> dict[str, float]:
+    """Train and measure every model on the validation images of the split, which is never tested.
+
+    One of `folds_of` is measured once, at the end. With `write`, which gets every epoch's row, the validation images
+    are those of a run: they also choose each model's epoch, as they do there.
+    """
+    training = make_training(options, dataset, split, kept=kept)
+    training.fill_bank()
+    progress = Progress()
+    if write is None:
+        training.learn(progress, validated=False)
+    else:
+        training.learn(progress, write=write)
+        training.take_best(progress)
+    with training.evaluated() as models:
+        results = training.results(models, split.val)
+    return {name: result["accuracy"] for name, result in results.items()}
+
+
+# --- test only --------------------------------------------------------------------------------------------------------
+
+
+def test(options: Options) -> dict[str, Any]:
+    """Test a loaded run, and write into its folder: `test_summary.json` and `test_<model>_CM.png`.
+
+    Every labeled image under `--data_dir` that the run has not learned from is tested: with the run's own data that is
+    its test split, with new images it is all of them. No choice here can let a training image in.
+    """
+    began = time.monotonic()
+    loaded = load_run(options)
+    mine = {"device", "num_workers", "precision", "cache", "cache_dir", "cache_limit"}
+    mine |= {"data_dir", "labels_csv", "data_root"}
+    given = {name: value for name, value in options.flat().items() if name in options.given & mine}
+    if "data_dir" in given:  # a table of labels belongs to the folder that it was made for
+        given.setdefault("labels_csv", None)
+    unused = options.given - mine - {"test_mode", "load_path", "load_best", "keep_pages"}
+    if unused:
+        warn(f"--{', --'.join(sorted(unused))}: not used; --test_mode takes the options of the run that it tests")
+    stored = loaded["stored"].changed(model_name=loaded["model"]["name"], **given)
+    stored = replace(stored, mode=options.mode)
+    dataset = with_classes(find_dataset(stored.data, for_test=True), loaded)
+    labeled, seen = dataset.labels >= 0, np.isin(dataset.hashes, hashes_in(loaded, "seen"))
+    rows = np.flatnonzero(labeled & ~seen)
+    if not len(rows):
+        raise UserError(f"every labeled image under {dataset.name} was used in training; give new images to test on")
+    nothing = np.zeros(0, dtype=np.int64)
+    setup = Setup(stored, dataset, Split(nothing, nothing, nothing, rows), loaded)
+    models = {name: setup.network(name, state) for name, state in loaded["models"].items()}
+    folder = run_of(loaded["path"])
+    say(f"testing {', '.join(models)} of {folder} on {len(rows)} images of {len(dataset.classes)} classes")
+    if (labeled & seen).any():
+        say(f"{(labeled & seen).sum()} more are left out: the run has seen them, labeled or not")
+    results = {"val": {}, "test": setup.results(models, rows, folder, prefix="test_")}
+    temperatures = loaded.get("temperatures", {})
+    results["calibration"] = {"temperatures": temperatures} | setup.reliability(temperatures, folder, prefix="test_")
+    seconds = {"total": time.monotonic() - began, "training": 0.0}
+    summary = setup.summary(folder, results, loaded.get("best_epoch", {}), seconds)
+    write_json(folder / "test_summary.json", summary)
+    say(results_table(summary))
+    say(f"results: {folder / 'test_summary.json'}")
+    return summary

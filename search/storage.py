@@ -1,0 +1,263 @@
+"""Where a search keeps its trials: opening it, whose trial is whose, and what becomes of the trials of dead processes.
+
+A journal file is the default: one file, no server. It has no heartbeat, so every trial names its host and process. Any
+database that Optuna takes will do as well; there a heartbeat tells which trials are alive, on whatever machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import importlib.util
+import json
+import os
+import socket
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
+
+import optuna
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.storages.journal._file import get_lock_file
+from optuna.trial import FrozenTrial, TrialState
+
+from ..utils import UserError, claimed, key
+
+if TYPE_CHECKING:
+    from optuna import Study
+
+JOURNAL = "study.journal"
+LOCK_SECONDS = 10  # an append takes milliseconds; a lock that is held for so long belongs to a process that was killed
+HEARTBEAT_SECONDS, SILENT_SECONDS = 10, 60
+OWNERLESS_SECONDS = 60.0  # a trial names its owner within moments of its beginning, unless its process was killed
+MOST_RETRIES = 3  # a setting that kills its process again and again is given up
+DIED, INTERRUPTED = "its process died", "interrupted"
+LOST = (DIED, INTERRUPTED)  # reasons that are no fault of the setting: it is tried once more
+
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+
+# --- opening ----------------------------------------------------------------------------------------------------------
+
+
+def open_storage(url: str | None, folder: Path) -> BaseStorage:
+    """The database at `url`, or without one the journal in `folder`. Raises UserError where it can't be opened."""
+    optuna.logging.set_verbosity(optuna.logging.CRITICAL)  # each trial is reported by its reason, not by a traceback
+    if url is None:
+        return open_journal(folder / JOURNAL)
+    url = with_driver(url)
+    settings: dict[str, Any] = {"pool_pre_ping": True}  # a server may have hung up on us during a long trial
+    if url.startswith("sqlite"):
+        settings["connect_args"] = {"timeout": 60}  # seconds to wait for another worker's lock
+    for attempt in range(5):
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # the heartbeat is marked experimental
+                return RDBStorage(
+                    url,
+                    engine_kwargs=settings,
+                    heartbeat_interval=HEARTBEAT_SECONDS,
+                    grace_period=SILENT_SECONDS,
+                    heartbeat_stale_trial_callback=try_again,
+                )
+        except ModuleNotFoundError as error:
+            raise UserError(f"--storage {without_password(url)} needs a package: pip install {error.name}") from error
+        except Exception as error:  # every driver has errors of its own
+            # Two machines that make the tables at the same moment trip over each other once.
+            clash = any(word in str(error).lower() for word in ("exist", "duplicate", "unique", "locked"))
+            if attempt == 4 or not clash:
+                reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
+                raise UserError(f"--storage {without_password(url)} can't be opened: {reason}") from error
+            time.sleep(0.2 * 2**attempt)
+    raise AssertionError
+
+
+def with_driver(url: str) -> str:
+    """The URL with the PostgreSQL driver that is installed, where it names none."""
+    scheme, separator, rest = url.partition("://")
+    if scheme in ("postgresql", "postgres") and importlib.util.find_spec("psycopg") is not None:
+        scheme = "postgresql+psycopg"
+    return scheme + separator + rest
+
+
+def without_password(url: str) -> str:
+    """The URL as it may be shown and written down."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    return urlunsplit(parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", "@", 1)))
+
+
+class MendingLock(JournalFileSymlinkLock):
+    """Optuna's lock of a journal; whoever gets it first cuts off a line that a dead process or a full disk left torn.
+
+    Appended to, a torn line would make the whole study unreadable. The path must be absolute: the lock is a link to
+    the journal, and one that points nowhere is never found to be stale, so that everyone would wait for ever.
+    """
+
+    def __init__(self, path: Path) -> None:
+        assert path.is_absolute()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            super().__init__(str(path), grace_period=LOCK_SECONDS)
+        self.path = path
+
+    def acquire(self) -> bool:
+        """Wait for the lock, then mend the journal."""
+        acquired = super().acquire()
+        cut_torn_line(self.path)
+        return acquired
+
+
+class Journal(JournalFileBackend):
+    """Optuna's journal file, which waits for the disk only when a trial has ended, and so for all that led to it.
+
+    Optuna waits after each value of each trial, which on a busy disk took longer than a head's training. A process that
+    is killed loses nothing of what it wrote either way.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.lock = path, MendingLock(path)
+        super().__init__(str(path), lock_obj=self.lock)
+        with get_lock_file(self.lock):  # mends it
+            pass
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Add records, whole lines at once."""
+        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
+        with get_lock_file(self.lock), self.path.open("ab") as file:
+            file.write(lines.encode())
+            file.flush()
+            if any("state" in log for log in logs):
+                os.fsync(file.fileno())
+
+
+def open_journal(path: Path) -> JournalStorage:
+    """The journal file, mended if need be. Raises UserError when it is damaged elsewhere than at its end."""
+    path = path.resolve()
+    try:
+        return JournalStorage(Journal(path))
+    except OSError as error:
+        raise UserError(f"the study {path} can't be opened: {error.strerror}; give another --name") from error
+    except (ValueError, KeyError, AssertionError) as error:
+        raise UserError(f"the study {path} is damaged ({error}); start anew under another --name") from error
+
+
+def cut_torn_line(path: Path) -> None:
+    """Cut off what follows the last line end; the caller holds the lock."""
+    with path.open("rb+") as file:
+        end = size = file.seek(0, os.SEEK_END)
+        while end:
+            start = max(0, end - 4096)
+            file.seek(start)
+            found = file.read(end - start).rfind(b"\n")
+            if found >= 0:
+                end = start + found + 1
+                break
+            end = start
+        if end < size:
+            file.truncate(end)
+            os.fsync(file.fileno())
+
+
+# --- whose trial ------------------------------------------------------------------------------------------------------
+
+
+def owner() -> dict[str, Any]:
+    """This process, as a trial remembers it; its start tells it from a later process of the same number."""
+    return {"host": socket.gethostname(), "process": os.getpid(), "started": _started(os.getpid())}
+
+
+def _started(process: int) -> int | None:
+    """When the system says a process began, in its own ticks; None where it does not say, or the process is over."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        state, *fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        return None if state in "ZX" else int(fields[18])
+    return None
+
+
+def is_dead(trial: FrozenTrial) -> bool:
+    """Whether a running trial's process is known to be gone; of another host's processes nothing is known."""
+    of_trial = trial.user_attrs.get("owner")
+    if of_trial is None:
+        began = trial.datetime_start or datetime.datetime.now()
+        return (datetime.datetime.now() - began).total_seconds() > OWNERLESS_SECONDS
+    if of_trial["host"] != socket.gethostname():
+        return False
+    try:
+        os.kill(of_trial["process"], 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return of_trial["started"] is not None and _started(of_trial["process"]) != of_trial["started"]
+
+
+# --- what becomes of them ---------------------------------------------------------------------------------------------
+
+
+def fail_dead_trials(study: Study) -> None:
+    """Mark the running trials of this host's dead processes failed; see also `retry_lost_trials`."""
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if is_dead(trial):
+            # Another process may do the same at this moment; then it is done.
+            with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+                study._storage.set_trial_user_attr(trial._trial_id, "reason", DIED)
+                study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+
+
+def retry_lost_trials(study: Study) -> None:
+    """Put in once more the values of each trial that was lost on this host and has not been put in again."""
+    with claimed(_retry_lock(study), wait=True):  # two supervisors of this host must not both put one in
+        trials = study.get_trials(deepcopy=False)
+        again = {trial.user_attrs.get("retry_of") for trial in trials}
+        for trial in trials:
+            here = trial.user_attrs.get("owner", {}).get("host") == socket.gethostname()
+            told = trial.user_attrs.get("reason") in LOST  # a heartbeat that fell silent has called `try_again` itself
+            if here and told and trial.state == TrialState.FAIL and trial.number not in again:
+                try_again(study, trial)
+
+
+def _retry_lock(study: Study) -> Path:
+    """A file that is one for all processes of this host and user that work on a study of that name."""
+    user = os.getuid() if hasattr(os, "getuid") else 0
+    return Path(tempfile.gettempdir()) / f"mpl-{user}-{key(study.study_name):x}.lock"
+
+
+def try_again(study: Study, trial: FrozenTrial) -> None:
+    """Put a lost trial's values in once more. Also what a heartbeat that falls silent calls."""
+    values = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+    retries = trial.user_attrs.get("retries", 0)
+    if values and retries < MOST_RETRIES:
+        kept = {"first": True} if trial.user_attrs.get("first") else {}
+        study.enqueue_trial(values, user_attrs={**kept, "retry_of": trial.number, "retries": retries + 1})
+
+
+def is_lost(trial: FrozenTrial) -> bool:
+    """Whether a trial ended by no fault of its values."""
+    silent = "reason" not in trial.user_attrs  # failed by a heartbeat that fell silent
+    return trial.state == TrialState.FAIL and (silent or trial.user_attrs["reason"] in LOST)
+
+
+def finished(trials: list[FrozenTrial]) -> list[FrozenTrial]:
+    """The trials that count: complete, pruned or failed by their own fault, or lost for good."""
+    return [
+        trial
+        for trial in trials
+        if trial.state in FINISHED and (not is_lost(trial) or trial.user_attrs.get("retries", 0) >= MOST_RETRIES)
+    ]
+
+
+@contextlib.contextmanager
+def storage_errors(url: str | None) -> Iterator[None]:
+    """Say in one line what is wrong with a database that was open."""
+    try:
+        yield
+    except optuna.exceptions.StorageInternalError as error:
+        where = "the study's journal" if url is None else f"--storage {without_password(url)}"
+        raise UserError(f"{where} failed: {str(error).splitlines()[0]}; --resume goes on") from error

@@ -1,0 +1,218 @@
+"""Neighbours: which they are, what a target is read off, and that runs agree about them."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from runs import FROZEN, make_data, make_images, prepared, run, training
+from transfermpl.features import neighbours
+from transfermpl.features.neighbours import blend, nearest
+from transfermpl.learning.batches import Ask, Batches, Order, as_heads_see
+from transfermpl.models import feature_norm
+from transfermpl.runs import run as experiment
+from transfermpl.runs import training as training_module
+from transfermpl.runs.setup import Kept
+from transfermpl.train import Progress
+
+CPU, FIVE = torch.device("cpu"), ("--neighbours", 5)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_data(tmp_path_factory.mktemp("neighbours"))
+
+
+def test_the_nearest_are_those_of_the_largest_cosine_and_never_oneself() -> None:
+    random = np.random.default_rng(0)
+    features = torch.from_numpy(random.normal(size=(40, 6))).float()
+    rows = random.permutation(40)[:25]
+    found = nearest(lambda some: features[torch.from_numpy(some)], rows, 3)
+    for row, near in zip(rows, found, strict=True):
+        others = [other for other in rows if other != row]
+        cosines = F.cosine_similarity(features[row : row + 1], features[others])
+        expected = [others[at] for at in cosines.argsort(descending=True)[:3].tolist()]
+        assert near.tolist() == expected
+
+
+def test_a_large_pile_is_cut_into_crowds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "CROWD", 10)
+    asked = []
+
+    def features(rows: np.ndarray) -> torch.Tensor:
+        asked.append(rows)
+        return torch.from_numpy(rows).float()[:, None] * torch.ones(1, 2) + torch.tensor([[0.0, 1.0]])
+
+    rows = np.random.default_rng(0).permutation(25)
+    found = nearest(features, rows, 2)
+    assert [len(crowd) for crowd in asked] == [9, 8, 8]
+    for crowd in asked:
+        assert np.isin(found[np.isin(rows, crowd)], crowd).all()
+
+
+@pytest.mark.parametrize(("rows", "count"), [(3, 2), (2, 1)])
+def test_where_there_are_few_others_there_are_fewer_neighbours(rows: int, count: int) -> None:
+    found = nearest(lambda some: torch.eye(4)[torch.from_numpy(some)], np.arange(rows), 5)
+    assert found.shape == (rows, count)
+
+
+def test_a_blend_weighs_every_neighbour_alike_whatever_its_size() -> None:
+    random = torch.Generator().manual_seed(0)
+    own, around = torch.randn(2, 8, generator=random), torch.randn(6, 8, generator=random)
+    norm = feature_norm(8)
+    expected = 0.5 * norm(own[1]) + 0.5 * (norm(around[3]) + norm(around[4]) + norm(around[5])) / 3
+    torch.testing.assert_close(blend(own, around)[1], expected)
+    torch.testing.assert_close(blend(own, 100 * around), blend(own, around), atol=1e-4, rtol=1e-4)
+
+
+class Numbered:
+    """A source whose features tell which row, view and draw they are of."""
+
+    def stream(self, asks, start):  # type: ignore[no-untyped-def]
+        while True:
+            yield [self.features(ask) for ask in asks(start)]
+            start += 1
+
+    @staticmethod
+    def features(ask: Ask) -> torch.Tensor:
+        rows, draws = torch.from_numpy(ask.rows), torch.from_numpy(ask.draws)
+        return torch.stack([1.0 + rows, 1.0 + draws, torch.full((len(rows),), float(len(ask.view)))], dim=1)
+
+
+def test_only_the_weak_images_that_give_targets_are_blended_and_in_their_own_draw() -> None:
+    order = Order(np.arange(3), np.arange(3, 12), 2, 4, seed=0, draws=8)
+    near = np.stack([(np.arange(12) + 1) % 12, (np.arange(12) + 5) % 12], axis=1)
+    source, labels = Numbered(), np.arange(12) % 2
+    plain, blended = (Batches(order, source, labels, CPU, which) for which in (None, near))
+    for step in (0, 4):  # of the second the weak draw is another
+        before, after = plain(step), blended(step)
+        assert torch.equal(before.labeled, after.labeled)
+        assert torch.equal(before.strong, after.strong)
+        assert torch.equal(before.hidden, after.hidden)
+        weak = order.asks(step)[1]
+        around = [Numbered.features(weak._replace(rows=near[weak.rows, place])) for place in (0, 1)]
+        norm = feature_norm(3)
+        expected = norm(before.weak) / 2 + (norm(around[0]) + norm(around[1])) / 4
+        assert torch.allclose(after.weak, expected)
+
+
+@pytest.mark.parametrize(("words", "used"), [((), 5), (("--no_include_labeled",), 0)])
+def test_the_summary_says_how_many_were_used_and_a_line_that_none_were(
+    tmp_path: Path, words: tuple[str, ...], used: int
+) -> None:
+    for name, colour in (("red", (200, 30, 30)), ("blue", (30, 30, 200))):
+        make_images(tmp_path / "d" / "labeled" / name, 6, colour)
+    make_images(tmp_path / "d" / "unlabeled", 1, (90, 90, 90))
+    line = ("--data_dir", tmp_path / "d", *FROZEN, "--max_steps", 3, "--calibration_folds", 0, *FIVE, *words)
+    outcome = run("--name", "x", *line, cwd=tmp_path)
+    assert outcome.code == 0, outcome.err
+    assert outcome.summary()["neighbours"] == used
+    assert ("--neighbours: not used" in outcome.err) == (used == 0)
+    page = (outcome.folder() / "report.html").read_text(encoding="utf-8")
+    assert ("an image and 5 nearest to it" in page) == (used == 5)
+
+
+def test_the_bank_and_the_loader_find_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = training(folder, "--cache_dtype", "float32", *FIVE)
+    kept.fill_bank()
+    [banked], [direct] = kept.near, training(folder, "--no_cache", *FIVE).near
+    assert np.array_equal(banked, direct)
+    assert capsys.readouterr().out.count(" for neighbours: ") == 1  # there is no bank to read them from
+
+
+def test_each_view_has_neighbours_of_its_own_in_the_pile_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    views = ("--cotrain_mode", "--views", "pixels", "gradients")
+    made = prepared(
+        "--name", "x", "--data_dir", "digits", *views, *FIVE, "--max_steps", 60, "--cache_dir", tmp_path / "c"
+    )
+    made.fill_bank()
+    pile = made.order.unlabeled
+    first, second = (near[pile] for near in made.near)
+    assert first.shape == (len(pile), 5)
+    assert np.isin(first, pile).all()
+    assert not np.array_equal(first, second)
+    assert made.near is made.near  # found once
+    given: list[np.ndarray] = []
+    monkeypatch.setattr(
+        "transfermpl.runs.training.Batches", lambda order, source, labels, device, near: given.append(near)
+    )
+    monkeypatch.setattr(training_module, "fit", lambda *arguments, **named: None)
+    made.learn(Progress())
+    assert [near is own for near, own in zip(given, made.near, strict=True)] == [True, True]
+
+
+def test_who_is_near_is_told_by_the_mean_of_the_weak_draws(folder: Path) -> None:
+    made = training(folder, *FIVE, "--augmentation_draws", 12, "--unlabeled_batch_size", 8, "--max_steps", 40)
+    made.fill_bank()
+    [near], pile = made.near, np.sort(made.order.unlabeled)
+    draws = [as_heads_see(made.views[0].source, pile, "weak", draw) for draw in range(made.order.weak_draws)]
+    assert len(draws) == 3
+    direction = F.normalize(torch.stack(draws).mean(dim=0), dim=1)
+    likeness = direction @ direction.T - 2 * torch.eye(len(pile))
+    best = torch.from_numpy(np.searchsorted(pile, near[pile]))
+    torch.testing.assert_close(likeness.gather(1, best), likeness.topk(5).values)
+
+
+def test_what_was_found_once_is_kept_for_the_same_pile_alone(folder: Path) -> None:
+    kept = Kept()
+    first = training(folder, *FIVE, kept=kept)
+    first.fill_bank()
+    smaller = dataclasses.replace(first.split, unlabeled=first.split.unlabeled[:-4])
+    for options, split in (
+        (first.options, smaller),
+        (first.options.changed(neighbours=3), first.split),
+        (first.options.changed(max_steps=1, warmup_epoch_num=0), first.split),  # without a second weak draw
+    ):
+        other = experiment.make_training(options, first.dataset, split, kept=kept)
+        other.fill_bank()
+        assert other.near is not first.near
+        assert np.isin(other.near[0][other.order.unlabeled], other.order.unlabeled).all()
+    again = experiment.make_training(first.options.changed(max_lr=0.01), first.dataset, first.split, kept=kept)
+    assert again.near is first.near
+    kept.forget(views=1, told=1)
+    assert len(kept.near) == 1
+
+
+def test_a_crowd_is_not_cut_by_class(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "CROWD", 9)
+    asked: list[np.ndarray] = []
+    monkeypatch.setattr(training_module, "nearest", lambda *given: asked.append(given[1]) or nearest(*given))
+    made = training(folder, *FIVE)
+    made.fill_bank()
+    _ = made.near
+    for crowd in np.array_split(asked[0], -(-len(asked[0]) // 9)):
+        assert len(np.unique(made.dataset.labels[crowd])) > 1
+
+
+def test_batches_end_their_stream_with_themselves() -> None:
+    """A stream that went on would keep the processes that decode for it, and all that they hold."""
+    ended = []
+
+    class Watched(Numbered):
+        def stream(self, asks, start):  # type: ignore[no-untyped-def]
+            try:
+                yield from super().stream(asks, start)
+            finally:
+                ended.append(start)
+
+    gc.disable()
+    try:
+        batches = Batches(Order(np.arange(3), np.arange(3, 12), 2, 4, seed=0, draws=8), Watched(), np.zeros(12), CPU)
+        batches(0)
+        del batches
+        assert ended == [0]
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize("words", [(), (*FIVE, "--finetune_mode"), (*FIVE, "--unfreeze", "all")])
+def test_others_have_none(folder: Path, words: tuple[object, ...]) -> None:
+    made = training(folder, *words)
+    made.fill_bank()
+    assert made.near == [None]
