@@ -96,7 +96,7 @@ def _repeat() -> Callable[[Any], Any]:
 
 
 def _test() -> Callable[[Any], Any]:
-    from transfermpl.runs.run import test
+    from .deploy.test_run import test
 
     return test
 

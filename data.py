@@ -1,53 +1,31 @@
-"""Finding a data set, scanning it for bad files, splitting it, decoding, loading. Knows nothing of networks.
+"""A data set found, cleaned and split. Knows nothing of networks.
 
-A data set is found (`find_dataset`), cut into four lists of row numbers (`split_dataset`), and read in batches of rows
-(`image_batches`). Every choice is a function of the seed and the files' paths, so any machine makes the same one.
+A data set is found (`find_dataset`) and cut into four lists of row numbers (`split_dataset`). Every choice is a
+function of the seed and the files' paths, so any machine makes the same one.
 """
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import difflib
-import hashlib
 import io
-import os
-import stat
-import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from . import args
-from .images import builtin
+from .base.files import write_text
 from .images.builtin import Found, Item
 from .images.decode import Transform, fit, open_rgb, quiet_pil, reason_of
-from .utils import UserError, generator, warn, write_text
+from .images.layouts import KEPT_APART, LAYOUTS, find_files, listed
+from .images.scan import scan
+from .utils import UserError, generator, warn
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
-
-SUFFIXES = tuple(
-    f".{kind}"
-    for kind in "jpg jpeg jpe jfif png apng bmp dib gif webp tif tiff ppm pgm pbm pnm tga jp2 avif".split()  # noqa: SIM905
-)
-LAYOUTS = "DIR/<class>/*, DIR/train|val|test/<class>/*, DIR/labeled/<class>/* with DIR/unlabeled/*, or --labels_csv"
-_PLACES = {
-    "train": "train",
-    **dict.fromkeys(("val", "valid", "validation"), "val"),
-    "test": "test",
-    **dict.fromkeys(("labeled", "labelled"), "labeled"),
-    **dict.fromkeys(("unlabeled", "unlabelled"), "unlabeled"),
-}
-_KEPT_APART = ("test", "val")
-# Arrays that are larger than this after resizing are resized batch by batch instead of once.
-_CACHE_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +51,7 @@ class Dataset:
     left_out: tuple[tuple[str, str, str, str], ...] = ()
     sources: tuple[str | int, ...] = ()
     array: np.ndarray | None = None
-    _resized: dict[Transform, torch.Tensor] = field(default_factory=dict, repr=False)
+    resized: dict[Transform, torch.Tensor] = field(default_factory=dict, repr=False)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -138,189 +116,6 @@ def find_dataset(data: args.Data, *, for_test: bool = False) -> Dataset:
     return dataset
 
 
-def find_files(data: args.Data, *, for_test: bool = False) -> Found:
-    """All images of the options' data set as they lie, copies and bad files among them. Raises UserError for none."""
-    if data.data_dir in builtin.NAMES:
-        if data.labels_csv:
-            raise UserError(f"--labels_csv needs a folder as --data_dir, and {data.data_dir} is a built-in data set")
-        found = builtin.load(data.data_dir, data.data_root, download=data.download)
-    else:
-        folder = _folder(data.data_dir)
-        try:
-            csv_file = data.labels_csv
-            found = Found(_from_csv(folder, csv_file) if csv_file else _from_folder(folder, for_test=for_test))
-        except OSError as error:
-            raise UserError(f"{error.filename} can't be read ({error.strerror}); give another --data_dir") from error
-    if not found.items:
-        raise UserError(f"no images in {data.data_dir}; the layouts are {LAYOUTS}")
-    return found
-
-
-def _folder(name: str) -> Path:
-    folder = Path(os.path.expanduser(name))
-    if os.path.isdir(folder):
-        return folder
-    if os.path.exists(folder):
-        raise UserError(f"--data_dir {name} is a file; give a folder: {LAYOUTS}")
-    near = difflib.get_close_matches(name.lower(), builtin.NAMES, n=1)
-    with contextlib.suppress(OSError):
-        siblings = [entry.name for entry in folder.parent.iterdir() if entry.is_dir()]
-        near = [str(folder.parent / s) for s in difflib.get_close_matches(folder.name, siblings, n=2)] + near
-    hint = f"did you mean {' or '.join(near)}?" if near else f"give a folder, or one of {', '.join(builtin.NAMES)}"
-    raise UserError(f"there is no folder {name}; {hint}")
-
-
-def _from_folder(folder: Path, *, for_test: bool) -> list[Item]:
-    images = _images_by_folder(folder)
-    placed = {sub: _PLACES[sub.name.lower()] for sub, files in images.items() if files and sub.name.lower() in _PLACES}
-    others = [sub.name for sub, files in images.items() if files and sub not in placed]
-    # A class of trains beside other classes is the one reading of such a name that is not a mistake.
-    if not placed or (others and set(placed.values()) == {"train"}):
-        return _class_items(folder, folder, images, "")
-    names = _list(sub.name for sub in placed)
-    if others:
-        raise UserError(f"{folder} has {names} beside {_list(others)}; move one kind elsewhere")
-    if not for_test and not {"train", "labeled"} & set(placed.values()):
-        raise UserError(f"{folder} has {names} but no train; the layouts are {LAYOUTS}")
-    items = []
-    for sub, place in placed.items():
-        if place == "unlabeled":
-            items += [_item(folder, file, "", place) for file in images[sub]]
-        else:
-            items += _class_items(folder, sub, _images_by_folder(sub), place)
-    return items
-
-
-def _class_items(root: Path, folder: Path, images: dict[Path, list[str]], place: str) -> list[Item]:
-    empty = [sub.name for sub, files in images.items() if not files]
-    if empty:
-        warn(f"no images in {_list(empty)} under {folder}, so no class of that name")
-    loose = sum(_is_image(entry.name) and not entry.is_dir() for entry in folder.iterdir())
-    if loose:
-        warn(f"{loose} images lie directly in {folder}, in no class folder, and are left out")
-    return [_item(root, file, sub.name, place) for sub, files in images.items() for file in files]
-
-
-def _item(root: Path, file: str, label: str, place: str) -> Item:
-    return Item(_printable(Path(file).relative_to(root).as_posix()), file, _printable(label), place)
-
-
-def _printable(path: str) -> str:
-    # A file name need not be text; what is written into tables must be.
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def _images_by_folder(folder: Path) -> dict[Path, list[str]]:
-    subs = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not _is_hidden(entry.name))
-    return {sub: _images_under(sub) for sub in subs}
-
-
-def _images_under(folder: Path) -> list[str]:
-    files, seen = [], {os.path.realpath(folder)}
-    for parent, subs, names in os.walk(folder, followlinks=True):
-        real = {sub: os.path.realpath(os.path.join(parent, sub)) for sub in sorted(subs) if not _is_hidden(sub)}
-        # A link that leads back up would be walked for ever.
-        subs[:] = [sub for sub, target in real.items() if target not in seen]
-        seen.update(real.values())
-        files += [os.path.join(parent, name) for name in names if _is_image(name)]
-    return sorted(files)
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
-
-
-def _is_image(name: str) -> bool:
-    return not _is_hidden(name) and name.lower().endswith(SUFFIXES)
-
-
-def _list(names: Iterable[str], most: int = 5) -> str:
-    names = list(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-def _from_csv(folder: Path, given: str) -> list[Item]:
-    """Items of a table with the columns path, label and, if the user likes, split."""
-    table = next((f for f in (folder / given, Path(os.path.expanduser(given))) if os.path.isfile(f)), None)
-    if table is None:
-        raise UserError(f"there is no table {given}, neither under {folder} nor here; give --labels_csv a file")
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            lines = list(csv.reader(file, strict=True))
-    except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"{table} can't be read as a CSV table in UTF-8 ({error}); write it anew") from error
-    header = [name.strip().lower() for name in lines[0]] if lines else []
-    if not {"path", "label"} <= set(header):
-        raise UserError(f"{table} must start with the line path,label (or path,label,split), not {','.join(header)!r}")
-    items: dict[str, Item] = {}
-    for number, cells in enumerate(lines[1:], 2):
-        cells = [cell.strip() for cell in cells]
-        if not any(cells):
-            continue
-        where = f"{table}, row {number}"
-        if len(cells) > len(header):
-            raise UserError(f"{where} has {len(cells)} cells under {len(header)} names; put quotes around a comma")
-        item = _csv_item(folder, dict(zip(header, cells, strict=False)), where)
-        if items.setdefault(item.path, item) != item:
-            raise UserError(f"{where}: {item.path} stands there twice, and not alike; remove one")
-    return list(items.values())
-
-
-def _csv_item(folder: Path, row: dict[str, str], where: str) -> Item:
-    path, label, split = row.get("path", ""), row.get("label", ""), row.get("split", "").lower()
-    place = _PLACES.get(split, "" if not split else None)
-    if place is None:
-        raise UserError(f"{where}: the split {split!r} is unknown; use train, val or test")
-    if place in _KEPT_APART and not label:
-        raise UserError(f"{where}: an image of the {place} split needs a label")
-    file = folder / path
-    if not path or not os.path.exists(file):
-        raise UserError(f"{where}: there is no file {path!r}; paths are absolute or relative to {folder}")
-    relative = file.relative_to(folder) if file.is_relative_to(folder) else file
-    label = "" if place == "unlabeled" else label
-    return Item(_printable(relative.as_posix()), str(file), label, place)
-
-
-# --- scanning ---------------------------------------------------------------------------------------------------------
-
-
-def scan(found: Found) -> list[tuple[int | None, str]]:
-    """Of every item the hash of its content (None: could not be read) and what is wrong with it (empty: nothing)."""
-    if found.array is not None:
-        array = found.array
-        return [(_hash_array(array[item.source]), "") for item in found.items]
-    from tqdm import tqdm
-
-    files = [str(item.source) for item in found.items]
-    quiet = len(files) <= 1000 or not sys.stderr.isatty()
-    with quiet_pil(), ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        return list(tqdm(pool.map(_scan_file, files), "scanning", len(files), leave=False, disable=quiet))
-
-
-def _scan_file(file: str) -> tuple[int | None, str]:
-    content = None
-    try:
-        if not stat.S_ISREG(os.stat(file).st_mode):
-            return None, "not a file"
-        content = Path(file).read_bytes()
-        if not content:
-            return _hash(content), "empty file"
-        # As small as JPEG can be decoded; the whole stream is read all the same, so a cut-off file is noticed.
-        open_rgb(io.BytesIO(content), 1)
-    # Decoders meet damaged data with whatever exception comes up.
-    except Exception as error:
-        return None if content is None else _hash(content), reason_of(error)
-    return _hash(content), ""
-
-
-def _hash(content: bytes) -> int:
-    return int.from_bytes(hashlib.blake2b(content).digest()[:8], "big")
-
-
-def _hash_array(array: np.ndarray) -> int:
-    return _hash(array.tobytes() + str(array.shape).encode())
-
-
 def clean(name: str, found: Found, scanned: list[tuple[int | None, str]]) -> Dataset:
     """One row per content, sorted by path; what is left out is kept in lists."""
     bad, left_out, same = [], [], defaultdict(list)
@@ -371,13 +166,13 @@ def _merge(items: list[Item]) -> tuple[Item | None, list[Item], str]:
     rest = [item for item in items if item is not kept]
     if len({item.label for item in items} - {""}) < 2:
         return kept, rest, "duplicate"
-    if kept.place in _KEPT_APART:
+    if kept.place in KEPT_APART:
         return None, items, "conflict"
     return replace(kept, label=""), rest, "conflict"
 
 
 def _rank(place: str) -> int:
-    return _KEPT_APART.index(place) if place in _KEPT_APART else len(_KEPT_APART)
+    return KEPT_APART.index(place) if place in KEPT_APART else len(KEPT_APART)
 
 
 def _report(dataset: Dataset, found: Found) -> None:
@@ -393,7 +188,7 @@ def _report(dataset: Dataset, found: Found) -> None:
         warn(f"{count} images are filed under more than one class, so their labels are not used; see split.csv")
     gone = {item.label for item in found.items} - {""} - set(dataset.classes)
     if gone:
-        warn(f"no usable image is left of {_list(sorted(gone))}, so no class of that name")
+        warn(f"no usable image is left of {listed(sorted(gone))}, so no class of that name")
 
 
 def _check_classes(dataset: Dataset, *, for_test: bool) -> None:
@@ -401,14 +196,14 @@ def _check_classes(dataset: Dataset, *, for_test: bool) -> None:
         raise UserError(f"none of the image files in {dataset.name} can be used; see the warnings")
     if for_test:
         return
-    apart = np.isin(dataset.places, _KEPT_APART)
+    apart = np.isin(dataset.places, KEPT_APART)
     trained = set(dataset.labels[~apart])
     unseen = sorted({int(c) for c in dataset.labels[apart]} - trained)
     if unseen:
-        names = _list(dataset.classes[c] for c in unseen)
+        names = listed(dataset.classes[c] for c in unseen)
         raise UserError(f"{dataset.name}: test or val has classes that are not in train: {names}; add or remove them")
     if len(dataset.classes) < 2:
-        only = _list(dataset.classes) or "none"
+        only = listed(dataset.classes) or "none"
         raise UserError(f"{dataset.name} needs at least two classes, but has {only}; the layouts are {LAYOUTS}")
 
 
@@ -426,7 +221,7 @@ def split_dataset(dataset: Dataset, data: args.Data, seed: int) -> Split:
     own_test, own_val = bool(test), bool(val)
     free: dict[int, np.ndarray] = {}
     for label, name in enumerate(dataset.classes):
-        rows = np.flatnonzero((dataset.labels == label) & ~np.isin(places, _KEPT_APART))
+        rows = np.flatnonzero((dataset.labels == label) & ~np.isin(places, KEPT_APART))
         rows = generator(seed, "split", name).permutation(rows)
         if not own_test:
             count = _part(data.test_percent, len(rows))
@@ -526,70 +321,6 @@ def read_split(path: Path) -> dict[str, set[int]]:
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
         raise UserError(f"{path} can't be read as a split.csv ({error}); take the one of the run again") from error
     return dict(hashes)
-
-
-# --- loading ----------------------------------------------------------------------------------------------------------
-
-
-class _Reader:
-    """A whole batch by its rows. What fails comes back as text: an exception would arrive as a worker's traceback."""
-
-    def __init__(self, dataset: Dataset, transform: Transform) -> None:
-        self.dataset, self.transform = dataset, transform
-
-    def __getitem__(self, rows: np.ndarray) -> torch.Tensor | str:
-        import torch
-
-        try:
-            return torch.stack([self.dataset.read(row, self.transform) for row in rows])
-        except UserError as error:
-            return str(error)
-
-
-def image_batches(
-    dataset: Dataset, transform: Transform, row_batches: Iterable[np.ndarray], *, workers: int, pin: bool
-) -> Iterator[torch.Tensor]:
-    """Yield uint8 [n, 3, size, size] (points: float32 [n, 2]) for each batch of rows, in the order asked.
-
-    `row_batches` may be endless. Workers change the speed, never the result. Raises UserError, naming the file, when
-    one breaks meanwhile.
-    """
-    import torch
-
-    if dataset.array is not None:
-        yield from _array_batches(dataset, transform, row_batches, pin)
-        return
-    reader: Any = _Reader(dataset, transform)
-    # With a generator of its own the loader leaves the global random state alone.
-    loader = torch.utils.data.DataLoader(
-        reader, None, sampler=row_batches, num_workers=workers, pin_memory=pin, generator=torch.Generator()
-    )
-    try:
-        for batch in loader:
-            if isinstance(batch, str):
-                raise UserError(batch)
-            yield batch
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        hint = "the memory may be too small: use --num_workers 0"
-        raise UserError(f"a process that loads images was ended by the system; {hint}") from error
-
-
-def _array_batches(
-    dataset: Dataset, transform: Transform, row_batches: Iterable[np.ndarray], pin: bool
-) -> Iterator[torch.Tensor]:
-    import torch
-
-    if transform not in dataset._resized and len(dataset) * 3 * transform.size**2 <= _CACHE_BYTES:
-        dataset._resized[transform] = torch.stack([dataset.read(row, transform) for row in range(len(dataset))])
-    whole = dataset._resized.get(transform)
-    for rows in row_batches:
-        if whole is None:
-            batch = torch.stack([dataset.read(row, transform) for row in rows])
-        else:
-            batch = whole[torch.from_numpy(np.asarray(rows, dtype=np.int64))]
-        yield batch.pin_memory() if pin and torch.accelerator.is_available() else batch
 
 
 # --- the table on the screen ------------------------------------------------------------------------------------------

@@ -1,42 +1,25 @@
-"""Backbones by name with their transforms and weights, and the heads on top of them. Nothing is trained here.
+"""Heads, ensembles of heads, the network of a backbone and a head, and which of their parameters learn.
 
-A backbone maps images in [0, 1] to feature vectors: what its last linear layer would take in. A head maps features to
-logits. Three small backbones for small images and for points are written out below; all others are a library's.
+A backbone (backbones/backbone.py) maps images in [0, 1] to feature vectors: what its last linear layer would take in.
+A head maps features to logits. Nothing is trained here.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import difflib
-import math
-import socket
-import sys
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from . import args, utils
-from .backbones.weights import learned_in, load_into, one_line, read_weights, record_in, weight_file
-from .images.decode import Transform
+from . import args
+from .backbones.backbone import Backbone, keyed_weights, module_size
 from .utils import UserError
 
-ALIASES = {
-    "resnet": "resnet18",
-    "alexnet": "alexnet",
-    "vgg": "vgg16",
-    "squeezenet": "squeezenet1_0",
-    "densenet": "densenet121",
-}
 # A head that forgets its start needs larger steps than layers that already see well.
 PRETRAINED_LR_SCALE = 0.1
 # The decay that heads on frozen features gain by would pull pretrained weights to nothing.
@@ -49,69 +32,9 @@ MLP_WIDTH = 1024
 HEAD_DROPOUT = 0.2
 # What the variance over the members of an ensemble takes off their mean logit.
 VARIANCE_WEIGHT = 0.3
-LEAK = 0.1  # slope of WRN-28-2's leaky ReLU, as in UDA and FixMatch
-AUXILIARY = ("aux1", "aux2", "AuxLogits")  # the side classifiers of googlenet and inception_v3
-NETWORK_TIMEOUT = 8.0  # seconds: without a network the user shall read what to do, not wait
-
-
-class WeightsMissing(UserError):
-    """The library's pretrained weights can't be fetched: what can do without them may go on."""
 
 
 # --- the parts of a network -------------------------------------------------------------------------------------------
-
-
-class Backbone(nn.Module):
-    """Images float [N, 3, S, S] in [0, 1] (or points float [N, 2]) to features float [N, num_features].
-
-    It normalises by itself, so no caller can forget it or do it twice. `transform` says how images are brought to
-    S x S; `pretrained` whether the weights were learned before.
-    """
-
-    mean: Tensor
-    std: Tensor
-    shape: Mapping[str, Any] = {}  # what else, beside the name, must be known to build the network again
-    learned = np.zeros(0, dtype=np.uint64)  # contents of images whose labels its weights have learned, sorted
-
-    def __init__(self, net: nn.Module, *, name: str, transform: Transform, pretrained: bool, num_features: int) -> None:
-        super().__init__()
-        self.net, self.name, self.transform = net, name, transform
-        self.pretrained, self.num_features = pretrained, num_features
-        self.register_buffer("mean", torch.tensor(transform.mean).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(transform.std).view(1, 3, 1, 1), persistent=False)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Float32 also under autocast: heads, losses and the bank count on it. Float64 stays, for exact checks."""
-        if images.ndim == 4:
-            images = (images - self.mean) / self.std
-        features = self.net(images)
-        return features.float() if features.dtype in (torch.bfloat16, torch.float16) else features
-
-    def train(self, mode: bool = True) -> Backbone:
-        """As always, but pretrained batch norms stay in eval mode, and so does all of a frozen backbone.
-
-        The statistics of small batches destroy pretrained features; what does not learn is a fixed function.
-        """
-        super().train(mode and any(parameter.requires_grad for parameter in self.parameters()))
-        if self.pretrained:
-            for module in self.modules():
-                if isinstance(module, _BatchNorm):
-                    module.eval()
-        return self
-
-    def stages(self) -> list[nn.Module]:
-        """The units that `--unfreeze N` counts, from input to output; parameters outside of all units are in none.
-
-        While there are fewer than four, the largest one that can be opened is replaced by its children.
-        """
-        units = _learning_children(self.net)
-        while len(units) < 4:
-            openable = [unit for unit in units if _learning_children(unit)]
-            if not openable:
-                break
-            at = units.index(max(openable, key=_size))
-            units[at : at + 1] = _learning_children(units[at])
-        return units
 
 
 def feature_norm(width: int) -> nn.RMSNorm:
@@ -256,260 +179,6 @@ def build_head(
         return Head(kind, in_features, num_classes)
 
 
-def build_backbone(model: args.Model, *, native_size: int, points: bool, seed: int, default_name: str) -> Backbone:
-    """The backbone of these options, on the CPU, all of it trainable.
-
-    native_size: side of the data's own images in pixels, 0 when they differ; points: the data are [N, 2], not images.
-    Random first weights are a function of `seed`. Raises UserError for an unknown name, for weights that can't be had
-    or do not fit, and for a size that the network can't take.
-    """
-    name = resolve_name(model.model_name or default_name)
-    if points and name != "mlp":
-        raise UserError(f"--model_name {name} needs images and these data are points; use --model_name mlp")
-    with keyed_weights("backbone", seed):
-        if name in SMALL:
-            net, transform = _small(name, model, native_size, points)
-        elif name.startswith("timm:"):
-            net, transform = _timm(name, model)
-        else:
-            net, transform = _torchvision(name, model)
-    pretrained = model.weights != "none" and not (name in SMALL and model.weights == "default")
-    backbone = as_backbone(net, name=name, transform=transform, pretrained=pretrained, points=points)
-    backbone.learned = learned_in(record_in(model.weights))
-    return backbone
-
-
-def as_backbone(net: nn.Module, *, name: str, transform: Transform, pretrained: bool, points: bool = False) -> Backbone:
-    """The network with its transform; one image tells how many features it gives. Raises UserError if it gives none."""
-    images = torch.zeros(1, 2) if points else torch.zeros(1, 3, transform.size, transform.size)
-    with size_checked(name, transform.size), torch.no_grad():
-        features = net.eval()(images)
-    if features.ndim != 2:
-        raise UserError(f"--model_name {name} gives maps instead of one feature vector an image; use another backbone")
-    num_features = features.shape[1]
-    backbone = Backbone(net, name=name, transform=transform, pretrained=pretrained, num_features=num_features)
-    return backbone.train()
-
-
-@contextlib.contextmanager
-def keyed_weights(*key: object) -> Iterator[None]:
-    """Inside, the CPU's random numbers follow from the key; outside, nobody notices."""
-    with torch.random.fork_rng(devices=[]):
-        # Not torch.manual_seed: it would also reseed the accelerators, which fork_rng leaves alone here.
-        torch.default_generator.manual_seed(utils.key(*key))
-        yield
-
-
-@contextlib.contextmanager
-def size_checked(name: str, size: int) -> Iterator[None]:
-    try:
-        yield
-    except (AssertionError, RuntimeError, ValueError) as error:
-        raise UserError(
-            f"{name} can't take images of {size} px ({one_line(error)}); choose another --image_size"
-        ) from error
-
-
-def resolve_name(name: str) -> str:
-    """The library's own name of a backbone. Raises UserError with what comes close."""
-    name = ALIASES.get(name, name)
-    if name in SMALL:  # these need no library, and a library takes seconds to import
-        return name
-    from torchvision import models as zoo
-
-    known = [*ALIASES, *SMALL, *zoo.list_models(module=zoo)]
-    if name in known:
-        return name
-    import timm
-
-    if name.startswith("timm:") and timm.is_model(_architecture(name)):
-        return name
-    if timm.is_model(_architecture(name)):
-        near = [f"timm:{name}"]
-    elif name.startswith("timm:"):
-        near = [f"timm:{close}" for close in difflib.get_close_matches(_architecture(name), timm.list_models())]
-    else:
-        near = difflib.get_close_matches(name, known)
-    hint = f"did you mean {' or '.join(near)}?" if near else f"choose {', '.join([*ALIASES, *SMALL])} or timm:NAME"
-    raise UserError(f"--model_name {name} is unknown; {hint}")
-
-
-def _architecture(name: str) -> str:
-    """timm:resnet10t.c3_in1k -> resnet10t; what follows the point names a set of weights."""
-    return name.removeprefix("timm:").partition(".")[0]
-
-
-# --- the libraries' backbones -----------------------------------------------------------------------------------------
-
-
-def _torchvision(name: str, model: args.Model) -> tuple[nn.Module, Transform]:
-    from torchvision import models as zoo
-
-    published = zoo.get_model_weights(name)
-    file = weight_file(model.weights)
-    entry = published.DEFAULT
-    if file is not None:  # a published file brings its own preset; any other is taken for the first recipe's
-        entry = next((e for e in published if e.url.endswith(f"/{file.name}")), next(iter(published)))
-    preset = entry.transforms()
-    transform = Transform(
-        preset.crop_size[0], preset.resize_size[0], preset.interpolation.value, tuple(preset.mean), tuple(preset.std)
-    )
-    transform = scaled(transform, model.image_size)
-    with size_checked(name, transform.size):
-        net = zoo.get_model(name, weights=None, **_arguments(name, transform.size))
-    heads = (_drop_classifier(net), *AUXILIARY)
-    if model.weights == "none":
-        return net, transform
-    state = _fetch(name, entry) if file is None else read_weights(file)
-    if name.startswith("vit_") and "encoder.pos_embedding" in state:
-        state = zoo.vision_transformer.interpolate_embeddings(transform.size, net.patch_size, state)
-    load_into(net, state, heads, f"--weights {model.weights} does not fit {name}")
-    return net, transform
-
-
-def _arguments(name: str, size: int) -> dict[str, Any]:
-    """What some of torchvision's builders must be told."""
-    if name in ("googlenet", "inception_v3"):
-        # The published weights want images in [-1, 1]: transform_input turns ours into those.
-        return {"transform_input": True, "aux_logits": False, "init_weights": True}
-    if name.startswith("vit_"):
-        return {"image_size": size}
-    return {"input_size": (size, size)} if name == "maxvit_t" else {}
-
-
-def _drop_classifier(net: nn.Module) -> str:
-    """Take the last linear layer out of the network; returns what its keys begin with."""
-    linear = [name for name, module in net.named_modules() if isinstance(module, nn.Linear)]
-    if linear:
-        net.set_submodule(linear[-1], nn.Identity())
-        return linear[-1]
-    net.classifier = nn.AdaptiveAvgPool2d(1)  # squeezenet classifies by a 1 x 1 convolution
-    return "classifier"
-
-
-def _fetch(name: str, entry: Any) -> Mapping[str, Tensor]:
-    """A published state dict of torchvision, from its cache or the network."""
-    with fetching(name, entry.url):
-        return entry.get_state_dict(check_hash=True, weights_only=True, map_location="cpu")
-
-
-@contextlib.contextmanager
-def fetching(name: str, url: str, file: str | None = None) -> Iterator[None]:
-    """Inside, torch.hub gets a file (in its folder named as in the url, or `file`); without it, what to do is said."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(NETWORK_TIMEOUT)
-    try:
-        yield
-    except Exception as error:  # no network, no disk, a proxy's page, a broken file: the way out is the same
-        target = Path(torch.hub.get_dir()) / "checkpoints" / (file or Path(url).name)
-        raise WeightsMissing(
-            f"the weights of {name} can't be had ({one_line(error)}); put {url} at {target}, "
-            "or use --weights FILE or --weights none"
-        ) from error
-    finally:
-        socket.setdefaulttimeout(before)
-
-
-def _timm(name: str, model: args.Model) -> tuple[nn.Module, Transform]:
-    import timm
-
-    short = name.removeprefix("timm:")
-    file = weight_file(model.weights)
-    try:
-        config = timm.models.get_pretrained_cfg(short)
-    except RuntimeError as error:
-        raise UserError(f"--model_name {name}: {one_line(error)}; leave out what follows the point") from error
-    fetched = model.weights == "default"
-    net: Any = _fetch_timm(name, config) if fetched else timm.create_model(short, pretrained=False, num_classes=0)
-    if file is not None:
-        heads = net.default_cfg.get("classifier") or ()
-        heads = (heads,) if isinstance(heads, str) else tuple(heads)
-        _load_timm(net, read_weights(file), heads, f"--weights {file} does not fit {name}")
-    own = timm.data.resolve_model_data_config(net)
-    size = own["input_size"][-1]
-    transform = Transform(
-        size, math.floor(size / own["crop_pct"]), own["interpolation"], tuple(own["mean"]), tuple(own["std"])
-    )
-    transform = scaled(transform, model.image_size)
-    if transform.size != size and hasattr(net, "set_input_size"):
-        with size_checked(name, transform.size):  # resamples position tables, so it comes after loading
-            net.set_input_size(img_size=(transform.size, transform.size))
-    return net, transform
-
-
-def _load_timm(net: Any, state: Mapping[str, Tensor], heads: tuple[str, ...], complaint: str) -> None:
-    """Fill a network from timm's layout or, by timm's own map, from that of the network's authors."""
-    try:
-        load_into(net, state, heads, complaint)
-    except UserError:
-        convert = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
-        try:
-            converted = convert(dict(state), net) if convert is not None else state
-        except Exception:  # the map of another network may stumble over this one
-            converted = state
-        load_into(net, converted, heads, complaint)
-
-
-def _fetch_timm(name: str, config: Any) -> Any:
-    """A pretrained network of timm, from the hub's cache or the network."""
-    import timm
-
-    if config is None or not config.has_weights:
-        raise UserError(f"timm has no pretrained weights of {name}; use --weights none or --weights FILE")
-    try:
-        with hub_or_cache(cached=config.hf_hub_id and hub_file(config.hf_hub_id, config.hf_hub_filename)):
-            return timm.create_model(name.removeprefix("timm:"), pretrained=True, num_classes=0)
-    except Exception as error:  # as in _fetch
-        file = config.hf_hub_filename or "model.safetensors"
-        place = f"{file} of https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else config.url
-        raise WeightsMissing(
-            f"the weights of {name} can't be had ({one_line(error)}); download {place} elsewhere "
-            "and use --weights FILE, or use --weights none"
-        ) from error
-
-
-def hub_file(repository: str, file: str | None = None) -> Path | None:
-    """A file of the hub's cache on this disk (without a name, the weights), or None. Asks no network."""
-    from huggingface_hub import try_to_load_from_cache
-
-    names = (file,) if file else ("model.safetensors", "pytorch_model.bin")
-    found = (try_to_load_from_cache(repository, name) for name in names)
-    return next((Path(path) for path in found if isinstance(path, str)), None)
-
-
-@contextlib.contextmanager
-def hub_or_cache(*, cached: object = None) -> Iterator[None]:
-    """Inside, the hub's client asks the hub, or only its cache, where that has the file or the hub gives no answer.
-
-    Without a network it tries each file six times, which takes a minute; its cache works at once.
-    """
-    from huggingface_hub import constants
-
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = before or bool(cached) or not _answers(constants.ENDPOINT)
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
-
-
-def _answers(address: str) -> bool:
-    try:
-        urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=NETWORK_TIMEOUT).close()
-    except urllib.error.HTTPError:
-        return True  # an answer, if not a friendly one
-    except OSError:
-        return False
-    return True
-
-
-def scaled(transform: Transform, size: int | None) -> Transform:
-    """The same transform for another size: the share of the image that is seen stays."""
-    if size is None:
-        return transform
-    return replace(transform, size=size, resize=round(transform.resize * size / transform.size))
-
-
 # --- what learns, and how ---------------------------------------------------------------------------------------------
 
 
@@ -604,86 +273,4 @@ def _rows(name: str, module: nn.Module, depth: int) -> list[tuple[str, str, int,
 
 def _counts(module: nn.Module) -> tuple[int, int]:
     learn = sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)
-    return learn, _size(module) - learn
-
-
-def _learning_children(module: nn.Module) -> list[nn.Module]:
-    return [child for child in module.children() if _size(child)]
-
-
-def _size(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
-
-
-# --- small backbones, from scratch ------------------------------------------------------------------------------------
-
-
-class WideBlock(nn.Module):
-    """Two 3 x 3 convolutions, each after its norm and activation (pre-activation), beside a shortcut.
-
-    first: norm and activation come before the shortcut branches off, as in the first block of UDA and FixMatch.
-    """
-
-    def __init__(self, inner: int, outer: int, stride: int, *, first: bool) -> None:
-        super().__init__()
-        self.first = first
-        self.norm1, self.norm2 = nn.BatchNorm2d(inner), nn.BatchNorm2d(outer)
-        self.conv1 = nn.Conv2d(inner, outer, 3, stride, 1, bias=False)
-        self.conv2 = nn.Conv2d(outer, outer, 3, 1, 1, bias=False)
-        self.shortcut = nn.Conv2d(inner, outer, 1, stride, bias=False) if inner != outer else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        activated = nn.functional.leaky_relu(self.norm1(x), LEAK)
-        inside = self.conv2(nn.functional.leaky_relu(self.norm2(self.conv1(activated)), LEAK))
-        return self.shortcut(activated if self.first else x) + inside
-
-
-def _pooled(*layers: nn.Module) -> nn.Sequential:
-    return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-
-
-def wrn28_2() -> nn.Module:
-    """Wide ResNet 28-2 (Zagoruyko & Komodakis 2016) as in UDA and FixMatch: 1.47 M parameters, 128 features.
-
-    The norms keep torch's momentum: their 0.001 is made for runs of a million steps.
-    """
-    stages: list[nn.Module] = [nn.Conv2d(3, 16, 3, 1, 1, bias=False)]
-    for inner, outer, stride in ((16, 32, 1), (32, 64, 2), (64, 128, 2)):
-        blocks = [WideBlock(inner, outer, stride, first=inner == 16)]
-        blocks += [WideBlock(outer, outer, 1, first=False) for _ in range(3)]
-        stages.append(nn.Sequential(*blocks))
-    net = _pooled(*stages, nn.BatchNorm2d(128), nn.LeakyReLU(LEAK))
-    for module in net.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, a=LEAK, mode="fan_out", nonlinearity="leaky_relu")
-    return net
-
-
-def cnn() -> nn.Module:
-    """Three convolutions with norms for images of 8 to 64 px: 0.1 M parameters, 128 features."""
-
-    def stage(inner: int, outer: int, *after: nn.Module) -> nn.Sequential:
-        return nn.Sequential(
-            nn.Conv2d(inner, outer, 3, padding=1, bias=False), nn.BatchNorm2d(outer), nn.ReLU(), *after
-        )
-
-    return _pooled(stage(3, 32, nn.MaxPool2d(2)), stage(32, 64, nn.MaxPool2d(2)), stage(64, 128))
-
-
-def mlp(inputs: int) -> nn.Module:
-    """Two hidden layers on flattened input, for points: 64 features."""
-    return nn.Sequential(nn.Flatten(), nn.Linear(inputs, 64), nn.ReLU(), nn.Linear(64, 64), nn.ReLU())
-
-
-SMALL: dict[str, Callable[..., nn.Module]] = {"cnn": cnn, "wrn28_2": wrn28_2, "mlp": mlp}
-
-
-def _small(name: str, model: args.Model, native_size: int, points: bool) -> tuple[nn.Module, Transform]:
-    # At least 16 px, so that crops and shifts of scanned digits have room; 32 px where the images have many sizes.
-    size = model.image_size or (max(native_size, 16) if native_size else 32)
-    transform = Transform(size, size, "bilinear", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
-    net = SMALL[name]() if name != "mlp" else mlp(2 if points else 3 * size * size)
-    file = weight_file(model.weights)
-    if file is not None:
-        load_into(net, read_weights(file), (), f"--weights {file} does not fit {name}")
-    return net, transform
+    return learn, module_size(module) - learn

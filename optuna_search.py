@@ -18,15 +18,17 @@ from optuna.trial import FrozenTrial, TrialState
 
 from . import args
 from .args import Options
+from .base.files import read_json, write_json, write_text
 from .data import summary_table
 from .runs.resume import resumed_options
+from .runs.run_folder import going_on, run_folder
 from .search import plots
 from .search.objective import Goal, fill_banks, goal_of
 from .search.space import Space, best_options, first_values, space_of
 from .search.storage import JOURNAL, finished, open_storage, storage_errors, without_password
 from .search.supervisor import Supervisor, best_of
 from .train import TrainingFault
-from .utils import UserError, going_on, read_json, run_folder, say, write_json, write_text
+from .utils import UserError, say
 
 # What may differ between the machines of one search.
 OF_THE_MACHINE = (

@@ -1,4 +1,4 @@
-"""Losses, the two steps, the one loop, and checkpoints.
+"""Losses, the two steps and the one loop.
 
 The recipe reads from top to bottom: the losses, `supervised_step`, `mpl_step`, `fit`. A step knows neither whether it
 sees images or features nor which epoch it is; `fit` knows nothing of losses.
@@ -11,7 +11,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +21,7 @@ from .args import Learning
 from .learning.batches import Batch
 from .learning.learner import Learner
 from .models import batch_norms_in_exam
-from .utils import UserError, atomic_file, key, seed_torch
+from .utils import key, seed_torch
 
 MEASURE_EVERY = 20  # steps between two readings of the measurements, the only times the device is waited for
 CHECKPOINT_SECONDS = 10.0  # a kill costs at most about this much training, whatever an epoch takes
@@ -474,24 +473,7 @@ def check_weights(learners: Sequence[Learner], step: int) -> None:
             )
 
 
-# --- checkpoints ------------------------------------------------------------------------------------------------------
-
-
-def save_checkpoint(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a checkpoint whole or not at all; what it holds is tensors and plain values only."""
-    with atomic_file(path) as temporary:
-        torch.save(dict(content), temporary)
-
-
-def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Read a checkpoint without running any code of it. Raises UserError when it is not one."""
-    try:
-        content = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # torch raises many kinds for a damaged or foreign file
-        raise UserError(f"{path} can't be read as a checkpoint; give a best.pt or last.pt of a run") from error
-    if not isinstance(content, dict) or content.get("format") != 1:
-        raise UserError(f"{path} is not a checkpoint of this program; give a best.pt or last.pt of a run")
-    return content
+# --- what a checkpoint holds of a training ----------------------------------------------------------------------------
 
 
 def progress_state(progress: Progress, learners: Sequence[Learner]) -> dict[str, Any]:

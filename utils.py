@@ -1,4 +1,4 @@
-"""The ground that everything stands on: errors, keyed randomness, devices, atomic files and the run folder.
+"""What everything stands on: errors, messages, keyed random numbers, device and precision.
 
 Nothing here knows of images or losses, and torch is imported only where a tensor is at hand, so `--help` stays fast.
 """
@@ -7,21 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import os
-import shutil
 import sys
-import tempfile
-from collections.abc import Iterator, Mapping
-from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
     import torch
-
-RESULTS = Path("results")
 
 
 class UserError(Exception):
@@ -183,191 +177,3 @@ def _peak_process_bytes() -> int:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-# --- files ------------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path`; what is written there becomes `path` at once, synced, or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The random part keeps two writers apart; the true suffix stays last for libraries that look at it.
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        temporary.chmod(0o666 & ~_umask())
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def claimed(path: Path, *, wait: bool) -> Iterator[bool]:
-    """Hold a lock on a file; yields whether it is ours. The system frees it when its holder dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # without such locks two processes may do the same work twice: slower, never wrong
-        yield True
-        return
-    while True:
-        with path.open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except OSError:
-                yield False
-                return
-            # Its last holder removed it while we waited: somebody else may hold the file that has its name now.
-            if not _is_at(file.fileno(), path):
-                continue
-            try:
-                yield True
-            finally:
-                path.unlink(missing_ok=True)
-            return
-
-
-def share(path: Path) -> IO[bytes] | None:
-    """Hold a shared lock on a file, so that nobody can claim it, until what is returned is closed or its holder dies.
-
-    None where there are no such locks.
-    """
-    try:
-        import fcntl
-    except ImportError:
-        return None
-    while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):  # whoever had claimed it has just removed the whole folder
-            file = path.open("ab")
-            with contextlib.suppress(OSError):  # not on every network's disk
-                fcntl.flock(file, fcntl.LOCK_SH)
-            if _is_at(file.fileno(), path):
-                return file
-            file.close()
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small text file, whole or not at all."""
-    with atomic_file(path) as temporary:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-
-
-def write_json(path: Path, value: object) -> None:
-    """Write JSON that a person can read; NaN has no place in it."""
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
-def read_json(path: Path) -> Any:
-    """Read JSON; a file that is not JSON is a UserError naming it."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} can't be read as JSON ({error}); give another file") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-# --- the run folder ---------------------------------------------------------------------------------------------------
-
-
-def run_folder(name: str, *, resume: bool = False, overwrite: bool = False) -> Path:
-    """Make `results/<name>`, or `<name>-2`, `-3`, ... beside an existing one; with `resume`, find exactly that name."""
-    folder = RESULTS / name
-    if resume:
-        if not (folder / "commandline_args.txt").is_file():
-            raise UserError(f"there is no run to resume in {folder}; leave out --resume to start it")
-        return folder
-    if overwrite and folder.exists():
-        remove_run(folder)
-    number = 1
-    while True:
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            number += 1
-            folder = RESULTS / f"{name}-{number}"
-        except OSError as error:
-            reason = error.strerror
-            raise UserError(f"can't make the run folder {folder} ({reason}); choose another --name") from error
-        else:
-            return folder
-
-
-def remove_run(folder: Path) -> None:
-    """Delete a run's folder, but never something that is not a run."""
-    content = {entry.name for entry in folder.iterdir()} if folder.is_dir() and not folder.is_symlink() else None
-    if content is None or (content and "commandline_args.txt" not in content):
-        raise UserError(f"{folder} does not look like a run, so --overwrite leaves it alone; choose another --name")
-    shutil.rmtree(folder)
-
-
-@contextlib.contextmanager
-def going_on(folder: Path) -> Iterator[None]:
-    """Inside, Ctrl-C ends with how the run in this folder goes on."""
-    try:
-        yield
-    except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt(f"stopped; --name {folder.name} --resume goes on") from stop
-
-
-def find_checkpoint(load_path: str, *, best: bool) -> Path:
-    """The checkpoint that `--load_path` means: a run's name, its folder, or the file itself.
-
-    `/checkpoints/flowers/NAME`, the way the original project wrote it, also finds the run NAME.
-    """
-    given = Path(load_path).expanduser()
-    if os.path.isfile(given):  # unlike Path.is_file, it takes a name that is too long for a plain no
-        return given
-    wanted = "best.pt" if best else "last.pt"
-    folders = [RESULTS / load_path, given, RESULTS / given.name]
-    for folder in folders:
-        for candidate in (folder / "checkpoints" / wanted, folder / wanted):
-            if os.path.isfile(candidate):
-                return candidate
-    for folder in folders:
-        if os.path.isfile(folder / "commandline_args.txt"):
-            raise UserError(_no_model(folder, load_path, wanted))
-    raise UserError(f"--load_path {load_path}: no such run, folder or checkpoint; see the names in {RESULTS}/")
-
-
-def _no_model(folder: Path, load_path: str, wanted: str) -> str:
-    """Why there is no checkpoint in the folder of a run, and what to do."""
-    if os.path.isfile(folder / "journal.json"):
-        return f"{folder} is a comparison and keeps no models; train the method that it names"
-    for seed in sorted(folder.glob("seed-*")):
-        return f"{folder} holds a run for each seed; give one of them: --load_path {load_path}/{seed.name}"
-    asked = read_json(folder / "commandline_args.txt")
-    if asked.get("optuna_mode"):
-        return f"{folder} is a search and keeps no models; train what it found, by --config {folder}/best_args.json"
-    if asked.get("inspect") or asked.get("view_report"):
-        return f"{folder} is a report and keeps no models; give a run that was trained"
-    hint = "leave out --load_best to take the last one" if wanted == "best.pt" else "its training has not got that far"
-    return f"the run {folder} has no {wanted} yet; {hint}, or go on with --resume"

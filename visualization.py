@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from .utils import atomic_file
+from .base.files import atomic_file
 
 Rows = list[dict[str, float | int | str | None]]
 Lines = list[tuple[str, str, str, Any]]  # column, label, colour, dash

@@ -18,9 +18,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..base.files import read_json
 from ..images.decode import Transform
-from ..models import fetching, hub_file, hub_or_cache, size_checked
-from ..utils import UserError, read_json
+from ..utils import UserError
+from .backbone import size_checked
+from .library import fetching, hub_file, hub_or_cache
 from .weights import load_into, one_line, read_weights, weight_file
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))

@@ -11,11 +11,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from .. import args, models
+from .. import args
+from ..base.files import atomic_file
 from ..images.decode import Transform
-from ..models import Backbone, as_backbone, hub_file, keyed_weights, resolve_name, scaled
-from ..utils import UserError, atomic_file, say
-from . import published
+from ..utils import UserError, say
+from . import library, published
+from .backbone import Backbone, as_backbone, keyed_weights, scaled
+from .library import hub_file, resolve_name
 from .weights import RECORD, SUFFIXES, learned_in, load_into, read_weights, record_in
 
 RAW_SIZE = {"pixels": 32, "gradients": 64}  # pixels: the largest sides that the views without weights look at
@@ -155,7 +157,7 @@ def _build(
     if entry is None or entry.source.startswith("timm:"):
         name, size = (view.name, image_size) if entry is None else (entry.source, image_size or entry.size)
         model = args.Model(model_name=name, weights=view.weights, image_size=size)
-        return models.build_backbone(model, native_size=native_size, points=points, seed=seed, default_name=name)
+        return library.build_backbone(model, native_size=native_size, points=points, seed=seed, default_name=name)
     if view.name in RAW:
         if view.weights not in ("default", "none"):
             raise UserError(f"--views {view.name} has no weights; leave out ={view.weights}")

@@ -33,7 +33,7 @@ def plain_loop(folder: str, weights: str) -> float:
     from torchvision.models import SqueezeNet1_1_Weights
 
     from transfermpl import args
-    from transfermpl.models import build_backbone
+    from transfermpl.backbones.library import build_backbone
 
     model = args.Model(model_name="squeezenet1_1", weights=weights)
     backbone = build_backbone(model, native_size=0, points=False, seed=0, default_name="resnet").eval()
@@ -70,7 +70,7 @@ def read_rows(folder: str, weights: str) -> float:
     """Rows a second read from a warm bank in random batches of 64."""
     import numpy as np
 
-    from transfermpl.learning.batches import Ask
+    from transfermpl.features.sources import Ask
 
     training = make_training(folder, weights, "--max_steps", "1", "--warmup_epoch_num", "0", cache="shared")
     rows = np.arange(len(training.dataset))

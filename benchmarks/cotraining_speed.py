@@ -37,9 +37,11 @@ import torch
 import torch.nn.functional as F
 
 from transfermpl import args
+from transfermpl.algorithms.cotraining_steps import ViewBatches, meta_step
 from transfermpl.features import bank as features
-from transfermpl.learning.batches import Ask, Batch, Batches, Order
-from transfermpl.learning.cotraining_steps import ViewBatches, meta_step
+from transfermpl.features import blocks
+from transfermpl.features.sources import Ask
+from transfermpl.learning.batches import Batch, Batches, Order
 from transfermpl.learning.learner import Learner
 from transfermpl.models import batch_norms_in_exam, build_head
 from transfermpl.train import Rules
@@ -158,13 +160,13 @@ class MadeBank:
 
     def _make(self, folder: Path) -> None:
         folder.mkdir(parents=True)
-        made = np.random.default_rng(0).standard_normal((2 * features.BLOCK_ROWS, WIDTH)).astype(self.dtype)
-        for number, start in enumerate(range(0, len(self.hashes), features.BLOCK_ROWS)):
-            hashes, shift = self.hashes[start : start + features.BLOCK_ROWS], number % features.BLOCK_ROWS
+        made = np.random.default_rng(0).standard_normal((2 * blocks.BLOCK_ROWS, WIDTH)).astype(self.dtype)
+        for number, start in enumerate(range(0, len(self.hashes), blocks.BLOCK_ROWS)):
+            hashes, shift = self.hashes[start : start + blocks.BLOCK_ROWS], number % blocks.BLOCK_ROWS
             block = made[shift : shift + len(hashes)]
             digest = hashlib.blake2b(hashes.tobytes(), digest_size=32)
             digest.update(block.data)
-            header = features.HEADER.pack(features.MAGIC, len(hashes), WIDTH, digest.digest())
+            header = blocks.HEADER.pack(blocks.MAGIC, len(hashes), WIDTH, digest.digest())
             (folder / f"{number:06d}.block").write_bytes(header + hashes.tobytes() + block.tobytes())
 
     def stream(self, asks: Callable[[int], Sequence[Ask]], start: int) -> Iterator[list[torch.Tensor]]:

@@ -22,10 +22,11 @@ import torch
 from PIL import Image, ImageEnhance, ImageOps
 
 from transfermpl import args
+from transfermpl.backbones.library import build_backbone
+from transfermpl.features import nearest
 from transfermpl.images.decode import fit
-from transfermpl.inspection import near_duplicates
+from transfermpl.inspection import label_errors, near_duplicates
 from transfermpl.inspection.inspection import Audit
-from transfermpl.models import build_backbone
 
 
 def encoded(image: Image.Image) -> Image.Image:
@@ -71,8 +72,8 @@ def copies(audit: Audit, count: int) -> None:
             features = torch.cat([backbone(part.float() / 255) for part in parts]).numpy()
         side = (near_duplicates.SIDE,) * 2
         grey = np.stack([np.asarray(i.convert("L").resize(side, Image.Resampling.BOX)) for i in changed])
-        everything = near_duplicates.unit(np.concatenate([audit.features, features]))
-        neighbours = near_duplicates.nearest(everything, near_duplicates.NEIGHBOURS, audit.device)
+        everything = nearest.unit(np.concatenate([audit.features, features]))
+        neighbours = nearest.nearest(everything, near_duplicates.NEIGHBOURS, audit.device)
         wanted = {(int(row), len(own) + place) for place, row in enumerate(rows)}
         threshold = audit.options.study.near_duplicate
         for how, of_features in (("without", None), ("with", neighbours)):
@@ -91,7 +92,7 @@ def labels(audit: Audit, seeds: int) -> None:
         given = audit.dataset.labels.copy()
         wrong = random.choice(known, round(0.05 * len(known)), replace=False)
         given[wrong] = (given[wrong] + random.integers(1, classes, len(wrong))) % classes
-        doubts = near_duplicates.doubtful_labels(audit.features, given, group, classes, 0)
+        doubts = label_errors.doubtful_labels(audit.features, given, group, classes, 0)
         order = np.argsort(-doubts.margin)[: int((doubts.suggested >= 0).sum())]
         hits = np.isin(order, wrong)
         print(

@@ -28,7 +28,7 @@ def backbone_alone() -> float:
     import torch
 
     from transfermpl import args
-    from transfermpl.models import build_backbone
+    from transfermpl.backbones.library import build_backbone
 
     base = peak_mb()
     options = args.Model(model_name=BACKBONE, weights="none")

@@ -17,8 +17,8 @@ from sklearn.linear_model import LogisticRegression
 from transfermpl import args
 from transfermpl.backbones.registry import build_view
 from transfermpl.data import Dataset, find_dataset, split_dataset
+from transfermpl.features.sources import FrozenSource, ImageSource
 from transfermpl.images.augment import recipe_for
-from transfermpl.learning.batches import FrozenSource, ImageSource
 
 
 def features(name: str, dataset: Dataset) -> np.ndarray:

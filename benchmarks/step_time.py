@@ -24,9 +24,10 @@ import torch
 import torch.nn.functional as F
 
 from transfermpl import args
+from transfermpl.backbones.library import build_backbone
 from transfermpl.learning.batches import Batch
 from transfermpl.learning.learner import Learner
-from transfermpl.models import Network, batch_norms_in_exam, build_backbone, build_head
+from transfermpl.models import Network, batch_norms_in_exam, build_head
 from transfermpl.train import Rules, mpl_step
 
 CASES = {"wrn28_2": (32, 64, 64), "resnet18": (224, 8, 8)}  # pixels, labeled, unlabeled images a step on the CPU

@@ -24,14 +24,16 @@ import numpy as np
 from .. import visualization
 from ..args import Options, recorded
 from ..backbones.registry import view_labels
+from ..base.files import read_json, write_json, write_text
 from ..base.metrics import paired_difference
 from ..data import Dataset, Split, find_dataset, split_dataset, summary_table, write_split
 from ..runs.progress import commit, versions
 from ..runs.resume import check_leaks, check_same_images, inherit, load_run, resumed_options
 from ..runs.run import carry_out, make_training, write_bad_files
+from ..runs.run_folder import going_on, run_folder
 from ..runs.setup import check_not_learned
 from ..runs.training import Training
-from ..utils import UserError, going_on, read_json, run_folder, say, write_json, write_text
+from ..utils import UserError, say
 from .baselines import REFERENCES, reference_accuracy
 
 DEFAULT_REPEAT = 5  # of --compare

@@ -23,14 +23,16 @@ import numpy as np
 
 from .. import visualization
 from ..args import Options, command_line, recorded
+from ..base.files import write_json, write_text
 from ..base.metrics import wilson_interval
 from ..data import Dataset, Split, find_dataset, folds_of, split_dataset, summary_table
 from ..reports import charts
 from ..reports.page import Section, write_report
 from ..runs.progress import Screen, commit, versions
 from ..runs.run import write_bad_files
+from ..runs.run_folder import run_folder
 from ..runs.setup import Setup, check_not_learned
-from ..utils import UserError, peak_memory_bytes, run_folder, say, warn, write_json, write_text
+from ..utils import UserError, peak_memory_bytes, say, warn
 from ..visualization import BLUE, FAINT, INK, clear, paint, plain
 from .baselines import Given, logistic_model
 

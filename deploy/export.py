@@ -28,7 +28,8 @@ from ..data import find_dataset
 from ..images import builtin
 from ..images.decode import Transform
 from ..utils import UserError, say
-from .predict import Classifier, classifier_of, files_under, output, writing
+from .classifier import Classifier
+from .predict import classifier_of, files_under, output, writing
 
 SUFFIX = {"onnx": ".onnx", "torch_export": ".pt2"}
 PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch_export": ()}

@@ -13,7 +13,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 
 from ..base.metrics import fit_temperature, tempered
-from ..learning.batches import Source, as_heads_see
+from .sources import Source, as_heads_see
 
 FOLDS = 5
 MOST = 2_000  # labeled images to learn from, and unlabeled ones to look at: more take longer and hardly tell more

@@ -17,7 +17,7 @@ import torch
 from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 
-from ..learning.batches import Source, as_heads_see
+from .sources import Source, as_heads_see
 
 LEAST = 10  # images: of fewer, too little would be known of either covariance
 # Of W's mean eigenvalue, added to all: directions in which no view was seen to vary are not for that reason good ones.

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from ..base.files import write_text
 from ..reports.page import Section
-from ..utils import RESULTS, write_text
+from ..runs.run_folder import RESULTS
 from ..visualization import plain
 
 # What can be found, the gravest first, and what a list of it is called.

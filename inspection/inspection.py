@@ -21,17 +21,22 @@ import numpy as np
 import torch
 
 from ..args import Options, recorded
-from ..data import Split, clean, find_files, scan, split_dataset
+from ..backbones.library import WeightsMissing
+from ..base.files import write_json
+from ..data import Split, clean, split_dataset
+from ..features.nearest import Neighbours, nearest, outliers, unit
 from ..images.builtin import Item
 from ..images.decode import quiet_pil
-from ..models import WeightsMissing
+from ..images.layouts import find_files
+from ..images.scan import scan
 from ..reports.galleries import CELL, Tile, draw_gallery, draw_sizes
 from ..reports.page import write_report
 from ..runs.progress import Screen, commit, versions
+from ..runs.run_folder import run_folder
 from ..runs.setup import Setup
-from ..utils import UserError, choose_device, peak_memory_bytes, run_folder, say, warn, write_json
+from ..utils import UserError, choose_device, peak_memory_bytes, say, warn
 from ..visualization import plain
-from . import near_duplicates
+from . import label_errors, near_duplicates
 from .findings import COLUMNS, KINDS, PAIRS, SHOWN, Finding, images_of, sections, shown, table, write_csv
 from .image_properties import look
 
@@ -95,11 +100,9 @@ class Audit:
         self.looks = look(self.dataset)
         self.learned = False  # whether what makes the features has learned labels of these images
         self.features, self.features_of = self._features()
-        self.neighbours: near_duplicates.Neighbours | None = None
+        self.neighbours: Neighbours | None = None
         if self.features is not None:
-            self.neighbours = near_duplicates.nearest(
-                near_duplicates.unit(self.features), near_duplicates.NEIGHBOURS, self.device
-            )
+            self.neighbours = nearest(unit(self.features), near_duplicates.NEIGHBOURS, self.device)
         self.alike = self._alike()
         self.doubts = self._doubts()
 
@@ -142,7 +145,7 @@ class Audit:
             self.missing.append(f"near-duplicates: only the {alike.candidates} likeliest pairs were compared")
         return alike
 
-    def _doubts(self) -> near_duplicates.Doubts | None:
+    def _doubts(self) -> label_errors.Doubts | None:
         """Doubts about the labels of classes that have enough images to be judged."""
         if self.features is None:
             return None
@@ -154,16 +157,16 @@ class Audit:
         labels = self.dataset.labels.copy()
         for label, name in enumerate(self.dataset.classes):
             count = len(np.unique(group[labels == label]))
-            if count < near_duplicates.FOLDS:
+            if count < label_errors.FOLDS:
                 labels[labels == label] = -1
                 self.missing.append(
                     f"wrong labels of {plain(name)}: {count} images, near-duplicates counted once, are too few"
                 )
         if len(np.unique(labels[labels >= 0])) < 2:
-            self.missing.append(f"likely wrong labels: needs two classes of {near_duplicates.FOLDS} images or more")
+            self.missing.append(f"likely wrong labels: needs two classes of {label_errors.FOLDS} images or more")
             return None
         classes = len(self.dataset.classes)
-        return near_duplicates.doubtful_labels(self.features, labels, group, classes, self.options.run.seed)
+        return label_errors.doubtful_labels(self.features, labels, group, classes, self.options.run.seed)
 
     # What was found.
 
@@ -251,12 +254,12 @@ class Audit:
     def _far(self) -> Iterable[Finding]:
         if self.neighbours is None:
             return
-        far = near_duplicates.outliers(self.neighbours)
+        far = outliers(self.neighbours)
         for row in np.flatnonzero(far >= OUTLIER):
             text = f"{far[row]:.1f} robust deviations farther from its nearest images than is usual"
-            nearest = self.dataset.paths[self.neighbours.rows[row, 0]]
+            closest = self.dataset.paths[self.neighbours.rows[row, 0]]
             score = round(float(far[row]), 4)
-            yield self._finding("outlier", self.dataset.paths[row], other_path=nearest, score=score, explanation=text)
+            yield self._finding("outlier", self.dataset.paths[row], other_path=closest, score=score, explanation=text)
 
     def _odd(self) -> Iterable[Finding]:
         for row, path in enumerate(self.dataset.paths):

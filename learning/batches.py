@@ -1,52 +1,23 @@
 """What a learner sees at a step: which images, in which view, as pixels or as a frozen backbone's features.
 
-`Order` says which rows, and is a function of the seed and the step alone. A source turns rows into tensors on the
-device: `ImageSource` by decoding and augmenting, `FrozenSource` by a pass through the backbone after that; the feature
-bank (features.py) is the third. `Batches` joins both, so that `fit` asks for `batches(step)` and knows of neither.
+`Order` says which rows, and is a function of the seed and the step alone. A source (features/sources.py) turns rows
+into tensors on the device. `Batches` joins both, so that `fit` asks for `batches(step)` and knows of neither.
 """
 
 from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..data import Dataset, image_batches
 from ..features.neighbours import blend
-from ..images.augment import Recipe, augment
-from ..images.decode import Transform
-from ..models import Backbone, feature_norm
+from ..features.sources import Ask, Source
 from ..utils import generator, to_device
-
-EVALUATION_BATCH = 64
-# A backbone's last bits depend on the shape of the batch: frozen features are computed in batches of this one shape.
-BATCH_ROWS = 32
-
-
-class Ask(NamedTuple):
-    """Images wanted in one view: row numbers [n], the draw of the augmentation of each [n], and the view's name."""
-
-    rows: np.ndarray
-    draws: np.ndarray
-    view: str
-
-
-class Source(Protocol):
-    """Where a learner's inputs come from."""
-
-    def stream(self, asks: Callable[[int], Sequence[Ask]], start: int) -> Iterator[list[Tensor]]:
-        """For each step from `start` on, one tensor an ask, in its order, on the device."""
-        ...
-
-    def inputs(self, rows: np.ndarray, view: str = "eval", draw: int = 0) -> Iterator[Tensor]:
-        """The rows' unaugmented inputs, or a draw of another view, in batches, on the device."""
-        ...
 
 
 @dataclass
@@ -155,88 +126,6 @@ def _permutation(count: int, *parts: object) -> np.ndarray:
     return generator(*parts).permutation(count)
 
 
-def as_heads_see(source: Source, rows: np.ndarray, view: str, draw: int = 0) -> Tensor:
-    """float32 [n, D] on the CPU: frozen features of the rows, at a root mean square of 1; [0, 0] of no rows."""
-    parts = [feature_norm(part.shape[1])(part.float()).cpu() for part in source.inputs(rows, view, draw)]
-    return torch.cat(parts) if parts else torch.zeros(0, 0)
-
-
-class ImageSource:
-    """Images, decoded by workers and augmented on the device."""
-
-    def __init__(
-        self, dataset: Dataset, transform: Transform, recipe: Recipe, device: torch.device, *, workers: int
-    ) -> None:
-        self.dataset, self.transform, self.recipe = dataset, transform, recipe
-        self.device, self.workers = device, workers
-
-    def decoded(self, row_batches: Iterator[np.ndarray]) -> Iterator[Tensor]:
-        """uint8 [n, 3, S, S] (points: float [n, 2]) on the device, a batch for each batch of rows."""
-        pin = self.device.type == "cuda"
-        for images in image_batches(self.dataset, self.transform, row_batches, workers=self.workers, pin=pin):
-            yield images.to(self.device, non_blocking=pin)
-
-    def view(self, images: Tensor, ask: Ask) -> Tensor:
-        """One view of decoded images: float32 in [0, 1], channels last."""
-        pixels = augment(images, self.dataset.hashes[ask.rows], ask.draws, ask.view, self.recipe)
-        return pixels if pixels.ndim == 2 else pixels.contiguous(memory_format=torch.channels_last)
-
-    def stream(self, asks: Callable[[int], Sequence[Ask]], start: int) -> Iterator[list[Tensor]]:
-        """See `Source`; an image that several asks of a step name is decoded once."""
-        wanted = (_unique_rows(asks(step)) for step in itertools.count(start))
-        for step, images in zip(itertools.count(start), self.decoded(wanted), strict=False):
-            now = asks(step)
-            rows = _unique_rows(now)
-            places = [to_device(np.searchsorted(rows, ask.rows), self.device) for ask in now]
-            yield [self.view(images[place], ask) for place, ask in zip(places, now, strict=True)]
-
-    def inputs(self, rows: np.ndarray, view: str = "eval", draw: int = 0) -> Iterator[Tensor]:
-        """See `Source`."""
-        batches = [rows[i : i + EVALUATION_BATCH] for i in range(0, len(rows), EVALUATION_BATCH)]
-        for batch, images in zip(batches, self.decoded(iter(batches)), strict=True):
-            yield self.view(images, Ask(batch, np.full(len(batch), draw), view))
-
-
-def _unique_rows(asks: Sequence[Ask]) -> np.ndarray:
-    return np.unique(np.concatenate([ask.rows for ask in asks]))
-
-
-class FrozenSource:
-    """A frozen backbone's features, computed afresh: all views of a step in ONE pass, shared by all learners."""
-
-    def __init__(self, images: ImageSource, backbone: Backbone, precision: torch.dtype = torch.float32) -> None:
-        self.images, self.backbone, self.precision = images, backbone, precision
-
-    @torch.no_grad()
-    def features(self, pixels: Tensor) -> Tensor:
-        """float32 [N, D] of images [N, 3, S, S]; the backbone in eval mode, without a graph.
-
-        A row does not depend on the images beside it, nor on how many there are.
-        """
-        self.backbone.eval()
-        with torch.autocast(pixels.device.type, self.precision, enabled=self.precision != torch.float32):
-            parts = [self.backbone(_filled_up(part)).float()[: len(part)] for part in pixels.split(BATCH_ROWS)]
-        return torch.cat(parts)
-
-    def stream(self, asks: Callable[[int], Sequence[Ask]], start: int) -> Iterator[list[Tensor]]:
-        """See `Source`."""
-        for views in self.images.stream(asks, start):
-            yield list(self.features(torch.cat(views)).split([len(view) for view in views]))
-
-    def inputs(self, rows: np.ndarray, view: str = "eval", draw: int = 0) -> Iterator[Tensor]:
-        """See `Source`."""
-        for pixels in self.images.inputs(rows, view, draw):
-            yield self.features(pixels)
-
-
-def _filled_up(pixels: Tensor) -> Tensor:
-    """A short last batch, filled with repetitions of its first image."""
-    if len(pixels) == BATCH_ROWS:
-        return pixels
-    full = torch.cat([pixels, pixels[:1].expand(BATCH_ROWS - len(pixels), *pixels.shape[1:])])
-    return full if full.ndim == 2 else full.contiguous(memory_format=torch.channels_last)
-
-
 class Batches:
     """`batches(step)`: any step may be asked for; steps in sequence are read ahead.
 
@@ -260,7 +149,8 @@ class Batches:
         hidden[order.labeled] = -1  # what is learned is not hidden, though it may be among the unlabeled ones too
         self.knows_hidden = order.unlabeled is not None and bool((hidden[order.unlabeled] >= 0).any())
         self.hidden = torch.from_numpy(hidden).to(device)
-        self._next, self._stream = -1, iter(())  # type: tuple[int, Iterator[list[Tensor]]]
+        self._next = -1
+        self._stream: Iterator[list[Tensor]] = iter(())
 
     def __call__(self, step: int) -> Batch:
         if step != self._next:

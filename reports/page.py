@@ -14,8 +14,8 @@ from typing import Any, TypedDict
 
 import numpy as np
 
+from ..base.files import write_text
 from ..images.decode import Transform, fit, open_rgb, quiet_pil
-from ..utils import write_text
 from .charts import Markup, text
 
 THUMBNAIL = 144  # pixels: sharp at the 120 that a phone gives it

@@ -11,17 +11,18 @@ from typing import Any
 import numpy as np
 
 from .. import args
+from ..algorithms import cotraining_steps
 from ..args import Options
+from ..backbones.backbone import Backbone
 from ..backbones.registry import parse_view, save_view
 from ..base.metrics import ENOUGH_TO_FIT, fit_temperatures
 from ..data import Dataset, Split
-from ..learning import cotraining_steps
 from ..learning.batches import Batches, Order
 from ..learning.learner import Learner
-from ..models import Backbone
 from ..train import Progress, TrainingFault
-from ..utils import RESULTS, UserError, warn
+from ..utils import UserError, warn
 from .progress import Screen
+from .run_folder import RESULTS
 from .setup import View, make_view
 from .training import CALIBRATION_FOLDS, Training
 

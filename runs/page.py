@@ -16,7 +16,7 @@ from ..backbones.registry import view_labels
 from ..base.metrics import confusion_matrix, wilson_interval
 from ..data import Dataset, Split
 from ..features.bank import FeatureBank
-from ..learning.batches import Ask, Source
+from ..features.sources import Ask, Source
 from ..reports import charts
 from ..reports.page import Section, write_report
 from ..utils import generator

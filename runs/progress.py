@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from ..utils import UserError, say, write_text
+from ..base.files import write_text
+from ..utils import UserError, say
 
 PLAIN_LINE_SECONDS = 10.0  # between two lines where the output is no terminal
 

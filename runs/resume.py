@@ -11,9 +11,11 @@ import numpy as np
 
 from ..args import Options
 from ..args import make as make_options
+from ..base.files import read_json
 from ..data import Dataset, Split, read_split
-from ..train import load_checkpoint
-from ..utils import RESULTS, UserError, find_checkpoint, read_json, run_folder
+from ..learning.checkpoint import load_checkpoint
+from ..utils import UserError
+from .run_folder import RESULTS, find_checkpoint, run_folder
 
 
 def resumed_options(options: Options) -> Options:

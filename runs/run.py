@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from ..args import Options, recorded
+from ..base.files import read_json, write_json, write_text
 from ..data import Dataset, Split, find_dataset, split_dataset, summary_table, write_split
 from ..train import Progress
-from ..utils import RESULTS, UserError, going_on, read_json, run_folder, say, warn, write_json, write_text
+from ..utils import say
 from .cotraining import CoTraining
 from .progress import results_table
 from .resume import (
@@ -24,14 +22,12 @@ from .resume import (
     check_leaks,
     check_not_itself,
     check_same_images,
-    hashes_in,
     inherit,
     load_run,
     resumed_options,
-    run_of,
-    with_classes,
 )
-from .setup import Kept, Setup
+from .run_folder import RESULTS, going_on, run_folder
+from .setup import Kept
 from .training import Training, WriteRow
 
 
@@ -142,47 +138,3 @@ def fold_accuracy(
     with training.evaluated() as models:
         results = training.results(models, split.val)
     return {name: result["accuracy"] for name, result in results.items()}
-
-
-# --- test only --------------------------------------------------------------------------------------------------------
-
-
-def test(options: Options) -> dict[str, Any]:
-    """Test a loaded run, and write into its folder: `test_summary.json` and `test_<model>_CM.png`.
-
-    Every labeled image under `--data_dir` that the run has not learned from is tested: with the run's own data that is
-    its test split, with new images it is all of them. No choice here can let a training image in.
-    """
-    began = time.monotonic()
-    loaded = load_run(options)
-    mine = {"device", "num_workers", "precision", "cache", "cache_dir", "cache_limit"}
-    mine |= {"data_dir", "labels_csv", "data_root"}
-    given = {name: value for name, value in options.flat().items() if name in options.given & mine}
-    if "data_dir" in given:  # a table of labels belongs to the folder that it was made for
-        given.setdefault("labels_csv", None)
-    unused = options.given - mine - {"test_mode", "load_path", "load_best", "keep_pages"}
-    if unused:
-        warn(f"--{', --'.join(sorted(unused))}: not used; --test_mode takes the options of the run that it tests")
-    stored = loaded["stored"].changed(model_name=loaded["model"]["name"], **given)
-    stored = replace(stored, mode=options.mode)
-    dataset = with_classes(find_dataset(stored.data, for_test=True), loaded)
-    labeled, seen = dataset.labels >= 0, np.isin(dataset.hashes, hashes_in(loaded, "seen"))
-    rows = np.flatnonzero(labeled & ~seen)
-    if not len(rows):
-        raise UserError(f"every labeled image under {dataset.name} was used in training; give new images to test on")
-    nothing = np.zeros(0, dtype=np.int64)
-    setup = Setup(stored, dataset, Split(nothing, nothing, nothing, rows), loaded)
-    models = {name: setup.network(name, state) for name, state in loaded["models"].items()}
-    folder = run_of(loaded["path"])
-    say(f"testing {', '.join(models)} of {folder} on {len(rows)} images of {len(dataset.classes)} classes")
-    if (labeled & seen).any():
-        say(f"{(labeled & seen).sum()} more are left out: the run has seen them, labeled or not")
-    results = {"val": {}, "test": setup.results(models, rows, folder, prefix="test_")}
-    temperatures = loaded.get("temperatures", {})
-    results["calibration"] = {"temperatures": temperatures} | setup.reliability(temperatures, folder, prefix="test_")
-    seconds = {"total": time.monotonic() - began, "training": 0.0}
-    summary = setup.summary(folder, results, loaded.get("best_epoch", {}), seconds)
-    write_json(folder / "test_summary.json", summary)
-    say(results_table(summary))
-    say(f"results: {folder / 'test_summary.json'}")
-    return summary

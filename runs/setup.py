@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
 import shlex
 import sys
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,10 @@ from torch import nn
 
 from .. import visualization
 from ..args import Options, command_line
+from ..backbones.backbone import Backbone
+from ..backbones.library import build_backbone, resolve_name
 from ..backbones.registry import build_view, check_views, restored_view, view_labels
-from ..backbones.weights import one_line, weight_file
+from ..backbones.weights import weight_file
 from ..base.metrics import (
     calibrated,
     calibration_errors,
@@ -30,10 +31,12 @@ from ..base.metrics import (
     with_ensemble,
 )
 from ..data import Dataset, Split
-from ..features.bank import FeatureBank, evict
+from ..features.bank import FeatureBank
+from ..features.blocks import evict
+from ..features.sources import FrozenSource, ImageSource, Source
 from ..images.augment import recipe_for
-from ..learning.batches import FrozenSource, ImageSource, Source
-from ..models import Backbone, Network, build_backbone, build_head, resolve_name, resolve_unfreeze, set_trainable
+from ..learning.checkpoint import layers_checked
+from ..models import Network, build_head, resolve_unfreeze, set_trainable
 from ..utils import UserError, choose_device, choose_precision, key, peak_memory_bytes, warn
 from .progress import commit, versions
 from .resume import hashes_in
@@ -334,18 +337,6 @@ def check_not_learned(backbones: Iterable[Backbone], dataset: Dataset, rows: np.
                 f"the weights of {backbone.name} were fine-tuned on the labels of {known} of the images that would be "
                 "measured on; give others, or the --seed and the split with which they were tuned"
             )
-
-
-@contextlib.contextmanager
-def layers_checked() -> Iterator[None]:
-    """Inside, a stored model whose layers are not those of this version is a UserError."""
-    try:
-        yield
-    except (RuntimeError, ValueError) as error:  # of layers, of the optimizer that learned them
-        raise UserError(
-            f"the stored model has other layers than this version of the program builds ({one_line(error)}); "
-            "use the version that made it, or train again"
-        ) from error
 
 
 def make_backbone(options: Options, dataset: Dataset) -> Backbone:

@@ -18,13 +18,16 @@ from torch import Tensor, nn
 from .. import visualization
 from ..args import Learning, Options, recorded
 from ..backbones.registry import view_record
+from ..base.files import write_json
 from ..base.metrics import ENOUGH_TO_FIT, calibrated, fit_temperatures
 from ..data import Dataset, Split, folds_of
 from ..features.bank import Kind
 from ..features.class_prior import MOST, estimate_shares, features_of, labels_shares, some_of_each
 from ..features.head_prior import center_of, fit_axes, seen
 from ..features.neighbours import nearest
-from ..learning.batches import Ask, Batches, Order
+from ..features.sources import Ask
+from ..learning.batches import Batches, Order
+from ..learning.checkpoint import layers_checked, load_checkpoint, save_checkpoint
 from ..learning.learner import Learner, Prior
 from ..models import batch_norms_in_exam, describe
 from ..train import (
@@ -35,19 +38,17 @@ from ..train import (
     TrainingFault,
     fit,
     keep_best,
-    load_checkpoint,
     mpl_step,
     progress_state,
     restore_progress,
-    save_checkpoint,
     supervised_step,
     warmup_step,
 )
-from ..utils import UserError, generator, say, warn, write_json
+from ..utils import UserError, generator, say, warn
 from .page import Finished, worse_than_guessing, write_run
 from .progress import Board, MetricsLog, Screen, require_tensorboard
 from .resume import run_of
-from .setup import Kept, Setup, View, default_model, foundation_of, layers_checked
+from .setup import Kept, Setup, View, default_model, foundation_of
 
 DEFAULT_STEPS, DEFAULT_EPOCHS = 1000, 10
 # With fewer validation images a class, choosing the best of many epochs was measured to cost up to 9 points.

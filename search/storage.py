@@ -26,7 +26,8 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.storages.journal._file import get_lock_file
 from optuna.trial import FrozenTrial, TrialState
 
-from ..utils import UserError, claimed, key
+from ..base.files import claimed
+from ..utils import UserError, key
 
 if TYPE_CHECKING:
     from optuna import Study

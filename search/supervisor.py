@@ -28,9 +28,10 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from .. import args
 from ..args import Options
+from ..base.files import write_json
 from ..runs import setup
 from ..train import TrainingFault
-from ..utils import UserError, keep_pages, key, say, write_json
+from ..utils import UserError, keep_pages, key, say
 from .objective import accuracy, goal_of
 from .space import best_options, space_of, suggest
 from .storage import INTERRUPTED, fail_dead_trials, finished, open_storage, owner, retry_lost_trials

@@ -9,14 +9,17 @@ import pytest
 import torch
 
 from transfermpl import MPL, args
+from transfermpl.backbones.library import build_backbone
+from transfermpl.base.files import read_json
 from transfermpl.data import find_dataset, split_dataset
 from transfermpl.features.bank import FeatureBank
-from transfermpl.learning.batches import Ask, Batch
+from transfermpl.features.sources import Ask
+from transfermpl.learning.batches import Batch
 from transfermpl.learning.learner import Learner
-from transfermpl.models import Network, build_backbone, build_head
+from transfermpl.models import Network, build_head
 from transfermpl.runs.training import Training
 from transfermpl.train import Progress, Rules, mpl_step
-from transfermpl.utils import choose_precision, read_json
+from transfermpl.utils import choose_precision
 
 pytestmark = [
     pytest.mark.cuda,

@@ -21,6 +21,7 @@ from PIL import Image
 
 from runs import ROOT
 from transfermpl import args, data
+from transfermpl.features import loader
 from transfermpl.images import builtin
 from transfermpl.utils import UserError
 
@@ -624,7 +625,7 @@ def test_summary_table() -> None:
 def batches(dataset: data.Dataset, rows: list[list[int]], workers: int, **options: object) -> list[torch.Tensor]:
     orders = (np.array(batch) for batch in rows)
     how = transform(**options)  # type: ignore[arg-type]
-    return list(data.image_batches(dataset, how, orders, workers=workers, pin=False))
+    return list(loader.image_batches(dataset, how, orders, workers=workers, pin=False))
 
 
 def test_workers_change_nothing(tmp_path: Path) -> None:
@@ -641,7 +642,7 @@ def test_workers_change_nothing(tmp_path: Path) -> None:
 def test_endless_batches(tmp_path: Path) -> None:
     dataset = find(folder(tmp_path, {"a": 2, "b": 2}))
     endless = (np.array([i % 4]) for i in itertools.count())
-    stream = data.image_batches(dataset, transform(), endless, workers=1, pin=False)
+    stream = loader.image_batches(dataset, transform(), endless, workers=1, pin=False)
     assert len(list(itertools.islice(stream, 6))) == 6
 
 
@@ -667,7 +668,7 @@ def test_arrays_are_resized_once_and_points_are_points(monkeypatch: pytest.Monke
     dataset = find("digits")
     (cached,) = batches(dataset, [[5, 0, 9]], 2, size=16)
     assert torch.equal(cached[1], dataset.read(0, transform(16)))
-    monkeypatch.setattr(data, "_CACHE_BYTES", 0)
+    monkeypatch.setattr(loader, "_CACHE_BYTES", 0)
     (fresh,) = batches(find("digits"), [[5, 0, 9]], 2, size=16)
     assert torch.equal(cached, fresh)
     moons = find("moons")

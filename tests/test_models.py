@@ -17,7 +17,9 @@ from torch import nn
 from runs import ROOT
 from transfermpl import args, models
 from transfermpl.backbones import weights
-from transfermpl.models import Backbone, Head, HeadEnsemble, Network, build_backbone, build_head
+from transfermpl.backbones.backbone import Backbone
+from transfermpl.backbones.library import build_backbone
+from transfermpl.models import Head, HeadEnsemble, Network, build_head
 from transfermpl.utils import UserError
 
 WEIGHTS = ROOT.parent / "shared" / "weights"

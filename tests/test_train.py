@@ -15,6 +15,7 @@ from torch import nn
 from transfermpl import train
 from transfermpl.args import Learning
 from transfermpl.learning.batches import Batch
+from transfermpl.learning.checkpoint import load_checkpoint, save_checkpoint
 from transfermpl.learning.learner import Learner, one_cycle
 from transfermpl.train import (
     Progress,
@@ -23,11 +24,9 @@ from transfermpl.train import (
     TrainingFault,
     consistency_loss,
     fit,
-    load_checkpoint,
     mpl_step,
     progress_state,
     restore_progress,
-    save_checkpoint,
     supervised_step,
     warmup_step,
 )

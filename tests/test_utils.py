@@ -18,22 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from transfermpl import utils
-from transfermpl.utils import (
-    UserError,
-    atomic_file,
-    choose_device,
-    choose_precision,
-    claimed,
-    counter_uniform,
-    find_checkpoint,
-    generator,
-    key,
-    read_json,
-    remove_run,
-    run_folder,
-    write_json,
-    write_text,
-)
+from transfermpl.base import files
+from transfermpl.base.files import atomic_file, claimed, read_json, write_json, write_text
+from transfermpl.runs.run_folder import find_checkpoint, remove_run, run_folder
+from transfermpl.utils import UserError, choose_device, choose_precision, counter_uniform, generator, key
 
 # --- randomness -------------------------------------------------------------------------------------------------------
 
@@ -328,7 +316,7 @@ def test_who_waited_for_a_lock_holds_the_file_that_has_its_name(tmp_path: Path) 
 
 def test_what_is_shared_can_not_be_claimed(tmp_path: Path) -> None:
     path = tmp_path / "bank" / "in-use"
-    one, two = utils.share(path), utils.share(path)
+    one, two = files.share(path), files.share(path)
     assert one is not None
     assert two is not None
     for file in one, two:
@@ -342,7 +330,7 @@ def test_what_is_shared_can_not_be_claimed(tmp_path: Path) -> None:
 def test_a_share_of_a_file_that_is_being_removed_is_one_of_its_successor(tmp_path: Path) -> None:
     path, shared = tmp_path / "bank" / "in-use", []
     with claimed(path, wait=False):
-        waiting = threading.Thread(target=lambda: shared.append(utils.share(path)))
+        waiting = threading.Thread(target=lambda: shared.append(files.share(path)))
         waiting.start()
         time.sleep(0.1)
         assert not shared

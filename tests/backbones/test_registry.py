@@ -25,7 +25,8 @@ from torch import nn
 
 from runs import ROOT, make_data, run
 from transfermpl import args, models
-from transfermpl.backbones import published, registry
+from transfermpl.backbones import library, published, registry
+from transfermpl.backbones.backbone import Backbone
 from transfermpl.backbones.published import KeyMap
 from transfermpl.backbones.registry import (
     CATALOGUE,
@@ -40,9 +41,8 @@ from transfermpl.backbones.registry import (
 from transfermpl.backbones.weights import state_digest
 from transfermpl.data import Dataset, find_dataset
 from transfermpl.features.bank import FeatureBank, bank_identity
+from transfermpl.features.sources import FrozenSource, ImageSource
 from transfermpl.images.augment import recipe_for
-from transfermpl.learning.batches import FrozenSource, ImageSource
-from transfermpl.models import Backbone
 from transfermpl.utils import UserError
 
 CPU = torch.device("cpu")
@@ -358,7 +358,7 @@ def test_timm_views_are_taken_from_the_cache(shallow: Any, tmp_path: Path, no_ne
     assert registry.on_disk("mae") is not None
     asked: list[str] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "_answers", lambda address: asked.append(address))
+        patch.setattr(library, "_answers", lambda address: asked.append(address))
         same_features(build("mae"), net)
     assert not asked  # what is there needs no look at the network
 

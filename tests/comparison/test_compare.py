@@ -20,7 +20,7 @@ from transfermpl import args
 from transfermpl.base.metrics import paired_difference
 from transfermpl.comparison import baselines, compare
 from transfermpl.comparison.baselines import Given
-from transfermpl.features import bank
+from transfermpl.features import blocks
 from transfermpl.runs import setup as foundation
 from transfermpl.utils import UserError
 
@@ -168,7 +168,7 @@ def test_the_test_is_touched_once_a_run_and_data_are_found_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tested, found, written = [], [], []
-    results, find, write = foundation.Setup.results, compare.find_dataset, bank.write_block
+    results, find, write = foundation.Setup.results, compare.find_dataset, blocks.write_block
 
     def counted(self: foundation.Setup, models: Any, where: np.ndarray, *rest: Any, **named: Any) -> Any:
         tested.append((self.options.run.seed, self.options.mode_name, len(where), tuple(models)))
@@ -180,7 +180,7 @@ def test_the_test_is_touched_once_a_run_and_data_are_found_once(
 
     monkeypatch.setattr(foundation.Setup, "results", counted)
     monkeypatch.setattr(compare, "find_dataset", lambda data: (found.append(data), find(data))[1])
-    monkeypatch.setattr(bank, "write_block", written_block)
+    monkeypatch.setattr(blocks, "write_block", written_block)
     make_data(tmp_path / "d")
     started(tmp_path, "--compare", "--repeat", 2, "--data_dir", "d", *IMAGES, "--val_percent", 0.1)
     assert len(tested) == len(TRAINED) * 2

@@ -21,7 +21,7 @@ from runs import COLOURS, FROZEN, MOONS, ROOT, Outcome, make_data, make_images, 
 from transfermpl import args
 from transfermpl.base.metrics import ENOUGH_TO_FIT, fit_temperatures, tempered
 from transfermpl.data import find_dataset
-from transfermpl.deploy import export, predict
+from transfermpl.deploy import classifier, export, predict
 from transfermpl.runs import setup, training
 from transfermpl.utils import UserError
 
@@ -40,8 +40,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Outcome:
 
 
 @pytest.fixture(scope="module")
-def library(base: Outcome) -> predict.Classifier:
-    return predict.load_classifier(base.folder(), device="cpu")
+def library(base: Outcome) -> classifier.Classifier:
+    return classifier.load_classifier(base.folder(), device="cpu")
 
 
 def read(path: Path) -> Rows:
@@ -212,13 +212,13 @@ def test_files_are_found_as_they_are_asked_for(tmp_path: Path, monkeypatch: pyte
     assert [image.path for image in files] == ["a/2", "b/1", "c"]
 
 
-def test_memory_is_bounded_however_many_images_come(library: predict.Classifier) -> None:
+def test_memory_is_bounded_however_many_images_come(library: classifier.Classifier) -> None:
     taken = itertools.count()
     pixels = np.zeros((20, 20, 3), np.uint8)
     stream = library.decoded(pixels for _ in taken)
-    for number in range(3 * predict.AHEAD):
+    for number in range(3 * classifier.AHEAD):
         next(stream)
-        assert next(taken) - 2 * number <= predict.AHEAD + number + 3
+        assert next(taken) - 2 * number <= classifier.AHEAD + number + 3
     stream.close()
 
 
@@ -229,7 +229,7 @@ def test_rows_are_written_as_they_come_and_an_interrupted_run_keeps_them(
     monkeypatch.setattr(predict, "EVALUATION_BATCH", 2)
     seen = []
 
-    def place(self: predict.Sorter, image: predict.NewImage, name: str | None) -> None:
+    def place(self: predict.Sorter, image: classifier.NewImage, name: str | None) -> None:
         (part,) = tmp_path.glob(".part*")
         seen.append(part.read_bytes().count(b"\n"))
         if len(seen) == 4:
@@ -285,16 +285,16 @@ def test_classes_become_folder_names_that_any_disk_takes() -> None:
 
 def test_disagreement_is_none_for_equal_and_all_for_opposite_models() -> None:
     a, b, c = np.array([[1.0, 0, 0], [0.2, 0.3, 0.5]]), np.array([[0.0, 1, 0], [0.2, 0.3, 0.5]]), np.eye(3)[[2, 2]]
-    assert predict.disagreement({"a": a, "b": b}, ["a", "b"]) == pytest.approx([1, 0], abs=1e-9)
-    assert predict.disagreement({"a": a, "b": b, "c": c}, ["a", "b", "c"])[0] == pytest.approx(1)
-    assert predict.disagreement({"a": a, "ensemble": c}, ["a"]) == pytest.approx([0, 0])
+    assert classifier.disagreement({"a": a, "b": b}, ["a", "b"]) == pytest.approx([1, 0], abs=1e-9)
+    assert classifier.disagreement({"a": a, "b": b, "c": c}, ["a", "b", "c"])[0] == pytest.approx(1)
+    assert classifier.disagreement({"a": a, "ensemble": c}, ["a"]) == pytest.approx([0, 0])
 
 
 # --- as a library -----------------------------------------------------------------------------------------------------
 
 
 def test_the_library_takes_files_pictures_and_arrays(
-    base: Outcome, library: predict.Classifier, tmp_path: Path
+    base: Outcome, library: classifier.Classifier, tmp_path: Path
 ) -> None:
     make_images(tmp_path, 3, COLOURS["ähre"], seed=5)
     files = sorted(tmp_path.glob("*.png"))
@@ -317,7 +317,7 @@ def test_the_library_takes_files_pictures_and_arrays(
 
 
 @pytest.mark.parametrize("wrong", ["nowhere.png", np.zeros((4, 4), np.uint8), np.zeros((4, 4, 3), np.float32), 5])
-def test_the_library_names_what_it_can_not_take(library: predict.Classifier, wrong: Any) -> None:
+def test_the_library_names_what_it_can_not_take(library: classifier.Classifier, wrong: Any) -> None:
     with pytest.raises(UserError, match="can't be classified"):
         library([wrong])
 
@@ -327,9 +327,9 @@ def test_a_checkpoint_without_temperatures_predicts_as_it_did(base: Outcome, tmp
     temperatures = content.pop("temperatures")
     assert set(temperatures) == {"teacher", "student", "ensemble"}
     torch.save(content, tmp_path / "old.pt")
-    old = predict.load_classifier(tmp_path / "old.pt", device="cpu")
+    old = classifier.load_classifier(tmp_path / "old.pt", device="cpu")
     assert "not calibrated" in capsys.readouterr().err
-    now = predict.load_classifier(base.folder(), device="cpu")
+    now = classifier.load_classifier(base.folder(), device="cpu")
     assert capsys.readouterr().err == ""
     images = sorted((base.cwd / "d").rglob("*.png"))
     before, after = old.by_model(images), now.by_model(images)
@@ -343,7 +343,7 @@ def test_a_checkpoint_without_temperatures_predicts_as_it_did(base: Outcome, tmp
 def test_a_run_that_is_not_finished_is_taken_with_a_warning(base: Outcome, tmp_path: Path, capsys: Any) -> None:
     shutil.copytree(base.folder(), tmp_path / "x")
     (tmp_path / "x" / "checkpoints" / "best.pt").unlink()
-    assert predict.load_classifier(tmp_path / "x", device="cpu").path.name == "last.pt"
+    assert classifier.load_classifier(tmp_path / "x", device="cpu").path.name == "last.pt"
     assert "has not come to its end" in capsys.readouterr().err
 
 
@@ -422,7 +422,7 @@ def test_a_file_that_differs_is_an_error_and_is_not_kept(
 ) -> None:
     real = export.Packed.__init__
 
-    def wrong(self: export.Packed, classifier: predict.Classifier) -> None:
+    def wrong(self: export.Packed, classifier: classifier.Classifier) -> None:
         real(self, classifier)
         self.temperature *= 1.5
 
@@ -454,7 +454,7 @@ def test_the_check_needs_images_and_takes_others(base: Outcome, tmp_path: Path) 
         assert (tmp_path / "x" / f"classifier{number}.pt2").is_file()
 
 
-def test_views_that_want_different_images_do_not_fit_into_one_file(library: predict.Classifier) -> None:
+def test_views_that_want_different_images_do_not_fit_into_one_file(library: classifier.Classifier) -> None:
     import dataclasses
 
     first = library.transforms[0]
@@ -505,7 +505,7 @@ def test_the_examples_of_the_page_run(base: Outcome, tmp_path: Path) -> None:
     image = sorted((base.cwd / "d").rglob("*.png"))[0]
     shutil.copy(image, tmp_path / "new.jpg")
     assert run("--export", "onnx", "--load_path", "exp", "--data_dir", base.cwd / "d", cwd=tmp_path).code == 0
-    expected = predict.load_classifier(base.folder(), device="cpu")(image)[0]
+    expected = classifier.load_classifier(base.folder(), device="cpu")(image)[0]
     for program, isolated in ((library_example, []), (onnx_example, ["-I"])):
         env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"}
         command = [sys.executable, *isolated, "-X", "utf8", "-c", program]

@@ -20,12 +20,15 @@ import torch
 
 from runs import COLOURS, FROZEN, Moment, make_data, make_images, run, same
 from transfermpl import args
+from transfermpl.backbones.library import build_backbone
 from transfermpl.data import Dataset, find_dataset
 from transfermpl.features import bank as features
-from transfermpl.features.bank import FeatureBank, evict, read_block, write_block
+from transfermpl.features import blocks
+from transfermpl.features.bank import FeatureBank
+from transfermpl.features.blocks import evict, read_block, write_block
+from transfermpl.features.sources import Ask, FrozenSource, ImageSource
 from transfermpl.images import augment
-from transfermpl.learning.batches import Ask, FrozenSource, ImageSource, Order
-from transfermpl.models import build_backbone
+from transfermpl.learning.batches import Order
 from transfermpl.utils import UserError
 
 CPU = torch.device("cpu")
@@ -75,7 +78,7 @@ def stored(bank: FeatureBank, kind: Kind, rows: np.ndarray | None = None) -> tor
     return bank.rows(Ask(rows, np.full(len(rows), kind[1]), kind[0]))
 
 
-def blocks(bank: FeatureBank) -> list[Path]:
+def block_files(bank: FeatureBank) -> list[Path]:
     return sorted(bank.folder.glob("*/*.block"))
 
 
@@ -137,12 +140,12 @@ def test_a_bank_larger_than_memory_is_read_from_disk(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = read(folder)
-    monkeypatch.setattr(features, "BLOCK_ROWS", 8)
+    monkeypatch.setattr(blocks, "BLOCK_ROWS", 8)
     bank = FeatureBank(tmp_path, source(dataset))
     bank.fill(everything(dataset))
     held = {kind: stored(bank, kind) for kind in everything(dataset)}
     assert bank.table(("eval", 0)).resident is not None
-    monkeypatch.setattr(features, "free_memory", lambda device: 0)
+    monkeypatch.setattr(blocks, "free_memory", lambda device: 0)
     other = FeatureBank(tmp_path, source(dataset))
     for kind, rows in held.items():
         assert stored(other, kind).equal(rows)
@@ -201,7 +204,7 @@ def test_another_seed_of_a_run_costs_only_new_views(tmp_path: Path, folder: Path
 
 
 def read_rows(path: Path) -> int:
-    return features.HEADER.unpack(path.read_bytes()[: features.HEADER.size])[1]
+    return blocks.HEADER.unpack(path.read_bytes()[: blocks.HEADER.size])[1]
 
 
 def test_renamed_and_added_files_cost_only_what_is_new(tmp_path: Path) -> None:
@@ -296,13 +299,13 @@ def test_a_block_that_another_process_is_writing_is_left_alone(
 def test_a_damaged_block_is_computed_again(
     tmp_path: Path, folder: Path, damage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(features, "BLOCK_ROWS", 16)
+    monkeypatch.setattr(blocks, "BLOCK_ROWS", 16)
     dataset = read(folder)
     wanted = everything(dataset, ("eval", 0), ("weak", 0))
     bank = FeatureBank(tmp_path, source(dataset))
     bank.fill(wanted)
     good = {kind: stored(bank, kind) for kind in wanted}
-    victim = max(blocks(bank), key=read_rows)
+    victim = max(block_files(bank), key=read_rows)
     content = victim.read_bytes()
     # Readers hold the old file open, so a damaged one comes beside it and is renamed, as a bad copy would.
     (tmp_path / "bad").write_bytes(DAMAGES[damage](content))
@@ -324,7 +327,7 @@ def test_a_lost_block_is_computed_again_without_a_word(
     dataset = read(folder)
     bank = FeatureBank(tmp_path, source(dataset))
     bank.fill(everything(dataset))
-    blocks(bank)[0].unlink()
+    block_files(bank)[0].unlink()
     assert FeatureBank(tmp_path, source(dataset)).fill(everything(dataset)) == len(dataset)
     assert capsys.readouterr().err == ""
 
@@ -386,7 +389,7 @@ def slow(frozen: FrozenSource, seconds: float) -> FrozenSource:
 def test_processes_that_fill_one_bank_share_the_work(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, processes: int
 ) -> None:
-    monkeypatch.setattr(features, "BLOCK_ROWS", 4)
+    monkeypatch.setattr(blocks, "BLOCK_ROWS", 4)
     dataset = read(folder)
     wanted = everything(dataset, ("eval", 0), ("strong", 0))
     total = 2 * len(dataset)
@@ -414,7 +417,7 @@ def test_processes_that_fill_one_bank_share_the_work(
 
 
 def test_processes_with_other_wishes_end_right(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "BLOCK_ROWS", 4)
+    monkeypatch.setattr(blocks, "BLOCK_ROWS", 4)
     dataset = read(folder)
     begin = time.monotonic() + 0.2
 
@@ -437,7 +440,7 @@ def test_a_killed_writer_leaves_no_wrong_row_and_no_lock(
 ) -> None:
     from runs import _arm
 
-    monkeypatch.setattr(features, "BLOCK_ROWS", 8)
+    monkeypatch.setattr(blocks, "BLOCK_ROWS", 8)
     dataset = read(folder)
     wanted = everything(dataset, ("eval", 0))
 
@@ -469,7 +472,7 @@ def test_a_full_disk_is_one_line_with_folder_and_size(
 ) -> None:
     dataset = read(folder)
     bank = FeatureBank(tmp_path, source(dataset, "squeezenet1_1", 32))
-    monkeypatch.setattr(features, "BLOCK_ROWS", 8)
+    monkeypatch.setattr(blocks, "BLOCK_ROWS", 8)
     with monkeypatch.context() as patch:
         patch.setattr(features, "atomic_file", full_disk)
         with pytest.raises(UserError) as caught:

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from runs import FROZEN, make_data, make_images, prepared, run, training
 from transfermpl.features import neighbours
 from transfermpl.features.neighbours import blend, nearest
-from transfermpl.learning.batches import Ask, Batches, Order, as_heads_see
+from transfermpl.features.sources import Ask, as_heads_see
+from transfermpl.learning.batches import Batches, Order
 from transfermpl.models import feature_norm
 from transfermpl.runs import run as experiment
 from transfermpl.runs import training as training_module

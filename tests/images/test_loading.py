@@ -14,12 +14,12 @@ from PIL import Image
 
 from runs import Moment, killed, make_data, run, same_run
 from transfermpl.args import parse
+from transfermpl.backbones.library import build_backbone
 from transfermpl.data import find_dataset
-from transfermpl.features import bank
+from transfermpl.features import blocks
 from transfermpl.features.bank import FeatureBank
+from transfermpl.features.sources import FrozenSource, ImageSource
 from transfermpl.images.augment import recipe_for
-from transfermpl.learning.batches import FrozenSource, ImageSource
-from transfermpl.models import build_backbone
 
 QUICK = ("--model_name", "cnn", "--image_size", 16, "--max_steps", 6)
 
@@ -148,7 +148,7 @@ def test_a_test_without_images_shows_the_validation(tmp_path: Path) -> None:
 
 def test_a_bank_of_many_blocks_needs_few_open_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Running out of file handles must neither break a run nor pass for damage."""
-    monkeypatch.setattr(bank, "BLOCK_ROWS", 4)
+    monkeypatch.setattr(blocks, "BLOCK_ROWS", 4)
     options = parse(["--name", "x", "--data_dir", "fake", "--model_name", "cnn", "--unfreeze", "head"])
     dataset = find_dataset(options.data)
     backbone = build_backbone(options.model, native_size=32, points=False, seed=0, default_name="")

@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 
 from runs import COLOURS, ROOT, Outcome, make_data, make_images, photograph, run, snapshot
-from transfermpl import args, models
+from transfermpl import args
+from transfermpl.backbones import library
 from transfermpl.inspection import findings
 from transfermpl.inspection import inspection as audit
 from transfermpl.reports import galleries
@@ -31,7 +32,7 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small network's weights in a file, so that it counts as pretrained: it sees colour, which is enough here."""
     file = tmp_path_factory.mktemp("weights") / "cnn.pt"
     model = args.make({"name": "x", "model_name": "cnn"}).model
-    backbone = models.build_backbone(model, native_size=0, points=False, seed=0, default_name="cnn")
+    backbone = library.build_backbone(model, native_size=0, points=False, seed=0, default_name="cnn")
     torch.save(backbone.net.state_dict(), file)
     return file
 
@@ -279,9 +280,9 @@ def test_without_weights_the_rest_is_done_and_one_line_says_what_is_missing(
     faulty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def missing(*args: object) -> Any:
-        raise models.WeightsMissing("the weights of resnet18 can't be had")
+        raise library.WeightsMissing("the weights of resnet18 can't be had")
 
-    monkeypatch.setattr(models, "_torchvision", missing)
+    monkeypatch.setattr(library, "_torchvision", missing)
     outcome = inspected(tmp_path, faulty)
     assert outcome.code == 0, outcome.err
     lines = [line for line in outcome.out.splitlines() if line.startswith("not done")]

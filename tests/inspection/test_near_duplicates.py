@@ -13,7 +13,8 @@ import torch
 from PIL import Image, ImageEnhance, ImageOps
 
 from runs import ROOT, photograph
-from transfermpl.inspection import near_duplicates
+from transfermpl.features import nearest
+from transfermpl.inspection import label_errors, near_duplicates
 
 CPU = torch.device("cpu")
 
@@ -53,10 +54,10 @@ def strangers() -> np.ndarray:
 
 @pytest.mark.parametrize(("total", "count"), [(0, 3), (1, 3), (2, 3), (4, 3), (50, 3), (50, 60)])
 def test_blocks_find_what_a_whole_matrix_finds(monkeypatch: pytest.MonkeyPatch, total: int, count: int) -> None:
-    monkeypatch.setattr(near_duplicates, "BLOCK", 7)
-    monkeypatch.setattr(near_duplicates, "CHUNK", 11)
-    rows = near_duplicates.unit(np.random.default_rng(0).normal(size=(total, 5)))
-    found = near_duplicates.nearest(rows, count, CPU)
+    monkeypatch.setattr(nearest, "BLOCK", 7)
+    monkeypatch.setattr(nearest, "CHUNK", 11)
+    rows = nearest.unit(np.random.default_rng(0).normal(size=(total, 5)))
+    found = nearest.nearest(rows, count, CPU)
     whole = rows @ rows.T
     np.fill_diagonal(whole, -2)
     width = max(0, min(count, total - 1))
@@ -85,11 +86,11 @@ def test_what_lies_far_from_all_others_is_an_outlier() -> None:
     random = np.random.default_rng(0)
     rows = np.concatenate([random.normal(0, 0.3, (200, 8)) + 1, random.normal(0, 0.3, (200, 8)) + np.arange(8)])
     rows[17] = [-3, 2, -3, 2, -3, 2, -3, 2]
-    far = near_duplicates.outliers(near_duplicates.nearest(near_duplicates.unit(rows), 10, CPU))
+    far = nearest.outliers(nearest.nearest(nearest.unit(rows), 10, CPU))
     assert far.argmax() == 17
     assert far[17] > 5
     assert abs(float(np.median(far))) < 1e-9
-    assert near_duplicates.outliers(near_duplicates.nearest(rows[:1], 10, CPU)).tolist() == [0]
+    assert nearest.outliers(nearest.nearest(rows[:1], 10, CPU)).tolist() == [0]
 
 
 # --- near-duplicates --------------------------------------------------------------------------------------------------
@@ -110,7 +111,7 @@ def test_moved_copies_are_found_where_features_are_alike(strangers: np.ndarray, 
     features[40] = features[5]
     # So are the features of two strangers: pixels tell them apart.
     features[7] = features[6]
-    neighbours = near_duplicates.nearest(features, 3, CPU)
+    neighbours = nearest.nearest(features, 3, CPU)
     assert near_duplicates.near_duplicates(images, None, 0.65, CPU).pairs.tolist() == []
     alike = near_duplicates.near_duplicates(images, neighbours, 0.65, CPU)
     assert alike.pairs.tolist() == [[5, 40]]
@@ -159,7 +160,7 @@ def test_swapped_labels_are_ranked_on_top_with_the_right_class() -> None:
     given = right.copy()
     swapped = np.array([3, 10, 29, 50, 71, 104])
     given[swapped] = (right[swapped] + 1) % 3
-    doubts = near_duplicates.doubtful_labels(features, given, np.arange(120), 3, 0)
+    doubts = label_errors.doubtful_labels(features, given, np.arange(120), 3, 0)
     doubted = np.flatnonzero(doubts.suggested >= 0)
     # One of the six is less sure than an image of its class usually is.
     assert set(doubted.tolist()) <= set(swapped.tolist())
@@ -176,10 +177,8 @@ def test_near_copies_with_the_same_wrong_label_do_not_vouch_for_each_other() -> 
     copies = np.repeat(features[:1], 12, axis=0) + np.random.default_rng(0).normal(0, 0.01, (12, 12))
     features = np.concatenate([features, copies.astype(np.float32)])
     labels = np.concatenate([labels, np.full(12, 2)])  # in truth of class 0
-    alone = near_duplicates.doubtful_labels(features, labels, np.arange(72), 3, 0).suggested[60:]
-    together = near_duplicates.doubtful_labels(features, labels, np.array([*range(60), *[60] * 12]), 3, 0).suggested[
-        60:
-    ]
+    alone = label_errors.doubtful_labels(features, labels, np.arange(72), 3, 0).suggested[60:]
+    together = label_errors.doubtful_labels(features, labels, np.array([*range(60), *[60] * 12]), 3, 0).suggested[60:]
     assert (together == 0).all()
     assert (alone == 0).sum() < 12
 
@@ -188,7 +187,7 @@ def test_an_unknown_label_is_predicted_and_not_doubted() -> None:
     features, labels = blobs()
     given = labels.copy()
     given[:9] = -1
-    doubts = near_duplicates.doubtful_labels(features, given, np.arange(120), 3, 0)
+    doubts = label_errors.doubtful_labels(features, given, np.arange(120), 3, 0)
     assert (doubts.suggested[:9] == -1).all()
     assert doubts.probabilities[:9].argmax(axis=1).tolist() == labels[:9].tolist()
 
@@ -197,7 +196,7 @@ def test_an_unknown_label_is_predicted_and_not_doubted() -> None:
 def test_a_class_without_a_known_label_is_not_judged(missing: int) -> None:
     features, labels = blobs(classes=4)
     labels = np.where(labels == missing, -1, labels)
-    doubts = near_duplicates.doubtful_labels(features, labels, np.arange(120), 4, 0)
+    doubts = label_errors.doubtful_labels(features, labels, np.arange(120), 4, 0)
     assert doubts.probabilities.shape == (120, 4)
     assert doubts.judged.tolist() == [label != missing for label in range(4)]
     assert (doubts.probabilities[:, missing] == 0).all()
@@ -206,5 +205,5 @@ def test_a_class_without_a_known_label_is_not_judged(missing: int) -> None:
 
 def test_one_classifier_learns_from_so_many_images_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels = blobs()
-    monkeypatch.setattr(near_duplicates, "LEARN_ROWS", 30)
-    assert near_duplicates.doubtful_labels(features, labels, np.arange(120), 3, 0).accuracy > 0.9
+    monkeypatch.setattr(label_errors, "LEARN_ROWS", 30)
+    assert label_errors.doubtful_labels(features, labels, np.arange(120), 3, 0).accuracy > 0.9

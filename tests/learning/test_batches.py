@@ -13,19 +13,11 @@ from hypothesis import strategies as st
 
 from runs import make_data
 from transfermpl import args
+from transfermpl.backbones.library import build_backbone
 from transfermpl.data import Dataset, find_dataset
+from transfermpl.features.sources import BATCH_ROWS, EVALUATION_BATCH, Ask, FrozenSource, ImageSource
 from transfermpl.images.augment import PHOTOS
-from transfermpl.learning.batches import (
-    BATCH_ROWS,
-    EVALUATION_BATCH,
-    Ask,
-    Batch,
-    Batches,
-    FrozenSource,
-    ImageSource,
-    Order,
-)
-from transfermpl.models import build_backbone
+from transfermpl.learning.batches import Batch, Batches, Order
 
 CPU = torch.device("cpu")
 

@@ -13,10 +13,11 @@ from torch import nn
 from runs import Moment, Outcome, killed, run, same, same_run
 from transfermpl import args
 from transfermpl.backbones import weights as weights_module
+from transfermpl.backbones.backbone import Backbone
 from transfermpl.backbones.registry import build_view, save_view
 from transfermpl.data import folds_of
 from transfermpl.images.decode import Transform
-from transfermpl.models import PRETRAINED_LR_SCALE, Backbone, Network, build_head, parameter_groups
+from transfermpl.models import PRETRAINED_LR_SCALE, Network, build_head, parameter_groups
 from transfermpl.runs import cotraining, setup, training
 from transfermpl.runs import run as experiment
 

@@ -17,7 +17,8 @@ from PIL import Image
 
 from runs import CLOCK, COLOURS, FROZEN, MOONS, Moment, Outcome, killed, make_data, make_images, run, same, same_run
 from transfermpl import args, data, models, utils
-from transfermpl.learning import learner
+from transfermpl.backbones import small
+from transfermpl.learning import checkpoint, learner
 from transfermpl.runs import progress, setup
 from transfermpl.runs import run as experiment
 from transfermpl.runs import training as run_training
@@ -169,7 +170,7 @@ def test_the_rate_is_one_cycle_below_its_maximum(lab: Lab) -> None:
 
 @covers("layer_decay")
 def test_early_stages_of_a_pretrained_backbone_learn_slower(tmp_path: Path) -> None:
-    torch.save(models.cnn().state_dict(), tmp_path / "w.pth")
+    torch.save(small.cnn().state_dict(), tmp_path / "w.pth")
     line = ("--data_dir", "digits", "--model_name", "cnn", "--weights", "w.pth", "--finetune_mode", "--unfreeze", "all",
             "--num_labels", 20, "--max_steps", 2, "--num_workers", 0)  # fmt: skip
     made = {d: run("--name", f"d{d}", *line, *(("--layer_decay", d) if d else ()), cwd=tmp_path) for d in (0, 1, 0.01)}
@@ -989,7 +990,7 @@ def test_an_optimizer_of_other_groups_is_no_traceback() -> None:
     one, two = torch.nn.Linear(2, 2), torch.nn.Linear(2, 2)
     stored = torch.optim.AdamW(one.parameters()).state_dict()
     other = torch.optim.AdamW([{"params": [parameter]} for parameter in two.parameters()])
-    with pytest.raises(utils.UserError, match="other layers than this version"), setup.layers_checked():
+    with pytest.raises(utils.UserError, match="other layers than this version"), checkpoint.layers_checked():
         other.load_state_dict(stored)
 
 

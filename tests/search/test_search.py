@@ -30,7 +30,7 @@ from PIL import Image
 from runs import FROZEN, ROOT, Outcome, end, make_data, make_images, run, start
 from transfermpl import args, optuna_search
 from transfermpl.args import Options
-from transfermpl.features import bank
+from transfermpl.features import blocks
 from transfermpl.runs import run as experiment
 from transfermpl.search import objective, supervisor
 from transfermpl.search import space as search_space
@@ -270,7 +270,7 @@ def test_the_test_images_are_never_touched_and_one_bank_serves_all(tmp_path: Pat
 
 def read_hashes(path: Path) -> np.ndarray:
     with path.open("rb") as file:
-        _, count, _, _ = bank.HEADER.unpack(file.read(bank.HEADER.size))
+        _, count, _, _ = blocks.HEADER.unpack(file.read(blocks.HEADER.size))
         return np.fromfile(file, dtype="<u8", count=count)
 
 

@@ -19,11 +19,11 @@ from test_train import PLAIN, WIDTH
 
 from runs import Moment, Outcome, killed, make_data, run, same, same_run
 from transfermpl import args, train
+from transfermpl.algorithms import cotraining_steps
+from transfermpl.algorithms.cotraining_steps import STEPS, meta_step
 from transfermpl.args import Learning
 from transfermpl.data import find_dataset, folds_of, split_dataset
-from transfermpl.learning import cotraining_steps
 from transfermpl.learning.batches import Batch
-from transfermpl.learning.cotraining_steps import STEPS, meta_step
 from transfermpl.learning.learner import Learner
 from transfermpl.runs import cotraining
 from transfermpl.runs import run as experiment

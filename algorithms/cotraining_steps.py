@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..args import Learning
+from ..learning.batches import Batch, Batches
+from ..learning.learner import Learner
 from ..models import batch_norms_in_exam
 from ..train import (
     Rules,
@@ -30,8 +32,6 @@ from ..train import (
     supervised_step,
     take_gradients,
 )
-from .batches import Batch, Batches
-from .learner import Learner
 
 Views = Sequence[Batch]
 MEASURED = ("mask_rate", "student_mask_rate", "agreement")

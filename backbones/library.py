@@ -1,0 +1,250 @@
+"""Backbones of torchvision and timm by name, with their published weights."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import math
+import socket
+import sys
+import urllib.request
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import args
+from ..images.decode import Transform
+from ..utils import UserError
+from .backbone import Backbone, as_backbone, keyed_weights, scaled, size_checked
+from .small import SMALL, small_net
+from .weights import learned_in, load_into, one_line, read_weights, record_in, weight_file
+
+ALIASES = {
+    "resnet": "resnet18",
+    "alexnet": "alexnet",
+    "vgg": "vgg16",
+    "squeezenet": "squeezenet1_0",
+    "densenet": "densenet121",
+}
+AUXILIARY = ("aux1", "aux2", "AuxLogits")  # the side classifiers of googlenet and inception_v3
+NETWORK_TIMEOUT = 8.0  # seconds: without a network the user shall read what to do, not wait
+
+
+class WeightsMissing(UserError):
+    """The library's pretrained weights can't be fetched: what can do without them may go on."""
+
+
+def build_backbone(model: args.Model, *, native_size: int, points: bool, seed: int, default_name: str) -> Backbone:
+    """The backbone of these options, on the CPU, all of it trainable.
+
+    native_size: side of the data's own images in pixels, 0 when they differ; points: the data are [N, 2], not images.
+    Random first weights are a function of `seed`. Raises UserError for an unknown name, for weights that can't be had
+    or do not fit, and for a size that the network can't take.
+    """
+    name = resolve_name(model.model_name or default_name)
+    if points and name != "mlp":
+        raise UserError(f"--model_name {name} needs images and these data are points; use --model_name mlp")
+    with keyed_weights("backbone", seed):
+        if name in SMALL:
+            net, transform = small_net(name, model, native_size, points)
+        elif name.startswith("timm:"):
+            net, transform = _timm(name, model)
+        else:
+            net, transform = _torchvision(name, model)
+    pretrained = model.weights != "none" and not (name in SMALL and model.weights == "default")
+    backbone = as_backbone(net, name=name, transform=transform, pretrained=pretrained, points=points)
+    backbone.learned = learned_in(record_in(model.weights))
+    return backbone
+
+
+def resolve_name(name: str) -> str:
+    """The library's own name of a backbone. Raises UserError with what comes close."""
+    name = ALIASES.get(name, name)
+    if name in SMALL:  # these need no library, and a library takes seconds to import
+        return name
+    from torchvision import models as zoo
+
+    known = [*ALIASES, *SMALL, *zoo.list_models(module=zoo)]
+    if name in known:
+        return name
+    import timm
+
+    if name.startswith("timm:") and timm.is_model(_architecture(name)):
+        return name
+    if timm.is_model(_architecture(name)):
+        near = [f"timm:{name}"]
+    elif name.startswith("timm:"):
+        near = [f"timm:{close}" for close in difflib.get_close_matches(_architecture(name), timm.list_models())]
+    else:
+        near = difflib.get_close_matches(name, known)
+    hint = f"did you mean {' or '.join(near)}?" if near else f"choose {', '.join([*ALIASES, *SMALL])} or timm:NAME"
+    raise UserError(f"--model_name {name} is unknown; {hint}")
+
+
+def _architecture(name: str) -> str:
+    """timm:resnet10t.c3_in1k -> resnet10t; what follows the point names a set of weights."""
+    return name.removeprefix("timm:").partition(".")[0]
+
+
+def _torchvision(name: str, model: args.Model) -> tuple[nn.Module, Transform]:
+    from torchvision import models as zoo
+
+    published = zoo.get_model_weights(name)
+    file = weight_file(model.weights)
+    entry = published.DEFAULT
+    if file is not None:  # a published file brings its own preset; any other is taken for the first recipe's
+        entry = next((e for e in published if e.url.endswith(f"/{file.name}")), next(iter(published)))
+    preset = entry.transforms()
+    transform = Transform(
+        preset.crop_size[0], preset.resize_size[0], preset.interpolation.value, tuple(preset.mean), tuple(preset.std)
+    )
+    transform = scaled(transform, model.image_size)
+    with size_checked(name, transform.size):
+        net = zoo.get_model(name, weights=None, **_arguments(name, transform.size))
+    heads = (_drop_classifier(net), *AUXILIARY)
+    if model.weights == "none":
+        return net, transform
+    state = _fetch(name, entry) if file is None else read_weights(file)
+    if name.startswith("vit_") and "encoder.pos_embedding" in state:
+        state = zoo.vision_transformer.interpolate_embeddings(transform.size, net.patch_size, state)
+    load_into(net, state, heads, f"--weights {model.weights} does not fit {name}")
+    return net, transform
+
+
+def _arguments(name: str, size: int) -> dict[str, Any]:
+    """What some of torchvision's builders must be told."""
+    if name in ("googlenet", "inception_v3"):
+        # The published weights want images in [-1, 1]: transform_input turns ours into those.
+        return {"transform_input": True, "aux_logits": False, "init_weights": True}
+    if name.startswith("vit_"):
+        return {"image_size": size}
+    return {"input_size": (size, size)} if name == "maxvit_t" else {}
+
+
+def _drop_classifier(net: nn.Module) -> str:
+    """Take the last linear layer out of the network; returns what its keys begin with."""
+    linear = [name for name, module in net.named_modules() if isinstance(module, nn.Linear)]
+    if linear:
+        net.set_submodule(linear[-1], nn.Identity())
+        return linear[-1]
+    net.classifier = nn.AdaptiveAvgPool2d(1)  # squeezenet classifies by a 1 x 1 convolution
+    return "classifier"
+
+
+def _fetch(name: str, entry: Any) -> Mapping[str, Tensor]:
+    """A published state dict of torchvision, from its cache or the network."""
+    with fetching(name, entry.url):
+        return entry.get_state_dict(check_hash=True, weights_only=True, map_location="cpu")
+
+
+@contextlib.contextmanager
+def fetching(name: str, url: str, file: str | None = None) -> Iterator[None]:
+    """Inside, torch.hub gets a file (in its folder named as in the url, or `file`); without it, what to do is said."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(NETWORK_TIMEOUT)
+    try:
+        yield
+    except Exception as error:  # no network, no disk, a proxy's page, a broken file: the way out is the same
+        target = Path(torch.hub.get_dir()) / "checkpoints" / (file or Path(url).name)
+        raise WeightsMissing(
+            f"the weights of {name} can't be had ({one_line(error)}); put {url} at {target}, "
+            "or use --weights FILE or --weights none"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def _timm(name: str, model: args.Model) -> tuple[nn.Module, Transform]:
+    import timm
+
+    short = name.removeprefix("timm:")
+    file = weight_file(model.weights)
+    try:
+        config = timm.models.get_pretrained_cfg(short)
+    except RuntimeError as error:
+        raise UserError(f"--model_name {name}: {one_line(error)}; leave out what follows the point") from error
+    fetched = model.weights == "default"
+    net: Any = _fetch_timm(name, config) if fetched else timm.create_model(short, pretrained=False, num_classes=0)
+    if file is not None:
+        heads = net.default_cfg.get("classifier") or ()
+        heads = (heads,) if isinstance(heads, str) else tuple(heads)
+        _load_timm(net, read_weights(file), heads, f"--weights {file} does not fit {name}")
+    own = timm.data.resolve_model_data_config(net)
+    size = own["input_size"][-1]
+    transform = Transform(
+        size, math.floor(size / own["crop_pct"]), own["interpolation"], tuple(own["mean"]), tuple(own["std"])
+    )
+    transform = scaled(transform, model.image_size)
+    if transform.size != size and hasattr(net, "set_input_size"):
+        with size_checked(name, transform.size):  # resamples position tables, so it comes after loading
+            net.set_input_size(img_size=(transform.size, transform.size))
+    return net, transform
+
+
+def _load_timm(net: Any, state: Mapping[str, Tensor], heads: tuple[str, ...], complaint: str) -> None:
+    """Fill a network from timm's layout or, by timm's own map, from that of the network's authors."""
+    try:
+        load_into(net, state, heads, complaint)
+    except UserError:
+        convert = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
+        try:
+            converted = convert(dict(state), net) if convert is not None else state
+        except Exception:  # the map of another network may stumble over this one
+            converted = state
+        load_into(net, converted, heads, complaint)
+
+
+def _fetch_timm(name: str, config: Any) -> Any:
+    """A pretrained network of timm, from the hub's cache or the network."""
+    import timm
+
+    if config is None or not config.has_weights:
+        raise UserError(f"timm has no pretrained weights of {name}; use --weights none or --weights FILE")
+    try:
+        with hub_or_cache(cached=config.hf_hub_id and hub_file(config.hf_hub_id, config.hf_hub_filename)):
+            return timm.create_model(name.removeprefix("timm:"), pretrained=True, num_classes=0)
+    except Exception as error:  # as in _fetch
+        file = config.hf_hub_filename or "model.safetensors"
+        place = f"{file} of https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else config.url
+        raise WeightsMissing(
+            f"the weights of {name} can't be had ({one_line(error)}); download {place} elsewhere "
+            "and use --weights FILE, or use --weights none"
+        ) from error
+
+
+def hub_file(repository: str, file: str | None = None) -> Path | None:
+    """A file of the hub's cache on this disk (without a name, the weights), or None. Asks no network."""
+    from huggingface_hub import try_to_load_from_cache
+
+    names = (file,) if file else ("model.safetensors", "pytorch_model.bin")
+    found = (try_to_load_from_cache(repository, name) for name in names)
+    return next((Path(path) for path in found if isinstance(path, str)), None)
+
+
+@contextlib.contextmanager
+def hub_or_cache(*, cached: object = None) -> Iterator[None]:
+    """Inside, the hub's client asks the hub, or only its cache, where that has the file or the hub gives no answer.
+
+    Without a network it tries each file six times, which takes a minute; its cache works at once.
+    """
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or bool(cached) or not _answers(constants.ENDPOINT)
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _answers(address: str) -> bool:
+    try:
+        urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=NETWORK_TIMEOUT).close()
+    except urllib.error.HTTPError:
+        return True  # an answer, if not a friendly one
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,120 @@
+"""Files on disk: written whole or not at all, locked between processes, read with errors that say what to do."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from ..utils import UserError
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path`; what is written there becomes `path` at once, synced, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # The random part keeps two writers apart; the true suffix stays last for libraries that look at it.
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-", suffix=path.suffix)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        yield temporary
+        temporary.chmod(0o666 & ~_umask())
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+        _sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def claimed(path: Path, *, wait: bool) -> Iterator[bool]:
+    """Hold a lock on a file; yields whether it is ours. The system frees it when its holder dies."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:  # without such locks two processes may do the same work twice: slower, never wrong
+        yield True
+        return
+    while True:
+        with path.open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            except OSError:
+                yield False
+                return
+            # Its last holder removed it while we waited: somebody else may hold the file that has its name now.
+            if not _is_at(file.fileno(), path):
+                continue
+            try:
+                yield True
+            finally:
+                path.unlink(missing_ok=True)
+            return
+
+
+def share(path: Path) -> IO[bytes] | None:
+    """Hold a shared lock on a file, so that nobody can claim it, until what is returned is closed or its holder dies.
+
+    None where there are no such locks.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # whoever had claimed it has just removed the whole folder
+            file = path.open("ab")
+            with contextlib.suppress(OSError):  # not on every network's disk
+                fcntl.flock(file, fcntl.LOCK_SH)
+            if _is_at(file.fileno(), path):
+                return file
+            file.close()
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small text file, whole or not at all."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: Path, value: object) -> None:
+    """Write JSON that a person can read; NaN has no place in it."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON; a file that is not JSON is a UserError naming it."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} can't be read as JSON ({error}); give another file") from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

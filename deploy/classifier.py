@@ -1,0 +1,187 @@
+"""A finished run as a library: `load_classifier("results/exp")(images)`.
+
+The weights are those that were tested (`best.pt`), and the probabilities are calibrated by the temperatures that the
+run has found.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from ..args import make as make_options
+from ..base.metrics import calibrated
+from ..data import Dataset, Split
+from ..features.sources import EVALUATION_BATCH, Ask, FrozenSource
+from ..images.decode import Transform, fit, open_rgb, quiet_pil, reason_of, to_rgb
+from ..learning.checkpoint import load_checkpoint
+from ..runs.resume import run_of
+from ..runs.run_folder import find_checkpoint
+from ..runs.setup import Setup, View
+from ..utils import UserError, warn
+
+AHEAD = EVALUATION_BATCH  # images that are decoded, or about to be, before they are needed
+
+
+def load_classifier(run: str | Path, *, device: str = "auto", num_workers: int = 2) -> Classifier:
+    """The classifier of a finished run: its name, its folder or a checkpoint file. Raises UserError.
+
+    A run's tested weights are `best.pt`; where there is none yet, `last.pt` is taken, with a warning.
+    """
+    return Classifier(*loaded_checkpoint(str(run)), {"device": device, "num_workers": num_workers})
+
+
+class Classifier:
+    """A run's models, applied to images.
+
+    `classes` names the columns of what a call returns; `transforms` say how each view wants its images, and `models`
+    are the networks by name; `temperatures` make their probabilities, and those of the ensemble, as sure as they are
+    right.
+    """
+
+    def __init__(self, path: Path, content: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+        self.path, self.classes = path, tuple(content["classes"])
+        self.stored = make_options(content["options"])
+        self.temperatures: Mapping[str, float] = content.get("temperatures", {})
+        if content["model"]["kind"] == "points":
+            raise UserError(f"{path} has learned from points, and there are no pictures of points; give another run")
+        nothing = np.zeros(0, dtype=np.int64)
+        options = self.stored.changed(model_name=content["model"]["name"], **{"cache": False, **given})
+        self.setup = Setup(options, _no_images(content), Split(*[nothing] * 4), content)
+        self.models = {name: self.setup.network(name, state) for name, state in content["models"].items()}
+        self.transforms = tuple(dict.fromkeys(view.backbone.transform for view in self.setup.views))
+        self.name = "ensemble" if len(self.models) > 1 else next(iter(self.models))
+
+    def __call__(self, images: Any) -> np.ndarray:
+        """Calibrated probabilities float32 [N, C] of each class of `classes`; of the ensemble where there is one.
+
+        images: files, PIL images or arrays uint8 [H, W, 3] (RGB), any number of them and of any size. Raises UserError
+        when one can't be decoded.
+        """
+        return self.by_model(images)[self.name]
+
+    def by_model(self, images: Any) -> dict[str, np.ndarray]:
+        """The same of every model, and of the ensemble."""
+        single = isinstance(images, (str, Path, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim == 3)
+        parts = []
+        for batch in in_batches(self.decoded([images] if single else images), EVALUATION_BATCH):
+            wrong = next(((item, fitted) for item, fitted in batch if isinstance(fitted, str)), None)
+            if wrong is not None:
+                raise UserError(f"{wrong[0]!s:.200} can't be classified ({wrong[1]}); leave it out")
+            parts.append(self.probabilities([fitted for _, fitted in batch]))
+        if not parts:
+            return {name: np.zeros((0, len(self.classes)), dtype=np.float32) for name in (*self.models, self.name)}
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def decoded(self, images: Iterable[Any]) -> Iterator[tuple[Any, tuple[np.ndarray, ...] | str]]:
+        """Each image with its pixels uint8 [3, S, S] for each of `transforms`, or with what is wrong with it.
+
+        In the order given; no more than AHEAD of them are held, however many there are.
+        """
+        workers = max(1, self.setup.options.run.num_workers)
+        with quiet_pil(), ThreadPoolExecutor(workers) as pool:
+            waiting: deque[Any] = deque()
+            for image in images:
+                waiting.append((image, pool.submit(_pixels, image, self.transforms)))
+                if len(waiting) >= AHEAD:
+                    first, result = waiting.popleft()
+                    yield first, result.result()
+            for first, result in waiting:
+                yield first, result.result()
+
+    def probabilities(self, fitted: Sequence[tuple[np.ndarray, ...]]) -> dict[str, np.ndarray]:
+        """Calibrated probabilities [N, C] of each model and the ensemble, from `decoded` pixels of N images."""
+        batches = {
+            transform: torch.from_numpy(np.stack(images)).to(self.setup.device)
+            for transform, images in zip(self.transforms, zip(*fitted, strict=True), strict=True)
+        }
+        predicted = self.setup.predicted(self.models, lambda view: [inputs(view, batches[view.backbone.transform])])
+        return calibrated(predicted, self.temperatures)
+
+
+def inputs(view: View, images: Tensor) -> Tensor:
+    """What the models of a view take, from decoded images uint8 [N, 3, S, S]: as in an evaluation of the run."""
+    nobody = np.zeros(0, dtype=np.int64)  # only augmentation asks which images these are
+    pixels = view.images.view(images, Ask(nobody, nobody, "eval"))
+    return view.source.features(pixels) if isinstance(view.source, FrozenSource) else pixels
+
+
+def disagreement(predictions: Mapping[str, np.ndarray], models: Iterable[str]) -> np.ndarray:
+    """How far the models' probabilities [N, C] lie apart, from 0 (the same) to 1 (nothing in common): float64 [N].
+
+    The Jensen-Shannon divergence over its largest value: the entropy of the mean, less the mean of the entropies.
+    """
+    each = np.stack([predictions[name].astype(np.float64) for name in models])
+    most = math.log(max(2, min(len(each), each.shape[2])))
+    return np.clip((_entropy(each.mean(axis=0)) - _entropy(each).mean(axis=0)) / most, 0, 1)
+
+
+def _entropy(p: np.ndarray) -> np.ndarray:
+    return -(p * np.log(np.maximum(p, np.finfo(np.float64).tiny))).sum(axis=-1)
+
+
+def loaded_checkpoint(run: str) -> tuple[Path, dict[str, Any]]:
+    """The checkpoint of the tested weights: best.pt where the run has got that far."""
+    try:
+        path = find_checkpoint(run, best=True)
+    except UserError:
+        path = find_checkpoint(run, best=False)
+        warn(f"{run_of(path)} has not come to its end: its models are untested; take it for a try only")
+    content = load_checkpoint(path)
+    if not content.get("temperatures"):
+        warn("the run's probabilities are not calibrated: how sure is not how often right; its page tells how far off")
+    return path, content
+
+
+def _no_images(content: Mapping[str, Any]) -> Dataset:
+    """A data set like that of the run, without an image: what networks hang on is its classes and kind alone."""
+    nothing = np.zeros(0, dtype=np.int64)
+    kind, size = content["model"]["kind"], content["model"]["native_size"]
+    return Dataset("", tuple(content["classes"]), (), nothing, nothing.astype(np.uint64), (), kind, size)
+
+
+def _pixels(image: Any, transforms: Sequence[Transform]) -> tuple[np.ndarray, ...] | str:
+    """uint8 [3, S, S] for each transform, or what is wrong: decoders meet damaged data with whatever comes up."""
+    try:
+        return tuple(np.array(fit(_opened(image, t), t)).transpose(2, 0, 1) for t in transforms)
+    except Exception as error:
+        return reason_of(error)
+
+
+def _opened(image: Any, transform: Transform) -> Image.Image:
+    if isinstance(image, Image.Image):
+        return to_rgb(ImageOps.exif_transpose(image))
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+            raise ValueError(f"an array must be uint8 [H, W, 3], not {image.dtype} {list(image.shape)}")
+        return Image.fromarray(image)
+    file = image.file if isinstance(image, NewImage) else os.fspath(image)
+    mode = os.stat(file).st_mode
+    if not stat.S_ISREG(mode):  # a pipe would be waited for, for ever
+        raise ValueError("a folder that can't be read" if stat.S_ISDIR(mode) else "not a file")
+    return open_rgb(file, 2 * transform.resize)
+
+
+def in_batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    iterator = iter(items)
+    while part := list(islice(iterator, size)):
+        yield part
+
+
+class NewImage(NamedTuple):
+    """A file below the folder: its path there, as it can be written, and where it is."""
+
+    path: str
+    file: str

@@ -1,0 +1,53 @@
+"""Every image is read once before anything else: its content's hash, and whether it can be decoded."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import stat
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from .builtin import Found
+from .decode import open_rgb, quiet_pil, reason_of
+
+
+def scan(found: Found) -> list[tuple[int | None, str]]:
+    """Of every item the hash of its content (None: could not be read) and what is wrong with it (empty: nothing)."""
+    if found.array is not None:
+        array = found.array
+        return [(_hash_array(array[item.source]), "") for item in found.items]
+    from tqdm import tqdm
+
+    files = [str(item.source) for item in found.items]
+    quiet = len(files) <= 1000 or not sys.stderr.isatty()
+    with quiet_pil(), ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+        return list(tqdm(pool.map(_scan_file, files), "scanning", len(files), leave=False, disable=quiet))
+
+
+def _scan_file(file: str) -> tuple[int | None, str]:
+    content = None
+    try:
+        if not stat.S_ISREG(os.stat(file).st_mode):
+            return None, "not a file"
+        content = Path(file).read_bytes()
+        if not content:
+            return content_hash(content), "empty file"
+        # As small as JPEG can be decoded; the whole stream is read all the same, so a cut-off file is noticed.
+        open_rgb(io.BytesIO(content), 1)
+    # Decoders meet damaged data with whatever exception comes up.
+    except Exception as error:
+        return None if content is None else content_hash(content), reason_of(error)
+    return content_hash(content), ""
+
+
+def content_hash(content: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(content).digest()[:8], "big")
+
+
+def _hash_array(array: np.ndarray) -> int:
+    return content_hash(array.tobytes() + str(array.shape).encode())
