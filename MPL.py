@@ -36,39 +36,49 @@ if __name__ in ("__main__", "__mp_main__"):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code: 0 done, 1 the training broke off, 2 the input is wrong, 130 Ctrl-C."""
     try:
-        return _main(arguments)
+        from transfermpl.utils import as_command, on_screen
+
+        words = sys.argv[1:] if arguments is None else arguments
+        with on_screen(), as_command(words):
+            return _main(words)
     except KeyboardInterrupt as stop:
-        print("MPL.py:", str(stop) or "stopped", file=sys.stderr)
+        from transfermpl.utils import complain, on_screen
+
+        with on_screen():
+            complain(str(stop) or "stopped")
         return 130
 
 
-def _main(arguments: Sequence[str] | None) -> int:
+def _main(words: Sequence[str]) -> int:
     from transfermpl import args
-    from transfermpl.utils import UserError, keep_pages
+    from transfermpl.utils import UserError, complain, keep_pages
 
     try:
-        options = args.parse(sys.argv[1:] if arguments is None else arguments)
+        options = args.parse(words)
         if options.run.keep_pages:
             keep_pages()
         # Heavy imports come after the command line is known to be right.
-        from transfermpl.runs.setup import check_available
+        from transfermpl.runs.prepare import check_available
         from transfermpl.train import TrainingFault
 
         command = command_of(options)
         check_available(options)
     except UserError as error:
-        return complain(error, 2)
+        complain(one_line(error))
+        return 2
     try:
         command(options)
     except UserError as error:
-        return complain(error, 2)
+        complain(one_line(error))
+        return 2
     except TrainingFault as error:
-        return complain(error, 1)
+        complain(one_line(error))
+        return 1
     except (MemoryError, RuntimeError, OSError) as error:
         advice = advice_for(error)
         if advice is None:
             raise
-        print(f"MPL.py: {advice}", file=sys.stderr)
+        complain(advice)
         return 1
     return 0
 
@@ -90,13 +100,13 @@ def _train() -> Callable[[Any], Any]:
 
 
 def _repeat() -> Callable[[Any], Any]:
-    from transfermpl.comparison.compare import repeat
+    from transfermpl.comparison.repeat import repeat
 
     return repeat
 
 
 def _test() -> Callable[[Any], Any]:
-    from .deploy.test_run import test
+    from transfermpl.deploy.test_run import test
 
     return test
 
@@ -108,7 +118,7 @@ def _predict() -> Callable[[Any], Any]:
 
 
 def _export() -> Callable[[Any], Any]:
-    from transfermpl.deploy.predict import export
+    from transfermpl.deploy.export import export
 
     return export
 
@@ -156,10 +166,9 @@ COMMANDS: dict[str, Callable[[], Callable[[Any], Any]]] = {
 }
 
 
-def complain(error: Exception, code: int) -> int:
-    """One line on what is wrong, even where what the user typed has several; returns the exit code."""
-    print("MPL.py:", " ".join(str(error).splitlines()), file=sys.stderr)
-    return code
+def one_line(error: Exception) -> str:
+    """What is wrong in one line, even where what the user typed has several."""
+    return " ".join(str(error).splitlines())
 
 
 def advice_for(error: Exception) -> str | None:

@@ -1,240 +1,416 @@
-"""Every option, once: its name, default, range and help.
+"""Every option once: its default, its range, what it does, and which commands read it.
 
-argparse, the config file and the README's table are all made from the dataclasses below. Nothing heavy is imported, so
-`--help` answers at once. A default of None means that the program chooses; the help says how.
+`--help`, config files, docs/options.md and every list of option names in the program are made from the dataclasses
+below; how, is in base/options.py. Nothing heavy is imported, so `--help` answers at once. A default of None means that
+the program chooses; `default_text` says how. `python -m transfermpl.args > docs/options.md` writes that page.
 """
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import difflib
-import json
-import tomllib
-import types
-import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, ClassVar
 
-from .utils import UserError
+from . import __version__
+from .base.options import (
+    OptionTable,
+    Rule,
+    as_page,
+    check_rules,
+    folder_name,
+    option,
+    parser_of,
+    read_config,
+    share,
+    with_config,
+    words_of,
+)
+from .utils import UserError, program, warn
 
-
-def option(
-    default: Any,
-    help: str,
-    *,
-    low: float | None = None,
-    high: float | None = None,
-    above: float | None = None,
-    choices: tuple[str, ...] | None = None,
-    parse: Callable[[str], Any] | None = None,
-    metavar: str | None = None,
-) -> Any:
-    """A dataclass field that is a command-line option; `low` and `high` are allowed values, `above` is not."""
-    limits = {"low": low, "high": high, "above": above}
-    metadata = {"help": help, "limits": limits, "choices": choices, "parse": parse, "metavar": metavar}
-    return field(default=default, metadata=metadata)
-
-
-def share(text: str) -> float:
-    """A share of a whole, `0.03` or `3%`. A bare number of 1 or more is ambiguous and refused."""
-    try:
-        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
-    except ValueError:
-        raise ValueError("takes a share such as 0.03 or 3%") from None
-    if not text.endswith("%") and value >= 1 and "." not in text:
-        raise ValueError(f"would mean {100 * value:g}% of the images; write {text}% for a percentage")
-    if not 0 <= value <= 1:
-        raise ValueError("must lie between 0% and 100%")
-    return value
+# Which commands read an option. `train` is what is done where no other is asked for.
+TRAINING = ("train", "compare", "search")
+ALL = (*TRAINING, "inspect", "view_report", "list_views", "test", "predict", "export")
+WITH_DATA = (*TRAINING, "inspect", "view_report")  # that make a results folder from a data set
+WITH_TEST = (*WITH_DATA, "test")
+LOADING = ("train", "test", "predict", "export")
 
 
 def unfreeze_level(text: str) -> str:
-    """`head`, `all`, or a number of last stages."""
+    """`head`, `all`, or a number of last stages; ValueError for anything else."""
     if text in ("head", "all") or (text.isdecimal() and int(text) > 0):
         return text
     raise ValueError("takes head, all, or a number of last stages such as 2")
 
 
 def fold_count(text: str) -> int:
-    """0, or at least 2."""
+    """0, or at least 2; ValueError for anything else."""
     if not text.isdecimal() or text == "1":
         raise ValueError("takes 0 or a whole number of folds, at least 2")
     return int(text)
 
 
-def run_name(text: str) -> str:
-    """A name that is one folder under results/."""
-    if not text or text in (".", "..") or any(sign in text for sign in '/\\:*?"<>|\0\n') or text != text.strip():
-        raise ValueError("must be a plain folder name, without slashes")
-    return text
-
-
 def view_name(text: str) -> str:
-    """A view's name, or NAME=WEIGHTS."""
+    """A view's name, or NAME=WEIGHTS; ValueError for anything else."""
     name, sign, weights = text.partition("=")
     if not name.strip() or (sign and not weights):
         raise ValueError("takes NAME or NAME=FILE")
     return text
 
 
+# The docstring of a group is its title in --help and in docs/options.md.
 # fmt: off
 @dataclass(frozen=True)
 class Run:
     """Run"""
 
-    name: str | None = option(None, "the run's name: all it leaves goes to results/NAME", parse=run_name)
-    resume: bool = option(False, "go on with the run NAME where it stopped")
-    overwrite: bool = option(False, "replace the run NAME instead of making NAME-2; also the file that --predict_dir or --export would write")
-    config: str | None = option(None, "a JSON or TOML file of options; the command line goes before it", metavar="FILE")
-    seed: int = option(0, "the seed of the split, the order, the weights and the pseudo-labels", low=0)
-    device: str = option("auto", "auto, cpu, cuda, cuda:1, mps")
-    precision: str = option("auto", "of the networks' passes; auto: bf16 on a GPU that has it, and for a frozen backbone on an x86 CPU that has it", choices=("auto", "fp32", "bf16"))
-    compile: bool = option(False, "compile the networks that learn with torch.compile")
-    num_workers: int = option(2, "processes that decode image files beside the training", low=0)
-    tensorboard: bool = option(False, "also write curves, confusion matrices and sample images for TensorBoard (pip install tensorboard)")
-    keep_pages: bool = option(True, "let the C library keep freed memory for the next pass (Linux: much faster on the CPU)")
-    cache: bool = option(True, "keep a frozen backbone's features on disk and use them again")
-    cache_dir: str = option("cache", "where the feature banks lie", metavar="DIR")
-    cache_limit: float = option(20.0, "GB that all banks may take; whole old ones are removed", above=0)
-    cache_dtype: str = option("float16", "of the numbers in a bank", choices=("float16", "float32"))
+    DEFAULTS: ClassVar[dict[str, Any]] = {"commands": TRAINING}
+
+    name: str | None = option(
+        None, "Write everything that belongs to the run to results/NAME.",
+        parse=folder_name, commands=WITH_DATA, on_resume=True, per_machine=True)
+    resume: bool = option(False, "Continue the run NAME from its last checkpoint.", recorded=False)
+    overwrite: bool = option(
+        False, "Replace the earlier run NAME, or the file that --predict_dir or --export writes, instead of writing "
+        "beside it under another name.",
+        commands=(*WITH_DATA, "predict", "export"), recorded=False)
+    config: str | None = option(
+        None, "Read options from a JSON or TOML file; an option on the command line overrides the file.",
+        metavar="FILE", commands=ALL, recorded=False)
+    seed: int = option(
+        0, "Set the random seed of the split, the order of the images, the initial weights and the pseudo-labels.",
+        low=0, commands=WITH_DATA, inherited="default")
+    device: str = option(
+        "auto", "Compute on this device: auto, cpu, cuda, cuda:1 or mps.",
+        commands=(*WITH_TEST, "predict"), on_resume=True, per_machine=True)
+    precision: str = option(
+        "auto", "Compute forward passes in this precision; auto takes bf16 on a GPU that supports it, and for a frozen "
+        "backbone also on an x86 CPU that supports it.",
+        choices=("auto", "fp32", "bf16"), commands=(*WITH_TEST, "predict"), per_machine=True, searchable=True)
+    compile: bool = option(False, "Use torch.compile for the networks that are trained.", per_machine=True)
+    num_workers: int = option(
+        2, "Decode image files with this many parallel workers.",
+        low=0, commands=(*WITH_TEST, "predict", "export"), on_resume=True, per_machine=True)
+    tensorboard: bool = option(
+        False, "Also write curves, confusion matrices and sample images for TensorBoard (pip install tensorboard).",
+        commands=("train", "compare"), on_resume=True)
+    keep_pages: bool = option(
+        True, "Let the C library keep freed memory for later use, which is much faster on the CPU (Linux only).",
+        commands=ALL, on_resume=True, per_machine=True)
+    cache: bool = option(
+        True, "Store the features of a frozen backbone on disk and reuse them.", commands=WITH_TEST, per_machine=True)
+    cache_dir: str = option(
+        "cache", "Store the feature banks in this folder.",
+        metavar="DIR", commands=WITH_TEST, on_resume=True, per_machine=True)
+    cache_limit: float = option(
+        20.0, "Remove the feature banks that were unused for longest when all banks together take more than X GB.",
+        above=0, commands=WITH_TEST, on_resume=True, per_machine=True)
+    cache_dtype: str = option(
+        "float16", "Store features as numbers of this type.", choices=("float16", "float32"), commands=WITH_DATA)
 
 
 @dataclass(frozen=True)
 class Data:
     """Data"""
 
-    data_dir: str = option("digits", "a folder of images, or digits, moons, fake, cifar10, cifar100, svhn, stl10, flowers102, food101, fgvc_aircraft", metavar="DIR")
-    data_root: str = option("datasets", "where torchvision's data sets lie", metavar="DIR")
-    download: bool = option(False, "download a torchvision data set into --data_root when it is not there")
-    labels_csv: str | None = option(None, "a table with the columns path,label under --data_dir; an empty label means unlabeled", metavar="FILE")
-    num_labels_percent: float | None = option(None, "labeled share of the images that are left for training, 0.03 or 3%%; default 3%%, or all labels where the data set has unlabeled images of its own", parse=share, metavar="SHARE")
-    num_labels: int | None = option(None, "the number of labeled images, instead of a share", low=1)
-    val_percent: float = option(0.0, "share of the training images for validation; these are labels too and are counted as such", parse=share, metavar="SHARE")
-    test_percent: float = option(0.2, "share of the images for the test, where the data set brings none", parse=share, metavar="SHARE")
-    label_split: str = option("balanced", "how labeled images are drawn: the same number of each class, or as frequent as the class", choices=("balanced", "stratified"))
-    include_labeled: bool = option(True, "labeled images are also used as unlabeled ones")
-    augmentation_draws: int = option(8, "different strong views of an unlabeled image for a frozen backbone, and weak ones of a labeled image; an unlabeled one has a quarter as many weak ones", low=1, high=999)
-    flip: bool | None = option(None, "mirror images left to right in augmentation; default: yes, except for digits and svhn")
-    show_images: bool = option(False, "save a picture of raw, weakly and strongly augmented samples")
+    DEFAULTS: ClassVar[dict[str, Any]] = {"commands": TRAINING}
+
+    data_dir: str = option(
+        "digits", "Read images from this folder, or use a built-in data set: digits, moons, fake, cifar10, cifar100, "
+        "svhn, stl10, flowers102, food101 or fgvc_aircraft.",
+        metavar="DIR", commands=(*WITH_TEST, "export"), per_machine=True, inherited="default")
+    data_root: str = option(
+        "datasets", "Look for torchvision's data sets in this folder.",
+        metavar="DIR", commands=WITH_TEST, per_machine=True, inherited="default")
+    download: bool = option(
+        False, "Download the torchvision data set into --data_root if it is not there.",
+        commands=WITH_DATA, per_machine=True)
+    labels_csv: str | None = option(
+        None, "Read the labels from a table with the columns path,label, where a path starts below --data_dir and an "
+        "empty label means unlabeled.",
+        metavar="FILE", commands=WITH_TEST, per_machine=True, inherited="default")
+    num_labels_percent: float | None = option(
+        None, "Use the labels of this share of the training images (0.03 or 3%) and treat the others as unlabeled.",
+        default_text="3%, or all labels if the data set has unlabeled images of its own",
+        parse=share, metavar="SHARE", commands=(*TRAINING, "view_report"), inherited="default")
+    num_labels: int | None = option(
+        None, "Use the labels of this many training images, instead of a share.",
+        low=1, commands=(*TRAINING, "view_report"), inherited="default")
+    val_percent: float = option(
+        0.0, "Hold out this share of the training images for validation; their labels are counted as used.",
+        parse=share, metavar="SHARE", commands=WITH_DATA, inherited="default")
+    test_percent: float = option(
+        0.2, "Hold out this share of the images for the test if the data set has no test images of its own.",
+        parse=share, metavar="SHARE", commands=WITH_DATA, inherited="default")
+    label_split: str = option(
+        "balanced", "Choose equally many labeled images from each class (balanced), or in proportion to the class "
+        "frequencies (stratified).",
+        choices=("balanced", "stratified"), commands=(*TRAINING, "view_report"), inherited="default")
+    include_labeled: bool = option(True, "Use the labeled images as unlabeled images too.", searchable=True)
+    augmentation_draws: int = option(
+        8, "With a frozen backbone, prepare N strong augmentations of each unlabeled image, a quarter as many weak "
+        "ones, and N weak ones of each labeled image.",
+        low=1, high=999, searchable=True)
+    flip: bool | None = option(
+        None, "Mirror images left to right at random as part of the augmentation.",
+        default_text="on, except for digits and svhn", inherited="default", searchable=True)
+    show_images: bool = option(
+        False, "Save a picture of some images: raw, weakly augmented and strongly augmented.",
+        commands=("train", "compare"))
 
 
 @dataclass(frozen=True)
 class Model:
     """Model"""
 
-    model_name: str | None = option(None, "resnet, alexnet, vgg, squeezenet, densenet, any torchvision classifier, timm:NAME, or from scratch cnn, wrn28_2, mlp; default: cnn for digits and fake, mlp for moons, wrn28_2 for cifar and svhn, else resnet", metavar="NAME")
-    weights: str = option("default", "default (the library's pretrained ones), none, or a .pth or .safetensors file", metavar="WEIGHTS")
-    unfreeze: str | None = option(None, "what learns: head, a number of last stages, or all; default: head when pretrained, else all", parse=unfreeze_level, metavar="WHAT")
-    head: str = option("linear", "the layers on top of the backbone: one; with a hidden one of 256; or with three of 1,024, with skips. Hidden ones have batch norms, which take the classes to be as frequent in the pile as among the labels", choices=("linear", "hidden", "mlp"))
-    head_prior: str = option("pile", "what a linear head on a frozen backbone takes for likely before it sees a label: what the unlabeled images' views tell (priors.py), or nothing", choices=("pile", "none"))
-    head_ensemble: int = option(1, "heads that learn as one: the mean of their logits, less sure where they disagree", low=1, high=64)
-    image_size: int | None = option(None, "side of the square that the network sees, in pixels; default: the backbone's own", low=8, high=2048)
-    print_model: bool = option(False, "print the layers with their numbers of parameters, trainable and frozen")
+    DEFAULTS: ClassVar[dict[str, Any]] = {"commands": TRAINING, "searchable": True}
+
+    model_name: str | None = option(
+        None, "Use this backbone: resnet, alexnet, vgg, squeezenet, densenet, any torchvision classifier, timm:NAME, "
+        "or one that is trained from scratch: cnn, wrn28_2 or mlp.",
+        default_text="cnn for digits and fake, mlp for moons, wrn28_2 for cifar and svhn, else resnet",
+        metavar="NAME", commands=(*TRAINING, "inspect"), inherited="fixed")
+    weights: str = option(
+        "default", "Start from these backbone weights: default (the library's pretrained ones), none (random ones), or "
+        "a .pth or .safetensors file.",
+        metavar="WEIGHTS", commands=(*TRAINING, "inspect"), per_machine=True)
+    unfreeze: str | None = option(
+        None, "Train only the head (head), also the last N stages of the backbone (N), or the whole network (all).",
+        default_text="head if the backbone is pretrained, else all",
+        parse=unfreeze_level, metavar="WHAT", inherited="default")
+    head: str = option(
+        "linear", "Use a linear head, one with a hidden layer of 256 units (hidden), or one with three layers of 1,024 "
+        "units and skip connections (mlp); the last two have batch norms, which assume equal class frequencies among "
+        "labeled and unlabeled images.",
+        choices=("linear", "hidden", "mlp"), inherited="fixed")
+    head_prior: str = option(
+        "unlabeled", "Let a linear head on a frozen backbone learn fastest along the feature directions that tell "
+        "unlabeled images apart but not the augmentations of one image (unlabeled), or equally fast along all "
+        "directions (none).",
+        choices=("unlabeled", "none"))
+    head_ensemble: int = option(
+        1, "Train N heads as one whose logits are their mean, reduced where the heads disagree.",
+        low=1, high=64, inherited="fixed")
+    image_size: int | None = option(
+        None, "Show images to the network as squares of this many pixels a side.",
+        default_text="the backbone's own size", low=8, high=2048, commands=(*TRAINING, "inspect"), inherited="fixed")
+    print_model: bool = option(
+        False, "Print the layers with their numbers of trainable and frozen parameters.",
+        commands=("train", "compare"), per_machine=True)
 
 
 @dataclass(frozen=True)
 class Learning:
     """Learning"""
 
-    num_epochs: int | None = option(None, "passes over the unlabeled images (over the labeled ones in --finetune_mode)", low=1)
-    max_steps: int | None = option(None, "training steps, instead of epochs; default: 1000, or 10 epochs if that is more", low=1)
-    warmup_epoch_num: int | None = option(None, "first epochs, in which only the teacher learns; default: those of the first tenth of the steps", low=0)
-    batch_size: int = option(64, "labeled images a step (at most as many as there are)", low=1)
-    unlabeled_batch_size: int = option(64, "unlabeled images a step", low=1)
-    max_lr: float = option(0.00263, "the highest learning rate of the one-cycle schedule", above=0)
-    optimizer: str = option("AdamW", "the optimizer of every model", choices=("AdamW", "SGD"))
-    weight_decay: float = option(1.0, "of heads, decoupled (AdamW) or L2 (SGD); a backbone that learns has a tenth of it", low=0)
-    layer_decay: float | None = option(None, "factor of the learning rate from each stage of a pretrained backbone that learns to the one before it; default: 0.75 with --finetune_views, else 1", above=0, high=1)
-    grad_clip: float = option(0.0, "largest gradient norm of a model; 0: not clipped", low=0)
-    grad_accumulation: int = option(1, "parts that a step is cut into, to need less memory", low=1)
-    label_smoothing: float = option(0.0, "of the supervised loss", low=0, high=0.99)
-    ema: float = option(0.0, "decay of an average of the weights, used for evaluation only; 0: off", low=0, high=0.99999)
-    patience: int | None = option(None, "end after so many epochs without a better validation accuracy (needs validation images)", low=1)
-    unsupervised: str = option("CE", "the consistency loss of the teacher: cross-entropy or cosine", choices=("CE", "cos"))
-    threshold: float = option(0.9, "least confidence of a weak prediction to teach its strong view", low=0, high=1)
-    temperature: float = option(1.0, "of the weak prediction", above=0)
-    lambda_u: float = option(3.0, "weight of the consistency loss", low=0)
-    uda_steps: int = option(80, "steps over which that weight rises from 0", low=0)
-    mpl_weight: float = option(0.3, "weight of the student's feedback to the teacher; 0: off", low=0)
-    feedback: str = option("difference", "the student's gain: by two exams, or to first order", choices=("difference", "first_order"))
-    feedback_scale: str = option("rms", "divide the gain by its running root mean square, or not", choices=("none", "rms"))
-    feedback_center: bool = option(False, "first subtract the running mean of the gain")
-    pseudo_label: str = option("argmax", "the teacher's label for the student: the likeliest class, or one draw", choices=("argmax", "sample"))
-    pseudo_label_view: str = option("strong", "the augmentation that the pseudo-label is made from", choices=("strong", "weak"))
-    student_threshold: float = option(0.9, "least confidence of a pseudo-label that the student learns", low=0, high=1)
-    distribution_alignment: float | None = option(None, "move the weak predictions towards the classes' shares of the unlabeled images: 0 not, 1 wholly; default: 1 with a frozen backbone, else 0", low=0, high=1)
-    neighbours: int = option(0, "what an unlabeled image is taken for is read half off itself and half off so many unlabeled ones that are most like it by a frozen backbone's features; 0: off itself alone", low=0, high=99)
-    class_shares: str = option("estimate", "where those shares come from: estimated from a frozen backbone's features, which costs nothing where they equal those of the labels; or taken to be those of the labels, as they are for a network that learns whole or has learned these labels and where a class has one label", choices=("estimate", "labels"))
+    DEFAULTS: ClassVar[dict[str, Any]] = {"commands": TRAINING, "searchable": True}
+
+    num_epochs: int | None = option(
+        None, "Train for this many passes over the unlabeled images (with --finetune_mode: over the labeled ones).",
+        low=1)
+    max_steps: int | None = option(
+        None, "Train for this many steps, instead of epochs.",
+        default_text="1000, or 10 epochs if that is more", low=1)
+    warmup_epoch_num: int | None = option(
+        None, "Train only the teacher during the first N epochs.",
+        default_text="the epochs of the first tenth of the steps", low=0)
+    batch_size: int = option(64, "Use this many labeled images per step, or all if there are fewer.", low=1)
+    unlabeled_batch_size: int = option(64, "Use this many unlabeled images per step, or all if there are fewer.", low=1)
+    max_lr: float = option(0.00263, "Set the highest learning rate of the one-cycle schedule.", above=0)
+    optimizer: str = option("AdamW", "Train every model with this optimizer.", choices=("AdamW", "SGD"))
+    weight_decay: float = option(
+        1.0, "Set the weight decay of the heads (decoupled with AdamW, L2 with SGD); a backbone that is trained gets a "
+        "tenth of it.",
+        low=0)
+    layer_decay: float | None = option(
+        None, "In a pretrained backbone, multiply the learning rate by X for every stage further from the head.",
+        default_text="0.75 with --finetune_views, else 1", above=0, high=1)
+    grad_clip: float = option(0.0, "Limit the gradient norm of each model to X; 0 sets no limit.", low=0)
+    grad_accumulation: int = option(1, "Compute each step in N parts, one after another, to save memory.", low=1)
+    label_smoothing: float = option(0.0, "Smooth the labels of the supervised loss by X.", low=0, high=0.99)
+    ema: float = option(
+        0.0, "Evaluate an exponential moving average of the weights with decay X; 0 evaluates the weights themselves.",
+        low=0, high=0.99999)
+    patience: int | None = option(
+        None, "Stop after N epochs without a better validation accuracy (needs validation images).", low=1)
+    unsupervised: str = option(
+        "CE", "Use cross-entropy (CE) or cosine distance (cos) as the consistency loss of the teacher.",
+        choices=("CE", "cos"))
+    threshold: float = option(
+        0.9, "Use the prediction on a weak augmentation as the target of the strong one only if its confidence is at "
+        "least X.",
+        low=0, high=1)
+    temperature: float = option(
+        1.0, "Divide the logits of the weak augmentation by X before they become a target.", above=0)
+    lambda_u: float = option(3.0, "Multiply the consistency loss by X.", low=0)
+    uda_steps: int = option(80, "Raise the weight of the consistency loss from 0 over the first N steps.", low=0)
+    mpl_weight: float = option(
+        0.3, "Multiply the student's feedback to the teacher by X; 0 turns the feedback off.", low=0)
+    feedback: str = option(
+        "difference", "Measure the student's gain as the difference between its labeled losses before and after a "
+        "step, or by a first-order approximation.",
+        choices=("difference", "first_order"))
+    feedback_scale: str = option(
+        "rms", "Divide the gain by its running root mean square (rms), or leave it as it is (none).",
+        choices=("none", "rms"))
+    feedback_center: bool = option(False, "Subtract the running mean of the gain from it before it is scaled.")
+    pseudo_label: str = option(
+        "argmax", "Give the student the teacher's most probable class (argmax), or one drawn from the teacher's "
+        "probabilities (sample).",
+        choices=("argmax", "sample"))
+    pseudo_label_view: str = option(
+        "strong", "Predict the pseudo-label from this augmentation of the image.", choices=("strong", "weak"))
+    student_threshold: float = option(
+        0.9, "Train the student only on pseudo-labels whose confidence is at least X.", low=0, high=1)
+    distribution_alignment: float | None = option(
+        None, "Align the predictions on weak augmentations with the class prior of the unlabeled images: not at all "
+        "(0), fully (1) or in between.",
+        default_text="1 with a frozen backbone, else 0", low=0, high=1)
+    neighbours: int = option(
+        0, "Predict on each weak augmentation half from its own features and half from the mean features of the N "
+        "most similar unlabeled images (with a frozen backbone); 0 uses its own features alone.",
+        low=0, high=99)
+    class_prior: str = option(
+        "estimate", "Estimate the class prior of the unlabeled images from the features of a frozen backbone "
+        "(estimate), or assume the label frequencies (labels), as is also done where no estimate is possible.",
+        choices=("estimate", "labels"))
 
 
 @dataclass(frozen=True)
 class Mode:
     """Mode (without one: Meta Pseudo Labels)"""
 
-    switch_mode: bool = option(False, "teacher and student change roles every epoch")
-    finetune_mode: bool = option(False, "supervised learning on the labeled images alone; without --load_best or --load_path the labels-only baseline")
-    test_mode: bool = option(False, "only test a trained run, and write into it")
-    load_path: str | None = option(None, "the run to load: its name, its folder or a checkpoint file", metavar="RUN")
-    load_best: bool = option(False, "load the best checkpoint instead of the last")
-    cotrain_mode: bool = option(False, "Meta Co-Training: a model on each of --views, which teach each other")
-    optuna_mode: bool = option(False, "search for better options with Optuna")
-    compare: bool = option(False, "train with every method on the same splits, and say which to use")
-    inspect: bool = option(False, "look for what is wrong with the data before training")
-    list_views: bool = option(False, "print the backbones that --views knows by a short name")
-    view_report: bool = option(False, "measure how good each of --views is alone, and how far their errors overlap")
-    predict_dir: str | None = option(None, "classify all images under DIR with the run of --load_path", metavar="DIR")
-    export: str | None = option(None, "write the classifier of --load_path into one file", choices=("onnx", "torch_export"))
+    DEFAULTS: ClassVar[dict[str, Any]] = {"commands": TRAINING}
+
+    switch_mode: bool = option(
+        False, "Let teacher and student exchange roles after every epoch.",
+        commands=("train", "search"), searchable=True)
+    finetune_mode: bool = option(
+        False, "Train on the labeled images alone, as a baseline or to fine-tune the run of --load_path.",
+        commands=("train", "search"), searchable=True)
+    test_mode: bool = option(
+        False, "Test the run of --load_path and write the result into its folder.",
+        commands=("test",), command="test", needs_name=False)
+    load_path: str | None = option(
+        None, "Load this run: its name, its folder or a checkpoint file.", metavar="RUN", commands=LOADING)
+    load_best: bool = option(False, "Load the best checkpoint instead of the last one.", commands=LOADING)
+    cotrain_mode: bool = option(
+        False, "Train by Meta Co-Training: a model on each of --views teaches the others.",
+        commands=("train", "search"))
+    optuna_mode: bool = option(
+        False, "Search for better options with Optuna.", commands=("search",), command="search")
+    compare: bool = option(
+        False, "Train with every method on the same splits and report which one to use.",
+        commands=("compare",), command="compare")
+    inspect: bool = option(
+        False, "Check the data for problems before training.", commands=("inspect",), command="inspect")
+    list_views: bool = option(
+        False, "List the backbones that have a short name for --views.",
+        commands=("list_views",), command="list_views", needs_name=False)
+    view_report: bool = option(
+        False, "Measure how accurate each of --views is alone, and how far their errors overlap.",
+        commands=("view_report",), command="view_report")
+    predict_dir: str | None = option(
+        None, "Classify all images below this folder with the run of --load_path.",
+        metavar="DIR", commands=("predict",), command="predict", needs_name=False)
+    export: str | None = option(
+        None, "Write the classifier of --load_path to one file.",
+        choices=("onnx", "torch_export"), commands=("export",), command="export", needs_name=False)
 
 
 @dataclass(frozen=True)
 class Cotraining:
     """Co-training (--cotrain_mode)"""
 
-    views: tuple[str, ...] = option((), "two or more backbones: short names (--list_views), pixels, gradients, or what --model_name takes, each with =FILE for its weights", parse=view_name, metavar="NAME[=FILE]")
-    algorithm: str = option("meta", "how the views learn: each from the labels alone, from the others' sure labels, or also by feedback of what was gained", choices=("labels_only", "cotraining", "meta"))
-    finetune_views: bool = option(False, "first fine-tune each view's backbone on the labeled images; the views are saved under results/NAME/views, for --views NAME=FILE")
-    finetune_steps: int = option(100, "steps of that fine-tuning, a view", low=1)
+    DEFAULTS: ClassVar[dict[str, Any]] = {"commands": ("train", "search")}
+
+    views: tuple[str, ...] = option(
+        (), "Use these backbones, two or more: short names (see --list_views), pixels, gradients, or any "
+        "value of --model_name, each with =FILE for its weights.",
+        parse=view_name, metavar="NAME[=FILE]", commands=(*TRAINING, "view_report"))
+    algorithm: str = option(
+        "meta", "Train each view on the labels alone (labels_only), also on the confident predictions of the other "
+        "views (cotraining), or also with the feedback of the views that it teaches (meta).",
+        choices=("labels_only", "cotraining", "meta"), searchable=True)
+    finetune_views: bool = option(
+        False, "First fine-tune the backbone of each view on the labeled images, and save it under results/NAME/views "
+        "for later use as --views NAME=FILE.")
+    finetune_steps: int = option(100, "Fine-tune each view for this many steps.", low=1)
 
 
 @dataclass(frozen=True)
 class Search:
     """Search (--optuna_mode)"""
 
-    n_trials: int = option(100, "trials of the whole search, all its workers and machines together", low=1)
-    timeout: float | None = option(None, "seconds after which no new trial begins", above=0, metavar="SECONDS")
-    search: tuple[str, ...] = option((), "KEY=LOW:HIGH, KEY=LOW:HIGH:log or KEY=A,B,C: search any option, or change its usual range; KEY=VALUE holds it fast", metavar="KEY=RANGE")
-    folds: int = option(3, "parts of the labeled images, each held out once a trial, where there are no validation images", low=2)
-    search_workers: int = option(1, "processes that run trials side by side on this machine", low=1)
-    storage: str | None = option(None, "URL of a database that all machines of a search share (SQLite, PostgreSQL, MySQL); default: a journal file in results/NAME", metavar="URL")
-    pruner: str = option("median", "gives up trials that lag behind after some of their folds", choices=("median", "hyperband", "none"))
+    DEFAULTS: ClassVar[dict[str, Any]] = {"commands": ("search",)}
+
+    n_trials: int = option(
+        100, "Run this many trials in all, over all workers and machines.", low=1, on_resume=True, per_machine=True)
+    timeout: float | None = option(
+        None, "Start no trial after this many seconds.",
+        above=0, metavar="SECONDS", on_resume=True, per_machine=True)
+    search: tuple[str, ...] = option(
+        (), "Search the option KEY over the range LOW:HIGH or LOW:HIGH:log or over the values A,B,C, or fix it by "
+        "KEY=VALUE.",
+        metavar="KEY=RANGE")
+    folds: int = option(
+        3, "Without validation images, measure each trial by cross-validation with N folds of the labeled images.",
+        low=2)
+    search_workers: int = option(
+        1, "Run trials in this many processes side by side on this machine.",
+        low=1, on_resume=True, per_machine=True)
+    storage: str | None = option(
+        None, "Keep the search in the database with this URL (SQLite, PostgreSQL or MySQL), which several machines can "
+        "share.",
+        default_text="a journal file in results/NAME", metavar="URL", on_resume=True, per_machine=True)
+    pruner: str = option(
+        "median", "Stop trials that fall behind the others by this rule, or run all to their end (none).",
+        choices=("median", "hyperband", "none"), per_machine=True)
 
 
 @dataclass(frozen=True)
 class Study:
     """Comparing and inspecting"""
 
-    repeat: int | None = option(None, "runs that differ in their seed, counted up from --seed, and their mean with its interval; default: 5 with --compare, else 1", low=1)
-    near_duplicate: float = option(0.65, "how alike two images must be to count as near-duplicates (--inspect): 1 is the same picture, mirrored, cropped or in another size", above=0, high=1)
+    DEFAULTS: ClassVar[dict[str, Any]] = {"commands": ("train", "compare")}
+
+    repeat: int | None = option(
+        None, "Train with this many seeds, counted up from --seed, and report the mean with its interval.",
+        default_text="5 with --compare, else 1", low=1, on_resume=True)
+    near_duplicate: float = option(
+        0.65, "Report two images as near-duplicates if their similarity is at least X; 1 is the same picture, also "
+        "mirrored, cropped or resized.",
+        above=0, high=1, commands=("inspect",))
 
 
 @dataclass(frozen=True)
 class Use:
-    """Using a finished run (--predict_dir, --export), and how far its probabilities can be trusted"""
+    """Calibrating a run, and using a finished one (--predict_dir, --export)"""
 
-    calibration_folds: int | None = option(None, "folds of the labeled images on which a run is trained again at its end, to calibrate its probabilities where there are fewer than 50 validation images; 0: not calibrated; default: 3 with a frozen backbone, else 0", parse=fold_count, low=0)
-    out: str | None = option(None, "the file to write; default: predictions.csv or the classifier in the run's folder", metavar="FILE")
-    predict_copy: str | None = option(None, "also sort the images of --predict_dir into a folder for each class under DIR", metavar="DIR")
-    copy_by: str = option("link", "how: by symbolic links, or as copies", choices=("link", "copy"))
-    min_probability: float = option(0.0, "leave images whose class is less probable unnamed, and list them for a person to label", low=0, high=1)
+    DEFAULTS: ClassVar[dict[str, Any]] = {"commands": ("predict",)}
 
-
+    calibration_folds: int | None = option(
+        None, "If there are fewer than 50 validation images, calibrate the probabilities at the end of the run by "
+        "training again on N folds of the labeled images; 0 leaves them uncalibrated.",
+        default_text="3 with a frozen backbone, else 0", parse=fold_count, low=0, commands=("train",))
+    out: str | None = option(
+        None, "Write the predictions or the exported classifier to this file.",
+        default_text="predictions.csv or classifier.* in the run's folder",
+        metavar="FILE", commands=("predict", "export"))
+    predict_copy: str | None = option(
+        None, "Also sort the images of --predict_dir into a folder for each class below this folder.", metavar="DIR")
+    copy_by: str = option(
+        "link", "Sort the images as symbolic links (link) or as copies (copy).", choices=("link", "copy"))
+    min_probability: float = option(
+        0.0, "Give no class to an image whose best class is less probable than X, and list it for a person to label.",
+        low=0, high=1)
 # fmt: on
+
 
 GROUPS: dict[str, type] = {"run": Run, "data": Data, "model": Model, "learning": Learning, "mode": Mode}
 GROUPS |= {"cotraining": Cotraining, "search": Search, "study": Study, "use": Use}
+TABLE = OptionTable(GROUPS)
 
 
 @dataclass(frozen=True)
@@ -265,113 +441,156 @@ class Options:
 
     def flat(self) -> dict[str, Any]:
         """Every option by its name, without the group."""
-        return {name: getattr(getattr(self, group), name) for name, group in _GROUP_OF.items()}
+        return {option.name: getattr(getattr(self, option.group), option.name) for option in TABLE}
+
+    def given_values(self, names: Collection[str]) -> dict[str, Any]:
+        """The values of those of these options that the user set."""
+        return {name: value for name, value in self.flat().items() if name in names and name in self.given}
 
     def changed(self, **values: Any) -> Options:
         """A copy with these options, named flat, set to these values (not counted as given)."""
         groups: dict[str, dict[str, Any]] = {}
         for name, value in values.items():
-            groups.setdefault(_GROUP_OF[name], {})[name] = value
+            groups.setdefault(TABLE[name].group, {})[name] = value
         return dataclasses.replace(self, **{g: dataclasses.replace(getattr(self, g), **v) for g, v in groups.items()})
 
 
-_FIELDS = {f.name: f for group in GROUPS.values() for f in dataclasses.fields(group)}
-_GROUP_OF = {f.name: name for name, group in GROUPS.items() for f in dataclasses.fields(group)}
-_TYPES = {name: hint for group in GROUPS.values() for name, hint in typing.get_type_hints(group).items()}
+# --- which options ----------------------------------------------------------------------------------------------------
+
+# By the option that asks for it, what the program does instead of training a run; at most one of them.
+COMMANDS: dict[str, str] = {option.name: option.command for option in TABLE if option.command}
+NAMELESS = TABLE.names(lambda option: not option.needs_name)
+# Not written into a run: they say what to do with the folder, not what the run is.
+NOT_RECORDED = TABLE.names(lambda option: not option.recorded)
 
 
 def kind_of(name: str) -> tuple[str, type]:
     """The group and the type of an option; `tuple` where it takes several words. Raises UserError for no option."""
-    if name not in _FIELDS:
-        raise UserError(_unknown(name))
-    return _GROUP_OF[name], tuple if _is_list(name) else _base_type(name)
+    found = TABLE[name]
+    return found.group, tuple if found.several else found.kind
 
 
-# Not written into a run: they say what to do with the folder, not what the run is.
-NOT_RECORDED = ("resume", "overwrite", "config")
+def read_by(command: str, group: str | None = None) -> frozenset[str]:
+    """The options that a command (one of ALL) reads: all of them, or those of a group."""
+    assert command in ALL, command
+    return TABLE.names(lambda option: command in option.commands and group in (None, option.group))
 
-# What the program does instead of training one run; at most one of them. The named ones need no --name.
-COMMANDS = ("test_mode", "predict_dir", "export", "inspect", "compare", "optuna_mode", "list_views", "view_report")
-NAMELESS = ("test_mode", "predict_dir", "export", "list_views")
 
-# Options of a search that mean nothing without one.
-SEARCHING = ("n_trials", "timeout", "search", "folds", "search_workers", "storage", "pruner")
+def read_only_by(command: str) -> frozenset[str]:
+    """The options that mean nothing without this command; the option that asks for it is one of them."""
+    return TABLE.names(lambda option: option.commands == (command,))
 
-# Who excludes whom, and who needs whom: (option, excluded beside it, at least one needed beside it).
-RULES: tuple[tuple[str, tuple[str, ...], tuple[str, ...]], ...] = (
-    *((name, COMMANDS[:index], ()) for index, name in enumerate(COMMANDS)),
-    *((name, ("finetune_mode", "switch_mode", "cotrain_mode"), ()) for name in COMMANDS if name != "optuna_mode"),
-    *((name, ("resume", "name"), ("load_path",)) for name in ("test_mode", "predict_dir", "export")),
-    ("test_mode", ("overwrite",), ()),
-    ("out", (), ("predict_dir", "export")),
-    ("predict_copy", (), ("predict_dir",)),
-    ("copy_by", (), ("predict_copy",)),
-    ("min_probability", (), ("predict_dir",)),
-    ("finetune_mode", ("switch_mode", "cotrain_mode"), ()),
-    ("switch_mode", ("cotrain_mode",), ()),
-    ("cotrain_mode", (), ("views",)),
-    (
+
+def changeable_on_resume() -> frozenset[str]:
+    """The options that may differ from those with which the run began that goes on."""
+    return TABLE.names(lambda option: option.on_resume)
+
+
+def inherited(how: str) -> frozenset[str]:
+    """The options that a loaded run brings: "fixed", or "default" where the user may give others."""
+    return TABLE.names(lambda option: option.inherited == how)
+
+
+def searchable() -> frozenset[str]:
+    """The options that a search may vary."""
+    return TABLE.names(lambda option: option.searchable)
+
+
+def per_machine() -> frozenset[str]:
+    """The options that may differ between the machines of one search."""
+    return TABLE.names(lambda option: option.per_machine)
+
+
+def warn_of_unused(options: Options, command: str, *, but: str = "", also_defaults: bool = True) -> None:
+    """Name the given options that the command does not read, in one warning.
+
+    but: what the command reads instead; also_defaults: whether to name those with their default value too.
+    """
+    asking = next(name for name, asked_for in COMMANDS.items() if asked_for == command)
+    usual, unused = Options().flat(), options.given_values(options.given - read_by(command))
+    names = sorted(name for name, value in unused.items() if also_defaults or value != usual[name])
+    if names:
+        warn(f"--{', --'.join(names)}: not used by --{asking}" + (f"; {but}" if but else ""))
+
+
+# Who excludes whom, and who needs whom.
+RULES: tuple[Rule, ...] = (
+    *(Rule(name, excludes=tuple(COMMANDS)[:index]) for index, name in enumerate(COMMANDS)),
+    *(Rule(name, ("finetune_mode", "switch_mode", "cotrain_mode")) for name in COMMANDS if name != "optuna_mode"),
+    *(Rule(name, ("resume", "name"), ("load_path",)) for name in ("test_mode", "predict_dir", "export")),
+    Rule("test_mode", excludes=("overwrite",)),
+    Rule("out", needs=("predict_dir", "export")),
+    Rule("predict_copy", needs=("predict_dir",)),
+    Rule("copy_by", needs=("predict_copy",)),
+    Rule("min_probability", needs=("predict_dir",)),
+    Rule("finetune_mode", excludes=("switch_mode", "cotrain_mode")),
+    Rule("switch_mode", excludes=("cotrain_mode",)),
+    Rule("cotrain_mode", needs=("views",)),
+    Rule(
         "views",
-        ("model_name", "weights", "unfreeze", "image_size", "compile"),
-        ("cotrain_mode", "view_report", "compare"),
+        excludes=("model_name", "weights", "unfreeze", "image_size", "compile"),
+        needs=("cotrain_mode", "view_report", "compare"),
     ),
-    ("view_report", ("resume",), ("views",)),
-    ("algorithm", (), ("cotrain_mode",)),
-    ("finetune_views", (), ("cotrain_mode",)),
-    ("finetune_steps", (), ("finetune_views",)),
-    ("optuna_mode", ("load_path", "tensorboard", "show_images", "print_model"), ()),
-    ("storage", ("overwrite",), ()),
-    *((name, (), ("optuna_mode",)) for name in SEARCHING),
-    ("repeat", (*(name for name in COMMANDS if name != "compare"), "load_path"), ()),
-    ("inspect", ("resume",), ()),
-    ("load_path", (), ("finetune_mode", "test_mode", "predict_dir", "export")),
-    ("load_best", (), ("load_path",)),
-    ("resume", ("overwrite",), ("name",)),
-    ("num_labels", ("num_labels_percent",), ()),
-    ("max_steps", ("num_epochs",), ()),
-    ("download", (), ("data_dir",)),
+    Rule("view_report", excludes=("resume",), needs=("views",)),
+    Rule("algorithm", needs=("cotrain_mode",)),
+    Rule("finetune_views", needs=("cotrain_mode",)),
+    Rule("finetune_steps", needs=("finetune_views",)),
+    Rule("optuna_mode", excludes=("load_path", "tensorboard", "show_images", "print_model")),
+    Rule("storage", excludes=("overwrite",)),
+    *(Rule(name, needs=("optuna_mode",)) for name in sorted(read_only_by("search") - set(COMMANDS))),
+    Rule("repeat", excludes=(*(name for name in COMMANDS if name != "compare"), "load_path")),
+    Rule("inspect", excludes=("resume",)),
+    Rule("load_path", needs=("finetune_mode", "test_mode", "predict_dir", "export")),
+    Rule("load_best", needs=("load_path",)),
+    Rule("resume", excludes=("overwrite",), needs=("name",)),
+    Rule("num_labels", excludes=("num_labels_percent",)),
+    Rule("max_steps", excludes=("num_epochs",)),
+    Rule("download", needs=("data_dir",)),
 )
+
+
+# --- from and to words ------------------------------------------------------------------------------------------------
+
+USAGE = "{program} --name NAME [options]"
+ABOUT = """\
+Train a classifier on a folder of images of which few are labeled, and test it: by Meta Pseudo Labels or Meta
+Co-Training.
+
+Examples:
+  python MPL.py --name exp --data_dir DIR                        train on the images below DIR
+  python MPL.py --name look --inspect --data_dir DIR             check the images before training
+  python MPL.py --name cmp --compare --data_dir DIR              find the best method for these images
+  python MPL.py --predict_dir NEW_IMAGES --load_path exp         classify new images with the run exp
+"""
 
 
 def parse(arguments: Sequence[str]) -> Options:
     """The options of a command line. Raises UserError with one line; `--help` prints and ends the program."""
-    values = {k: v for k, v in vars(_parser().parse_args(arguments)).items() if v is not None}
+    usage = USAGE.format(program=program().split()[-1])
+    parser = parser_of(TABLE, usage=usage, about=ABOUT, version=f"transfermpl {__version__}")
+    values = {k: v for k, v in vars(parser.parse_args(arguments)).items() if v is not None}
     if "config" in values:
-        values = _overruled(read_config(Path(values["config"])), values) | values
+        values = with_config(values, read_config(Path(values["config"]), TABLE), RULES)
     return make(values)
 
 
 def make(values: Mapping[str, Any]) -> Options:
     """Options from flat names and values (numbers, strings or booleans); all are checked. Raises UserError."""
-    unknown = [name for name in values if name not in _FIELDS]
-    if unknown:
-        raise UserError(_unknown(unknown[0]))
-    converted = {name: _convert(name, value) for name, value in values.items() if value is not None}
+    converted = TABLE.converted(values)
     options = Options().changed(**converted)
-    options = dataclasses.replace(options, given=frozenset(converted) - set(NOT_RECORDED))
-    _check_rules(options, converted)
+    options = dataclasses.replace(options, given=frozenset(converted) - NOT_RECORDED)
+    _check(options, TABLE.turned_on(converted))
     return options
 
 
-def read_config(path: Path) -> dict[str, Any]:
-    """The values of a JSON or TOML file (by its suffix). Raises UserError."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        values = tomllib.loads(text) if path.suffix.lower() == ".toml" else json.loads(text)
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"--config {path} can't be read: {error}; give a JSON or TOML file") from error
-    if not isinstance(values, dict):
-        raise UserError(f"--config {path} must hold names and values, not a {type(values).__name__}")
-    for name in values:
-        if name not in _FIELDS:
-            raise UserError(f"--config {path}: {_unknown(name)}")
-    return values
-
-
-def _overruled(of_file: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The file's values without those that an option of the command line excludes: the line goes before the file."""
-    pairs = {frozenset((name, other)) for name, excluded, _ in RULES for other in excluded}
-    return {name: v for name, v in of_file.items() if not any(frozenset((name, other)) in pairs for other in given)}
+def _check(options: Options, on: set[str]) -> None:
+    """Whether the options that are turned on can stand together. Raises UserError."""
+    check_rules(RULES, on)
+    together = options.mode.cotrain_mode or (options.mode.compare and options.cotraining.views)
+    if together and len(options.cotraining.views) < 2:
+        raise UserError("co-training needs two or more --views: one alone has nobody to learn from; name another")
+    if options.run.name is None and not on & NAMELESS:
+        raise UserError("--name is missing: give the run a name, e.g. --name exp")
 
 
 def recorded(options: Options) -> dict[str, Any]:
@@ -384,160 +603,51 @@ def command_line(options: Options) -> list[str]:
 
     Beside a loaded run, which brings values of its own, what the user gave is said even where it is the default.
     """
-    words, plain = [], Options().flat()
-    for name, value in recorded(options).items():
-        said = options.mode.load_path is not None and name in options.given
-        if value is None or value == () or (value == plain[name] and not said):
-            continue
-        if _is_switch(name):
-            words.append(f"--{name}" if value else f"--no_{name}")
-        elif _is_list(name):
-            words += [f"--{name}", *value]
-        else:
-            words += [f"--{name}={value}"] if str(value).startswith("-") else [f"--{name}", str(value)]
-    return words
+    said = options.given if options.mode.load_path is not None else frozenset()
+    return words_of(TABLE, recorded(options), said)
 
 
-def readme_table() -> str:
-    """The README's tables of options, in Markdown."""
-    lines = []
-    for group in filter(dataclasses.fields, GROUPS.values()):
-        lines += [f"\n**{group.__doc__}**\n", "| option | default | what it does |", "| --- | --- | --- |"]
-        for f in dataclasses.fields(group):
-            lines.append(f"| `{_usage(f)}` | {_show_default(f)} | {f.metadata['help'].replace('%%', '%')} |")
-    return "\n".join(lines).strip() + "\n"
+# --- docs/options.md --------------------------------------------------------------------------------------------------
+
+INTRODUCTION = """
+# Options
+
+This page is made from [args.py](../args.py): `python -m transfermpl.args > docs/options.md`.
+
+An option on the command line overrides the same option in a `--config` file (JSON or TOML, the names below without
+dashes), and both override the default. `--no_NAME` turns off what is on.
+
+## Commands
+
+Without one of these options the program trains a run and tests it: the command `train`.
+
+{commands}
+
+- A run that is resumed may change {resume}; the other options stay as they were.
+- A run that starts from another one (`--load_path`) takes over its {fixed} for good,
+  and its {inherited} unless you give others.
+- A search (`--search`) can vary {searchable}, and all options of the groups Model and Learning.
+- The machines that share a search may differ in {per_machine}.
+"""
 
 
-def _usage(f: dataclasses.Field[Any]) -> str:
-    if _is_switch(f.name):
-        return f"--no_{f.name}" if f.default is True else f"--{f.name}"
-    return f"--{f.name} {_metavar(f)}" + (" ..." if _is_list(f.name) else "")
+def options_page() -> str:
+    """docs/options.md: every option with its default, what it does, and the commands that read it."""
+
+    def listed(names: Collection[str]) -> str:
+        return ", ".join(f"`--{option.name}`" for option in TABLE if option.name in names)
+
+    rows = [f"| `--{name}` | {command} | {TABLE[name].help} |" for name, command in COMMANDS.items()]
+    introduction = INTRODUCTION.format(
+        commands="\n".join(["| option | command | what it does |", "| --- | --- | --- |", *rows]),
+        resume=listed(changeable_on_resume() - {"name"}),
+        fixed=listed(inherited("fixed")),
+        inherited=listed(inherited("default")),
+        searchable=listed({name for name in searchable() if kind_of(name)[0] not in ("model", "learning")}),
+        per_machine=listed(per_machine() - {"name"}),
+    )
+    return as_page(TABLE, introduction, ALL)
 
 
-def _show_default(f: dataclasses.Field[Any]) -> str:
-    if f.default in (None, ()):
-        return ""
-    if _is_switch(f.name):
-        return "on" if f.default else "off"
-    return f"`{f.default}`"
-
-
-def _metavar(f: dataclasses.Field[Any]) -> str:
-    if f.metadata["choices"]:
-        return "{" + ",".join(f.metadata["choices"]) + "}"
-    return f.metadata["metavar"] or {int: "N", float: "X"}.get(_base_type(f.name), f.name.upper())
-
-
-def _base_type(name: str) -> type:
-    hint = _TYPES[name]
-    if isinstance(hint, types.UnionType):
-        return next(t for t in typing.get_args(hint) if t is not types.NoneType)
-    return hint
-
-
-def _is_list(name: str) -> bool:
-    return typing.get_origin(_TYPES[name]) is tuple
-
-
-def _is_switch(name: str) -> bool:
-    return _base_type(name) is bool
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        if message.startswith("unrecognized arguments: --"):
-            message = _unknown(message.split()[2].split("=")[0].removeprefix("--"))
-        raise UserError(message.replace("argument --", "--"))
-
-
-def _parser() -> argparse.ArgumentParser:
-    about = "From a folder of images with few labels to a tested classifier, by Meta Pseudo Labels."
-    parser = _Parser(prog="MPL.py", description=about, allow_abbrev=False)
-    for group in GROUPS.values():
-        section = parser.add_argument_group(group.__doc__)
-        for f in dataclasses.fields(group):
-            text = f.metadata["help"]
-            if _is_switch(f.name):
-                section.add_argument(f"--{f.name}", action="store_true", default=None, help=text)
-                help_off = argparse.SUPPRESS if not f.default else f"not: {text}"
-                section.add_argument(f"--no_{f.name}", dest=f.name, action="store_false", default=None, help=help_off)
-            else:
-                default = "" if f.default in (None, ()) else f" (default: {str(f.default).replace('%', '%%')})"
-                count = "+" if _is_list(f.name) else None
-                section.add_argument(f"--{f.name}", default=None, metavar=_metavar(f), nargs=count, help=text + default)
-    return parser
-
-
-def _unknown(name: str) -> str:
-    near = difflib.get_close_matches(name, _FIELDS, n=1)
-    return f"there is no option --{name}" + (f"; did you mean --{near[0]}?" if near else "; see --help")
-
-
-def _convert(name: str, value: Any) -> Any:
-    """A value from the command line or a file, as its option's type and within its limits."""
-    meta, kind = _FIELDS[name].metadata, _base_type(name)
-    if _is_list(name):
-        return _converted_list(name, value)
-    if kind is bool:
-        if not isinstance(value, bool):
-            raise UserError(f"--{name} is on or off: write true or false, not {value!r}")
-        return value
-    if isinstance(value, (bool, dict, list)):
-        raise UserError(f"--{name} takes a {kind.__name__}, not {value!r}")
-    if value == "":
-        raise UserError(f"--{name} is empty; give it a value or leave it out")
-    if meta["parse"]:
-        try:
-            return meta["parse"](str(value))
-        except ValueError as error:
-            raise UserError(f"--{name} {value}: {error}") from None
-    try:
-        converted = kind(str(value))
-    except ValueError:
-        wanted = {int: "a whole number", float: "a number"}[kind]
-        raise UserError(f"--{name} takes {wanted}, not {value!r}") from None
-    if meta["choices"] and converted not in meta["choices"]:
-        raise UserError(f"--{name} {value} is unknown; choose from {', '.join(meta['choices'])}")
-    _check_limits(name, converted, meta["limits"])
-    return converted
-
-
-def _converted_list(name: str, value: Any) -> tuple[Any, ...]:
-    """The words of an option that takes several, each as its `parse` makes it."""
-    words = [value] if isinstance(value, str) else value
-    if not isinstance(words, (list, tuple)) or not all(isinstance(word, str) and word for word in words):
-        raise UserError(f"--{name} takes a list of words, not {value!r}")
-    parse = _FIELDS[name].metadata["parse"] or str
-    try:
-        return tuple(parse(word) for word in words)
-    except ValueError as error:
-        raise UserError(f"--{name} {' '.join(words)}: {error}") from None
-
-
-def _check_limits(name: str, value: Any, limits: Mapping[str, float | None]) -> None:
-    low, high, above = limits["low"], limits["high"], limits["above"]
-    # Written so that NaN fails as well.
-    right = (low is None or value >= low) and (high is None or value <= high) and (above is None or value > above)
-    if not right or (isinstance(value, float) and not abs(value) < float("inf")):
-        parts = [("at least", low), ("above", above), ("at most", high)]
-        wanted = " and ".join(f"{word} {limit:g}" for word, limit in parts if limit is not None)
-        raise UserError(f"--{name} {value} is out of range: it must be {wanted or 'finite'}")
-
-
-def _check_rules(options: Options, converted: Mapping[str, Any]) -> None:
-    """Apply RULES to what the user turned on; the option left at its default is not meant."""
-    off = (False, 0, 0.0, ())
-    on = {name for name, value in converted.items() if value not in off and value != _FIELDS[name].default}
-    for name, excluded, needed in RULES:
-        if name not in on:
-            continue
-        for other in excluded:
-            if other in on:
-                raise UserError(f"--{name} and --{other} exclude each other; leave one out")
-        if needed and not on & set(needed):
-            raise UserError(f"--{name} needs {' or '.join('--' + other for other in needed)} beside it")
-    together = options.mode.cotrain_mode or (options.mode.compare and options.cotraining.views)
-    if together and len(options.cotraining.views) < 2:
-        raise UserError("co-training needs two or more --views: one alone has nobody to learn from; name another")
-    if options.run.name is None and not on & set(NAMELESS):
-        raise UserError("--name is missing: give the run a name, e.g. --name exp")
+if __name__ == "__main__":
+    print(options_page(), end="")

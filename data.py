@@ -17,9 +17,10 @@ import numpy as np
 
 from . import args
 from .base.files import write_text
+from .base.folds import dealt_folds
 from .images.builtin import Found, Item
 from .images.decode import Transform, fit, open_rgb, quiet_pil, reason_of
-from .images.layouts import KEPT_APART, LAYOUTS, find_files, listed
+from .images.layouts import HELD_OUT_PLACES, LAYOUTS, find_files, listed
 from .images.scan import scan
 from .utils import UserError, generator, warn
 
@@ -102,12 +103,11 @@ class Split:
 
 
 def find_dataset(data: args.Data, *, for_test: bool = False) -> Dataset:
-    """Find, scan and clean the data set of the options; what is odd is said in one warning line a kind.
-
-    for_test: it need not suffice to learn from, so it may have a test alone, or one class.
+    """Find, scan and clean the data set of the options; what is odd is named in one warning line a kind.
 
     A built-in name wins over a folder of that name in the working directory: `./digits` is the folder, `digits` is not.
-    Raises UserError when there is nothing usable.
+    for_test: it need not be enough to learn from, so it may have a test alone, or one class. Raises UserError when
+    there is nothing usable.
     """
     found = find_files(data, for_test=for_test)
     dataset = clean(data.data_dir, found, scan(found))
@@ -160,19 +160,19 @@ def clean(name: str, found: Found, scanned: list[tuple[int | None, str]]) -> Dat
 def _merge(items: list[Item]) -> tuple[Item | None, list[Item], str]:
     """The one of several items with the same content that stays (or None), the others, and why they go.
 
-    test goes before val before training, a known label before none, then the path decides.
+    Test overrides val, val overrides training, a known label overrides none; then the first path stays.
     """
     kept = min(items, key=lambda item: (_rank(item.place), not item.label, item.path))
     rest = [item for item in items if item is not kept]
     if len({item.label for item in items} - {""}) < 2:
         return kept, rest, "duplicate"
-    if kept.place in KEPT_APART:
+    if kept.place in HELD_OUT_PLACES:
         return None, items, "conflict"
     return replace(kept, label=""), rest, "conflict"
 
 
 def _rank(place: str) -> int:
-    return KEPT_APART.index(place) if place in KEPT_APART else len(KEPT_APART)
+    return HELD_OUT_PLACES.index(place) if place in HELD_OUT_PLACES else len(HELD_OUT_PLACES)
 
 
 def _report(dataset: Dataset, found: Found) -> None:
@@ -196,7 +196,7 @@ def _check_classes(dataset: Dataset, *, for_test: bool) -> None:
         raise UserError(f"none of the image files in {dataset.name} can be used; see the warnings")
     if for_test:
         return
-    apart = np.isin(dataset.places, KEPT_APART)
+    apart = np.isin(dataset.places, HELD_OUT_PLACES)
     trained = set(dataset.labels[~apart])
     unseen = sorted({int(c) for c in dataset.labels[apart]} - trained)
     if unseen:
@@ -221,7 +221,7 @@ def split_dataset(dataset: Dataset, data: args.Data, seed: int) -> Split:
     own_test, own_val = bool(test), bool(val)
     free: dict[int, np.ndarray] = {}
     for label, name in enumerate(dataset.classes):
-        rows = np.flatnonzero((dataset.labels == label) & ~np.isin(places, KEPT_APART))
+        rows = np.flatnonzero((dataset.labels == label) & ~np.isin(places, HELD_OUT_PLACES))
         rows = generator(seed, "split", name).permutation(rows)
         if not own_test:
             count = _part(data.test_percent, len(rows))
@@ -239,7 +239,7 @@ def split_dataset(dataset: Dataset, data: args.Data, seed: int) -> Split:
 
 
 def _part(part: float, count: int) -> int:
-    """A share of a class: at least one image where there is a share, and at least one is left."""
+    """That part of a class of `count` images: at least one image unless it is 0, and at least one is left."""
     return min(max(int(part * count + 0.5), 1), count - 1) if part > 0 and count else 0
 
 
@@ -283,20 +283,18 @@ def folds_of(dataset: Dataset, split: Split, count: int, seed: int) -> list[Spli
 
     What is held out stays among the unlabeled images, as it is there in the real run; the test stays empty.
     """
-    fold = np.zeros(len(split.labeled), dtype=np.int64)
-    labels = dataset.labels[split.labeled]
-    for label in np.unique(labels).tolist():
-        members = generator(seed, "folds", label).permutation(np.flatnonzero(labels == label))
-        fold[members] = (np.arange(len(members)) + label) % count
     nothing = np.zeros(0, dtype=np.int64)
-    return [Split(split.labeled[fold != i], split.unlabeled, split.labeled[fold == i], nothing) for i in range(count)]
+    return [
+        Split(split.labeled[learned], split.unlabeled, split.labeled[held_out], nothing)
+        for learned, held_out in dealt_folds(dataset.labels[split.labeled], count, seed=seed).split()
+    ]
 
 
 def write_split(path: Path, dataset: Dataset, split: Split) -> None:
     """Write split.csv: path, hash (16 hex digits), label (class name or empty), split.
 
     The split is labeled, unlabeled, val, test, duplicate, conflict or bad. A labeled image that is also in the
-    unlabeled pool is written as labeled only; the label of an unlabeled one is what the data set knows of it.
+    unlabeled set is written as labeled only; the label of an unlabeled one is what the data set knows of it.
     """
     names = np.full(len(dataset), "", dtype=object)
     for name in ("unlabeled", "labeled", "val", "test"):
@@ -311,7 +309,7 @@ def write_split(path: Path, dataset: Dataset, split: Split) -> None:
 
 
 def read_split(path: Path) -> dict[str, set[int]]:
-    """The hashes of a split.csv by split, to tell whether an image was learned from. Raises UserError."""
+    """The content hashes in a split.csv by split: which images a run has learned from. Raises UserError."""
     hashes: dict[str, set[int]] = defaultdict(set)
     try:
         with path.open(encoding="utf-8", newline="") as file:

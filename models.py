@@ -20,11 +20,11 @@ from . import args
 from .backbones.backbone import Backbone, keyed_weights, module_size
 from .utils import UserError
 
-# A head that forgets its start needs larger steps than layers that already see well.
+# A head that forgets its start needs larger steps than layers that were trained before.
 PRETRAINED_LR_SCALE = 0.1
 # The decay that heads on frozen features gain by would pull pretrained weights to nothing.
 BACKBONE_DECAY_SCALE = 0.1
-# At least as accurate as the larger mlp head with the usual options, in a tenth of its time (benchmarks/RESULTS.md).
+# At least as accurate as the larger mlp head with the usual options, in a tenth of its time (docs/results.md).
 HIDDEN_WIDTH = 256
 # The head of Meta Co-Training's authors: three layers of it.
 MLP_WIDTH = 1024
@@ -118,11 +118,12 @@ class HeadEnsemble(nn.Module):
     """N heads that learn as one: features [B, in_features] to combined logits [B, num_classes].
 
     The members' logits are combined to mean / sqrt(1 + 0.3 var), class by class: where members disagree, the ensemble
-    is less sure. Losses see the combined logits, in training too.
+    is less sure. Losses take the combined logits, in training too.
 
     `member` is the layout of one head; its parameters and buffers are those of all members in a stack, one dimension
-    larger, and are what is learned, averaged and saved. Its modules are real: `train()` and `batch_norms_in_exam` act
-    on all members alike. In training each member has dropout of its own, and its own running statistics.
+    larger, and are what is learned, averaged and saved. Its modules are real: `train()` and
+    `batch_norms_without_updates` act on all members alike. In training each member has dropout and running statistics
+    of its own.
     """
 
     temperature: Tensor
@@ -207,7 +208,7 @@ def parameter_groups(network: nn.Module, *, weight_decay: float, layer_decay: fl
 
     A pretrained backbone learns slower than the rest, each of its stages `layer_decay` times as fast as the one after
     it. Biases and the parameters of norms do not decay: pulling them to zero does not make a network simpler, only
-    worse. Backbones decay less than heads, which see many features of few labeled images.
+    worse. Backbones decay less than heads, which have many features and few labeled images.
     """
     slow: dict[int, float] = {}
     below: set[int] = set()
@@ -239,15 +240,15 @@ def _rates(backbone: Backbone, layer_decay: float) -> dict[int, float]:
 
 
 @contextlib.contextmanager
-def batch_norms_in_exam(module: nn.Module) -> Iterator[None]:
-    """Inside, batch norms in train mode still normalise by the batch but write nothing down."""
-    writing = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
-    for norm in writing:
+def batch_norms_without_updates(module: nn.Module) -> Iterator[None]:
+    """Inside, batch norms in train mode normalise by the batch but do not update their running statistics."""
+    updating = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats]
+    for norm in updating:
         norm.track_running_stats = False
     try:
         yield
     finally:
-        for norm in writing:
+        for norm in updating:
             norm.track_running_stats = True
 
 

@@ -20,14 +20,14 @@ from torch import Tensor, nn
 from .args import Learning
 from .learning.batches import Batch
 from .learning.learner import Learner
-from .models import batch_norms_in_exam
-from .utils import key, seed_torch
+from .models import batch_norms_without_updates
+from .utils import OneLineError, key, seed_torch
 
 MEASURE_EVERY = 20  # steps between two readings of the measurements, the only times the device is waited for
 CHECKPOINT_SECONDS = 10.0  # a kill costs at most about this much training, whatever an epoch takes
 
 
-class TrainingFault(Exception):
+class TrainingFault(OneLineError):
     """The training can't go on (a loss is not finite); what it says goes to the user, the last checkpoint stays."""
 
 
@@ -35,7 +35,7 @@ class TrainingFault(Exception):
 
 
 @dataclass(frozen=True)
-class Rules:
+class StepConfig:
     """What a step needs to know beside learners and batch."""
 
     learning: Learning
@@ -60,7 +60,9 @@ def consistency_weight(learning: Learning, step: int) -> float:
 
 
 def consistency_loss(target: Tensor, strong_logits: Tensor, mask: Tensor, kind: str) -> Tensor:
-    """L_uda of DESIGN.md (Xie et al. 2020, eq. 1 with confidence masking): a mean over all images, masked ones count 0.
+    """L_uda of docs/how_it_learns.md (Xie et al. 2020, eq. 1, masked by confidence).
+
+    A mean over all images, of which masked ones count 0.
 
     target: probabilities [B, C], a constant; strong_logits [B, C] carry the gradient; mask [B].
     """
@@ -107,15 +109,15 @@ def global_norm(gradients: Sequence[Tensor]) -> Tensor:
 # --- the supervised step ----------------------------------------------------------------------------------------------
 
 
-def supervised_step(learners: Sequence[Learner], batch: Batch, step: int, rules: Rules) -> dict[str, Tensor]:
+def supervised_step(learners: Sequence[Learner], batch: Batch, step: int, config: StepConfig) -> dict[str, Tensor]:
     """One update of each learner on the labeled images. Returns named scalars on the device."""
     measured = {}
     for learner in learners:
-        rules.randomness(step, learner.name)
+        config.randomness(step, learner.name)
         total = torch.zeros((), device=batch.labels.device)
-        for part, share, _ in batch.parts(rules.learning.grad_accumulation):
-            logits = rules.logits(learner.network, part.labeled)
-            loss = share * F.cross_entropy(logits, part.labels, label_smoothing=rules.learning.label_smoothing)
+        for part, share, _ in batch.parts(config.learning.grad_accumulation):
+            logits = config.logits(learner.network, part.labeled)
+            loss = share * F.cross_entropy(logits, part.labels, label_smoothing=config.learning.label_smoothing)
             loss.backward()
             total += loss.detach()
         learner.update()
@@ -126,7 +128,7 @@ def supervised_step(learners: Sequence[Learner], batch: Batch, step: int, rules:
 # --- Meta Pseudo Labels -----------------------------------------------------------------------------------------------
 
 
-class Lesson(NamedTuple):
+class TeacherOutput(NamedTuple):
     """What a teacher makes of one batch: its own losses with their graph, and the labels that its student learns."""
 
     supervised: Tensor
@@ -138,26 +140,28 @@ class Lesson(NamedTuple):
     measured: dict[str, Tensor]
 
 
-def teach(teacher: Learner, batch: Batch, step: int, rules: Rules) -> Lesson:
+def teacher_forward(teacher: Learner, batch: Batch, step: int, config: StepConfig) -> TeacherOutput:
     """The teacher's forwards and losses: [labeled; judged view] in one pass with a graph (Pham et al. 2021).
 
     The weak view is only a target, without a graph, unless `--pseudo_label_view weak` judges it.
     """
     assert batch.weak is not None
     assert batch.strong is not None
-    learning, count = rules.learning, len(batch.labeled)
+    learning, count = config.learning, len(batch.labeled)
     views = [batch.labeled, batch.strong] + ([batch.weak] if learning.pseudo_label_view == "weak" else [])
-    labeled, strong, *judged_weak = rules.logits(teacher.network, torch.cat(views)).split([count, *map(len, views[1:])])
+    labeled, strong, *judged_weak = config.logits(teacher.network, torch.cat(views)).split(
+        [count, *map(len, views[1:])]
+    )
     if judged_weak:
         weak = judged_weak[0]
     else:
-        with torch.no_grad(), batch_norms_in_exam(teacher.network):
-            weak = rules.logits(teacher.network, batch.weak)
+        with torch.no_grad(), batch_norms_without_updates(teacher.network):
+            weak = config.logits(teacher.network, batch.weak)
     judged = weak if learning.pseudo_label_view == "weak" else strong
     with torch.no_grad():
         target, mask = confident_target(weak.detach(), teacher, learning)
         labels, student_mask = pseudo_labels(judged.detach(), target, learning)
-    return Lesson(
+    return TeacherOutput(
         supervised=F.cross_entropy(labeled, batch.labels, label_smoothing=learning.label_smoothing),
         consistency=consistency_loss(target, strong, mask, learning.unsupervised),
         feedback=masked_cross_entropy(judged, labels, student_mask),
@@ -198,48 +202,50 @@ def _pseudo_label_measurements(
     return measured
 
 
-def warmup_step(learners: Sequence[Learner], batch: Batch, step: int, rules: Rules) -> dict[str, Tensor]:
+def warmup_step(learners: Sequence[Learner], batch: Batch, step: int, config: StepConfig) -> dict[str, Tensor]:
     """One update of the teacher alone, by its supervised and consistency losses."""
     teacher = learners[0]
-    weight = consistency_weight(rules.learning, step - teacher.start)
+    weight = consistency_weight(config.learning, step - teacher.start)
     totals: dict[str, Tensor] = {}
-    for number, (part, labeled, unlabeled) in enumerate(batch.parts(rules.learning.grad_accumulation)):
-        rules.randomness(step, f"teacher {number}")
-        lesson = teach(teacher, part, step, rules)
-        (labeled * lesson.supervised + unlabeled * weight * lesson.consistency).backward()
-        add_measured(totals, {"supervised_loss": lesson.supervised.detach()}, labeled)
-        add_measured(totals, {"uda_loss": lesson.consistency.detach(), **lesson.measured}, unlabeled)
+    for number, (part, labeled, unlabeled) in enumerate(batch.parts(config.learning.grad_accumulation)):
+        config.randomness(step, f"teacher {number}")
+        output = teacher_forward(teacher, part, step, config)
+        (labeled * output.supervised + unlabeled * weight * output.consistency).backward()
+        add_measured(totals, {"supervised_loss": output.supervised.detach()}, labeled)
+        add_measured(totals, {"uda_loss": output.consistency.detach(), **output.measured}, unlabeled)
     teacher.update()
     return totals
 
 
-def mpl_step(learners: Sequence[Learner], batch: Batch, step: int, rules: Rules) -> dict[str, Tensor]:
-    """One step of Meta Pseudo Labels (Pham et al. 2021, algorithm 1; DESIGN.md): learners are (teacher, student).
+def mpl_step(learners: Sequence[Learner], batch: Batch, step: int, config: StepConfig) -> dict[str, Tensor]:
+    """One step of Meta Pseudo Labels (Pham et al. 2021, algorithm 1; docs/how_it_learns.md).
+
+    Learners are (teacher, student).
 
     The student learns the teacher's labels; its gain on the labeled batch, one number for the whole batch, weighs the
     likelihood of the labels that it learned in the teacher's loss.
     """
     teacher, student = learners
-    learning = rules.learning
+    learning = config.learning
     parts = batch.parts(learning.grad_accumulation)
     # Apart costs a second backward pass: only where micro-batches ask for it, or where the ratio is to be measured.
     apart = len(parts) > 1 or (step % MEASURE_EVERY == 0 and learning.mpl_weight > 0)
     weight = consistency_weight(learning, step - teacher.start)
     own, feedback, totals = Sum(), Sum(), dict[str, Tensor]()
     for number, (part, labeled, unlabeled) in enumerate(parts):
-        rules.randomness(step, f"teacher {number}")
-        lesson = teach(teacher, part, step, rules)
-        loss = labeled * lesson.supervised + unlabeled * weight * lesson.consistency
+        config.randomness(step, f"teacher {number}")
+        output = teacher_forward(teacher, part, step, config)
+        loss = labeled * output.supervised + unlabeled * weight * output.consistency
         if apart:
             own.add(take_gradients(loss, teacher.parameters, retain_graph=True))
-            feedback.add(take_gradients(unlabeled * lesson.feedback, teacher.parameters))
-        rules.randomness(step, f"student {number}")
-        learned = learn(student, part, lesson, rules)
+            feedback.add(take_gradients(unlabeled * output.feedback, teacher.parameters))
+        config.randomness(step, f"student {number}")
+        learned = student_forward(student, part, output, config)
         (unlabeled * learned["student_loss"]).backward()
-        add_measured(totals, {"supervised_loss": lesson.supervised}, labeled)
-        add_measured(totals, {"uda_loss": lesson.consistency, "feedback_loss": lesson.feedback}, unlabeled)
-        add_measured(totals, {**lesson.measured, **learned}, unlabeled)
-    gain, factor = student_gain(student, batch, step, rules, teacher)
+        add_measured(totals, {"supervised_loss": output.supervised}, labeled)
+        add_measured(totals, {"uda_loss": output.consistency, "feedback_loss": output.feedback}, unlabeled)
+        add_measured(totals, {**output.measured, **learned}, unlabeled)
+    gain, factor = student_gain(student, batch, step, config, teacher)
     if apart:
         factor = factor * learning.mpl_weight
         totals["feedback_ratio"] = (factor.abs() * global_norm(feedback.items)) / global_norm(own.items).clamp(
@@ -248,61 +254,63 @@ def mpl_step(learners: Sequence[Learner], batch: Batch, step: int, rules: Rules)
         for parameter, g_own, g_feedback in zip(teacher.parameters, own.items, feedback.items, strict=True):
             parameter.grad = g_own + factor * g_feedback
     else:
-        (loss + learning.mpl_weight * factor * lesson.feedback).backward()
+        (loss + learning.mpl_weight * factor * output.feedback).backward()
     teacher.update()
     return {**totals, "feedback_h": gain}
 
 
-def learn(student: Learner, batch: Batch, lesson: Lesson, rules: Rules) -> dict[str, Tensor]:
-    """The student's loss on the lesson, with its graph, and how often it agrees with the teacher."""
+def student_forward(student: Learner, batch: Batch, output: TeacherOutput, config: StepConfig) -> dict[str, Tensor]:
+    """The student's loss on the output, with its graph, and how often it agrees with the teacher."""
     assert batch.strong is not None
-    logits = rules.logits(student.network, batch.strong)
-    agreement = logits.detach().argmax(dim=1).eq(lesson.logits.argmax(dim=1)).float().mean()
-    return {"student_loss": masked_cross_entropy(logits, lesson.labels, lesson.mask), "agreement": agreement}
+    logits = config.logits(student.network, batch.strong)
+    agreement = logits.detach().argmax(dim=1).eq(output.logits.argmax(dim=1)).float().mean()
+    return {"student_loss": masked_cross_entropy(logits, output.labels, output.mask), "agreement": agreement}
 
 
-def student_gain(student: Learner, batch: Batch, step: int, rules: Rules, teacher: Learner) -> tuple[Tensor, Tensor]:
+def student_gain(
+    student: Learner, batch: Batch, step: int, config: StepConfig, teacher: Learner
+) -> tuple[Tensor, Tensor]:
     """Update the student, and return h and scale(h): what it gained on the labeled batch by that one update."""
-    if rules.learning.mpl_weight == 0:
+    if config.learning.mpl_weight == 0:
         student.update()
         zero = torch.zeros((), device=batch.labels.device)
         return zero, zero
-    if rules.learning.feedback == "difference":
-        before = exam(student, batch, step, rules)
+    if config.learning.feedback == "difference":
+        before = labeled_loss(student, batch, step, config)
         student.update()
-        gain = before - exam(student, batch, step, rules)
+        gain = before - labeled_loss(student, batch, step, config)
     else:
         old = [p.detach().clone() for p in student.parameters]
         student.update()
-        gain = first_order_gain(student, old, batch, step, rules)
-    return gain, scale_feedback(gain, teacher.moments, rules.learning)
+        gain = first_order_gain(student, old, batch, step, config)
+    return gain, scale_feedback(gain, teacher.moments, config.learning)
 
 
 @contextlib.contextmanager
-def exam_conditions(student: Learner, step: int, rules: Rules) -> Iterator[None]:
+def labeled_loss_conditions(student: Learner, step: int, config: StepConfig) -> Iterator[None]:
     """float32, batch statistics without touching running ones, and the same dropout in both exams."""
-    rules.randomness(step, "exam")
+    config.randomness(step, "exam")
     device = student.parameters[0].device
-    with torch.autocast(device.type, enabled=False), batch_norms_in_exam(student.network):
+    with torch.autocast(device.type, enabled=False), batch_norms_without_updates(student.network):
         yield
 
 
 @torch.no_grad()
-def exam(student: Learner, batch: Batch, step: int, rules: Rules) -> Tensor:
+def labeled_loss(student: Learner, batch: Batch, step: int, config: StepConfig) -> Tensor:
     """L_l(theta): the plain cross-entropy on the labeled batch alone, as one scalar."""
-    with exam_conditions(student, step, rules):
+    with labeled_loss_conditions(student, step, config):
         losses = [
             share * F.cross_entropy(student.network(part.labeled), part.labels)
-            for part, share, _ in batch.parts(rules.learning.grad_accumulation)
+            for part, share, _ in batch.parts(config.learning.grad_accumulation)
         ]
     return torch.stack(losses).sum()
 
 
-def first_order_gain(student: Learner, old: Sequence[Tensor], batch: Batch, step: int, rules: Rules) -> Tensor:
+def first_order_gain(student: Learner, old: Sequence[Tensor], batch: Batch, step: int, config: StepConfig) -> Tensor:
     """h = <grad L_l(theta'), theta - theta'> for the update really taken, with momentum, preconditioner and decay."""
     gradient = Sum()
-    with exam_conditions(student, step, rules):
-        for part, share, _ in batch.parts(rules.learning.grad_accumulation):
+    with labeled_loss_conditions(student, step, config):
+        for part, share, _ in batch.parts(config.learning.grad_accumulation):
             loss = share * F.cross_entropy(student.network(part.labeled), part.labels)
             gradient.add(take_gradients(loss, student.parameters))
     with torch.no_grad():
@@ -410,23 +418,34 @@ class Measurements:
         return {name: value / self.counts[name] for name, value in self.read_sums.items()}
 
 
+@dataclass(frozen=True)
+class Hooks:
+    """What is done beside the steps; each does nothing unless it is given.
+
+    after_warmup: once, between the warm-up and the rest. after_epoch: may add columns to the epoch's row, and says
+    whether to stop. show: gets the number of steps done and the epoch's means so far. save: writes a checkpoint, within
+    long epochs too.
+    """
+
+    after_warmup: Callable[[], None] = lambda: None
+    after_epoch: Callable[[Row], bool] = lambda row: False
+    show: Callable[[int, Mapping[str, float]], None] = lambda step, means: None
+    save: Callable[[], None] = lambda: None
+
+
 def fit(
     learners: Sequence[Learner],
     batches: Callable[[int], Batch],
     steps: tuple[Step, Step],
     schedule: Schedule,
     progress: Progress,
-    *,
-    after_warmup: Callable[[], None] = lambda: None,
-    after_epoch: Callable[[Row], bool] = lambda row: False,
-    show: Callable[[int, Mapping[str, float]], None] = lambda step, means: None,
-    save: Callable[[], None] = lambda: None,
+    hooks: Hooks | None = None,
 ) -> None:
     """Train from `progress.step` to the end of the schedule; the one loop of the project.
 
-    steps: what is done during the warm-up, and after it; `after_warmup` is called between them. `after_epoch` may add
-    columns to the epoch's row and says whether to stop; `save` writes a checkpoint, within long epochs too.
+    steps: what is done during the warm-up, and after it.
     """
+    hooks = Hooks() if hooks is None else hooks
     measurements, saved = Measurements(progress.partial), time.monotonic()
     for learner in learners:
         learner.network.train()
@@ -435,7 +454,7 @@ def fit(
         nonlocal saved
         if now or time.monotonic() - saved > CHECKPOINT_SECONDS:
             check_weights(learners, progress.step)
-            save()
+            hooks.save()
             saved = time.monotonic()
 
     for step in range(progress.step, schedule.total_steps):
@@ -443,10 +462,10 @@ def fit(
         roles = schedule.roles(step, learners)
         measurements.add(steps[0 if warming else 1](roles, batches(step), step))
         if step + 1 == schedule.warmup_steps < schedule.total_steps:
-            after_warmup()
+            hooks.after_warmup()
         ended = (step + 1) % schedule.steps_per_epoch == 0 or step + 1 == schedule.total_steps
         if ended or (step + 1) % MEASURE_EVERY == 0:
-            show(step + 1, measurements.read(step + 1))
+            hooks.show(step + 1, measurements.read(step + 1))
             progress.step, progress.partial = step + 1, measurements.state()
         if not ended:
             if progress.step == step + 1:
@@ -457,7 +476,7 @@ def fit(
         row |= measurements.read(step + 1) | rates
         progress.partial, measurements = {}, Measurements({})
         progress.rows.append(row)
-        stop = after_epoch(row)
+        stop = hooks.after_epoch(row)
         save_when_due(now=stop or step + 1 == schedule.total_steps)
         if stop:
             return

@@ -7,9 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
+import shlex
 import sys
-from collections.abc import Mapping
+import time
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,23 +23,184 @@ import numpy as np
 if TYPE_CHECKING:
     import torch
 
+RUN_LOG = "run.log"  # of a run's folder
 
-class UserError(Exception):
+
+class OneLineError(Exception):
+    """An end that its message explains in one line: nobody needs to see where in the code it came about."""
+
+
+class UserError(OneLineError):
     """Something the user can mend: one line that says what happened and what to do. The program ends with code 2."""
 
 
+# --- what is told -----------------------------------------------------------------------------------------------------
+
+LOG = logging.getLogger("transfermpl")
+# As the logging module wants it of a library: who uses us decides what he sees.
+LOG.addHandler(logging.NullHandler())
+
+
 def say(message: str) -> None:
-    """Print a line for the user at once, also into a pipe, and above a running progress bar."""
-    tqdm = sys.modules.get("tqdm")
-    if tqdm is not None and sys.stdout.isatty():
-        tqdm.tqdm.write(message)
-    else:
-        print(message, flush=True)
+    """Tell the user a line, or a table: on the screen inside `on_screen`, and in the logs of `log_to`."""
+    _tell(logging.INFO, message)
 
 
 def warn(message: str) -> None:
     """One line on what is odd but does not stop the run."""
-    print(f"warning: {message}", file=sys.stderr, flush=True)
+    _tell(logging.WARNING, message)
+
+
+def complain(message: str) -> None:
+    """One line on what ends the program."""
+    _tell(logging.ERROR, message)
+
+
+def _tell(level: int, message: str) -> None:
+    record = _record(level, message)
+    # A run's log is complete, whatever the level that a user of the library has set.
+    for log in _told.logs:
+        log.write(record)
+    if not _told.logs and _told.held is not None:
+        _told.held.append(record)
+    if LOG.isEnabledFor(level):
+        LOG.handle(record)
+
+
+def _record(level: int, message: str) -> logging.LogRecord:
+    return LOG.makeRecord(LOG.name, level, __file__, 0, message, (), None)
+
+
+def program() -> str:
+    """What a user types to start this program: `python MPL.py` in a checkout, `transfermpl` where it is installed."""
+    in_checkout = Path(__file__).with_name("pyproject.toml").is_file()
+    return "python MPL.py" if in_checkout and Path(sys.argv[0]).stem != "transfermpl" else "transfermpl"
+
+
+class _Screen(logging.Handler):
+    """Plain lines on stdout, above a running progress bar and at once, also into a pipe; what is wrong on stderr."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        message = record.getMessage()
+        tqdm = sys.modules.get("tqdm")
+        if record.levelno >= logging.WARNING:
+            print(_marked(record), file=sys.stderr, flush=True)
+        elif tqdm is not None and sys.stdout.isatty():
+            tqdm.tqdm.write(message)
+        else:
+            print(message, flush=True)
+
+
+def _marked(record: logging.LogRecord) -> str:
+    """The message behind what says how bad it is."""
+    mark = {logging.WARNING: "warning: ", logging.ERROR: f"{program().split()[-1]}: "}
+    return mark.get(record.levelno, "") + record.getMessage()
+
+
+@contextlib.contextmanager
+def on_screen() -> Iterator[None]:
+    """Inside, all that is told is shown; the logging module's other handlers don't get it, or it might appear twice."""
+    if _screens():  # a command that another one calls
+        yield
+        return
+    screen, level, propagates = _Screen(), LOG.level, LOG.propagate
+    LOG.addHandler(screen)
+    LOG.setLevel(logging.INFO)
+    LOG.propagate = False
+    try:
+        yield
+    finally:
+        LOG.removeHandler(screen)
+        LOG.setLevel(level)
+        LOG.propagate = propagates
+
+
+def bars_wanted() -> bool:
+    """Whether a progress bar can be drawn, and somebody asked to see what is told."""
+    return _screens() and sys.stderr.isatty()
+
+
+def _screens() -> bool:
+    return any(isinstance(handler, _Screen) for handler in LOG.handlers)
+
+
+@dataclass
+class _Told:
+    """Where lines go beside the screen, and the command that tells them.
+
+    held: what was told before the folder of the log is known; None outside a command.
+    """
+
+    logs: list[_RunLog] = field(default_factory=list)
+    held: list[logging.LogRecord] | None = None
+    words: Sequence[str] | None = None
+
+
+_told = _Told()
+
+
+class _RunLog:
+    """A file of what was told, and when.
+
+    It is opened for each line, which are few: nothing stays open that a forked process would inherit.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.process = path, os.getpid()
+
+    def write(self, record: logging.LogRecord) -> None:
+        """Append it, the further lines of a table below the first. A log that can't be written stops nothing."""
+        if os.getpid() != self.process:  # a worker's: its supervisor tells what is to be told
+            return
+        when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
+        lines = _marked(record).strip("\n").splitlines() or [""]
+        text = "".join(f"{when if index == 0 else '':<19}  {line}".rstrip() + "\n" for index, line in enumerate(lines))
+        with contextlib.suppress(OSError), self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+
+
+@contextlib.contextmanager
+def as_command(words: Sequence[str]) -> Iterator[None]:
+    """Around all that a command line does; `words` are the user's, or would do the same.
+
+    What is told before the command's folder is known is kept, and goes into the log of that folder.
+    """
+    before = _told.held, _told.words
+    _told.held, _told.words = [], tuple(words)
+    try:
+        yield
+    finally:
+        _told.held, _told.words = before
+
+
+def typed(words: Sequence[str] | None = None) -> str:
+    """The line that started what runs now, as one types it again; with `words`, the line of these."""
+    if words is None:
+        words = sys.argv[1:] if _told.words is None else _told.words
+    return shlex.join([program().split()[-1], *words])
+
+
+@contextlib.contextmanager
+def log_to(folder: Path) -> Iterator[None]:
+    """Inside, all that is told also goes, with times, to `run.log` in this folder; and so does the error that ends it.
+
+    Logs may lie within each other: a line goes to all of them.
+    """
+    log = _RunLog(folder / RUN_LOG)
+    for record in _told.held or ():
+        log.write(record)
+    if _told.held:
+        _told.held.clear()
+    _told.logs.append(log)
+    try:
+        yield
+    except BaseException as error:
+        short = isinstance(error, (OneLineError, KeyboardInterrupt))
+        text = " ".join(str(error).split()) or "stopped" if short else "".join(traceback.format_exception(error))
+        log.write(_record(logging.ERROR, text))
+        raise
+    finally:
+        _told.logs.remove(log)
 
 
 # --- randomness is a function of a key, never a state -----------------------------------------------------------------
@@ -120,7 +287,7 @@ def choose_precision(name: str, device: torch.device, *, frozen: bool = False) -
     """The dtype of autocast: `auto` is bfloat16 where the device multiplies in it, else float32 (no autocast).
 
     On a CPU that goes for `frozen` backbones alone: it takes a quarter off the filling of a bank and changes accuracy
-    by less than seeds do (benchmarks/RESULTS.md). Networks that learn keep float32 there.
+    by less than seeds do (docs/results.md). Networks that learn keep float32 there.
     """
     import torch
 

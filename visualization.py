@@ -51,20 +51,26 @@ def paint(path: Path, size: tuple[float, float], title: str, draw: Callable[[Any
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    with _style():
+    with style():
         figure = Figure(figsize=size, layout="compressed")
         FigureCanvasAgg(figure)
-        figure.suptitle(plain(title, 120), x=0.01, ha="left", weight="bold")
         draw(figure)
-        with atomic_file(path) as temporary:
-            # No "Software" entry: equal input gives equal files, whatever the version of matplotlib says of itself.
-            figure.savefig(temporary, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.15,
-                           metadata={"Software": None})  # fmt: skip
+        return save_figure(path, figure, title)
+
+
+def save_figure(path: Path, figure: Any, title: str) -> Path:
+    """Give a figure its title and write it whole or not at all."""
+    figure.suptitle(plain(title, 120), x=0.01, ha="left", weight="bold")
+    with atomic_file(path) as temporary:
+        # No "Software" entry: equal input gives equal files, whatever the version of matplotlib says of itself.
+        figure.savefig(temporary, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.15,
+                       metadata={"Software": None})  # fmt: skip
     return path
 
 
 @contextlib.contextmanager
-def _style() -> Iterator[None]:
+def style() -> Iterator[None]:
+    """The look of all figures, whatever the user's own settings are."""
     import matplotlib
     from matplotlib import font_manager
 
@@ -446,7 +452,7 @@ def _draw_differences(axes: Any, methods: Sequence[str], differences: Sequence[t
             axes.plot([low, high], [row, row], color=color, linewidth=2.4)
             label += f"  ({low:+.1f} to {high:+.1f})"
         axes.plot(100 * difference, row, marker="D", color=color, markersize=5.5)
-        _beside(axes, row, label.replace("-", "−"))
+        write_beside(axes, row, label.replace("-", "−"))
     axes.set_yticks([])
     axes.set_ylim(len(methods) - 0.5, -0.5)
     axes.margins(x=0.06)
@@ -475,10 +481,10 @@ def _draw_method(axes: Any, row: int, accuracies: np.ndarray) -> None:
             axes.plot([mean - half, mean + half], [row - 0.08] * 2, color=BLUE, linewidth=2.4)
             label = f"{mean:.1f} ± {half:.1f}  ({len(values)} seeds)"
         axes.plot(mean, row - 0.08, marker="D", color=BLUE, markersize=5.5)
-    _beside(axes, row, label)
+    write_beside(axes, row, label)
 
 
-def _beside(axes: Any, row: int, label: str) -> None:
+def write_beside(axes: Any, row: int, label: str) -> None:
     axes.annotate(label, (1.0, row), xycoords=("axes fraction", "data"), xytext=(8, 0), textcoords="offset points",
                   va="center", fontsize=8, color=INK, annotation_clip=False)  # fmt: skip
 

@@ -1,8 +1,8 @@
 """Co-training and Meta Co-Training of V views (Rothenberger & Diochnos 2023, arXiv 2311.18083), for V >= 2.
 
 A view is a learner on its own backbone's features. A step takes one learner and one `Batch` a view, all batches of the
-same images in the same order, and is run by `train.fit` like any other. Symbols are those of DESIGN.md: view i learns
-y_i, the label that the OTHER views give; what it gains by that, h_i, weighs the likelihood of y_i under those others.
+same images in the same order, and is run by `train.fit` like any other. With the symbols of docs/how_it_learns.md, view
+i learns y_i, the label that the OTHER views give; its gain h_i weighs the likelihood of y_i under those others.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from torch import Tensor
 from ..args import Learning
 from ..learning.batches import Batch, Batches
 from ..learning.learner import Learner
-from ..models import batch_norms_in_exam
+from ..models import batch_norms_without_updates
 from ..train import (
-    Rules,
+    StepConfig,
     Sum,
     add_measured,
     align,
     consistency_loss,
     consistency_weight,
-    exam,
+    labeled_loss,
     masked_cross_entropy,
     scale_feedback,
     student_gain,
@@ -61,17 +61,17 @@ class Exchange(NamedTuple):
     measured: dict[str, Tensor]
 
 
-def exchange(learners: Sequence[Learner], views: Views, step: int, rules: Rules) -> Exchange:
+def exchange(learners: Sequence[Learner], views: Views, step: int, config: StepConfig) -> Exchange:
     """The forwards of the unlabeled batch: z_i of the strong images with a graph, the weak ones as targets only.
 
     With `--pseudo_label_view weak` the weak pass carries a graph too, gives the y_i and is judged on them.
     """
-    learning = rules.learning
+    learning = config.learning
     judged_weak = learning.pseudo_label_view == "weak"
-    strong = [rules.logits(x.network, _given(batch.strong)) for x, batch in zip(learners, views, strict=True)]
+    strong = [config.logits(x.network, _given(batch.strong)) for x, batch in zip(learners, views, strict=True)]
     if judged_weak or learning.lambda_u or learning.student_threshold:
         with torch.set_grad_enabled(judged_weak):
-            weak = [_weak_logits(learner, batch, rules) for learner, batch in zip(learners, views, strict=True)]
+            weak = [_weak_logits(learner, batch, config) for learner, batch in zip(learners, views, strict=True)]
     else:
         weak = strong  # nobody asks what the weak images say: a pass less
     with torch.no_grad():
@@ -87,7 +87,7 @@ def exchange(learners: Sequence[Learner], views: Views, step: int, rules: Rules)
             for target, z, mask in zip(sure, strong, masks, strict=True)
         ],
         students=[masked_cross_entropy(*row) for row in zip(strong, labels, student_masks, strict=True)],
-        feedback=[masked_surprise(*row) for row in zip(likelihood, labels, student_masks, strict=True)],
+        feedback=[masked_negative_log(*row) for row in zip(likelihood, labels, student_masks, strict=True)],
         labels=labels,
         measured=_measured(learners, strong, labels, masks, student_masks, views[0].hidden),
     )
@@ -107,7 +107,7 @@ def choose_labels(likelihood: Tensor, learning: Learning) -> Tensor:
     return likelihood.argmax(dim=1)
 
 
-def masked_surprise(likelihood: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
+def masked_negative_log(likelihood: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
     """Mean over all images of mask * -log a(y)."""
     chosen = likelihood.gather(1, labels[:, None]).squeeze(1)
     return -(mask * chosen.clamp(min=torch.finfo(chosen.dtype).tiny).log()).mean()
@@ -118,9 +118,9 @@ def _given(images: Tensor | None) -> Tensor:
     return images
 
 
-def _weak_logits(learner: Learner, batch: Batch, rules: Rules) -> Tensor:
-    with batch_norms_in_exam(learner.network):
-        return rules.logits(learner.network, _given(batch.weak))
+def _weak_logits(learner: Learner, batch: Batch, config: StepConfig) -> Tensor:
+    with batch_norms_without_updates(learner.network):
+        return config.logits(learner.network, _given(batch.weak))
 
 
 def _target(weak_logits: Tensor, learner: Learner, learning: Learning) -> Tensor:
@@ -154,32 +154,34 @@ def _measured(
 # --- the steps --------------------------------------------------------------------------------------------------------
 
 
-def labels_only_step(learners: Sequence[Learner], views: Views, step: int, rules: Rules) -> dict[str, Tensor]:
+def labels_only_step(learners: Sequence[Learner], views: Views, step: int, config: StepConfig) -> dict[str, Tensor]:
     """One update of each view on its labeled images alone: the warm-up, and the baseline."""
     measured: dict[str, Tensor] = {}
     for learner, batch in zip(learners, views, strict=True):
-        measured |= _named(supervised_step([learner], batch, step, rules), learner)
+        measured |= _named(supervised_step([learner], batch, step, config), learner)
     return measured
 
 
-def cotraining_step(learners: Sequence[Learner], views: Views, step: int, rules: Rules) -> dict[str, Tensor]:
+def cotraining_step(learners: Sequence[Learner], views: Views, step: int, config: StepConfig) -> dict[str, Tensor]:
     """One update a view by its labeled images and the labels argmax a_i of the weak views that are sure of them.
 
     Confidence-masked co-training without feedback: the classical rule (Blum & Mitchell 1998) on every batch.
     """
-    learning, totals = rules.learning, dict[str, Tensor]()
+    learning, totals = config.learning, dict[str, Tensor]()
     weight = consistency_weight(learning, step - learners[0].start)
     for number, parts in enumerate(micro_batches(views, learning.grad_accumulation)):
         batches, labeled, unlabeled = parts
-        rules.randomness(step, f"views {number}")
+        config.randomness(step, f"views {number}")
         with torch.no_grad():
-            sure = [_target(_weak_logits(*row, rules), row[0], learning) for row in zip(learners, batches, strict=True)]
+            sure = [
+                _target(_weak_logits(*row, config), row[0], learning) for row in zip(learners, batches, strict=True)
+            ]
         masks = []
         for learner, batch, advice in zip(learners, batches, mean_of_others(sure), strict=True):
             mask = (advice.amax(dim=1) >= learning.threshold).float()
-            logits = rules.logits(learner.network, _given(batch.strong))
+            logits = config.logits(learner.network, _given(batch.strong))
             student = masked_cross_entropy(logits, advice.argmax(dim=1), mask)
-            supervised = supervised_loss(learner, batch, rules)
+            supervised = supervised_loss(learner, batch, config)
             (labeled * supervised + unlabeled * weight * student).backward()
             add_measured(totals, _named({"supervised_loss": supervised}, learner), labeled)
             add_measured(totals, _named({"student_loss": student}, learner), unlabeled)
@@ -190,20 +192,22 @@ def cotraining_step(learners: Sequence[Learner], views: Views, step: int, rules:
     return totals
 
 
-def meta_step(learners: Sequence[Learner], views: Views, step: int, rules: Rules) -> dict[str, Tensor]:
-    """One step of Meta Co-Training: each view learns from the others, then teaches by what they gained (DESIGN.md).
+def meta_step(learners: Sequence[Learner], views: Views, step: int, config: StepConfig) -> dict[str, Tensor]:
+    """One step of Meta Co-Training (docs/how_it_learns.md).
+
+    Each view learns from the others, then teaches by what they gained.
 
     Every gradient at theta is taken before any weight moves, since every view is both student and teacher. The second
     update of view j sums its supervised gradient at theta_j', its consistency gradient and w * sum_i h_i * that of
     -log a_i(y_i), i != j; h_j never weighs view j's own gradient.
     """
-    learning, totals = rules.learning, dict[str, Tensor]()
+    learning, totals = config.learning, dict[str, Tensor]()
     students, consistency = [Sum() for _ in learners], [Sum() for _ in learners]
     feedback = [Sum() for _ in learners]  # of feedback[i], over the parameters of all views but i
     weight = consistency_weight(learning, step - learners[0].start)
     for number, (batches, _, unlabeled) in enumerate(micro_batches(views, learning.grad_accumulation)):
-        rules.randomness(step, f"views {number}")
-        told = exchange(learners, batches, step, rules)
+        config.randomness(step, f"views {number}")
+        told = exchange(learners, batches, step, config)
         for i, learner in enumerate(learners):
             own = learner.parameters
             students[i].add(take_gradients(unlabeled * told.students[i], own, retain_graph=True))
@@ -218,7 +222,7 @@ def meta_step(learners: Sequence[Learner], views: Views, step: int, rules: Rules
     factors = []
     for learner, batch, gradients in zip(learners, views, students, strict=True):
         set_gradients(learner, gradients.items)
-        gain, factor, loss = update_and_examine(learner, batch, step, rules)
+        gain, factor, loss = update_and_gain(learner, batch, step, config)
         factors.append(learning.mpl_weight * factor)
         totals |= _named({"feedback_h": gain, "supervised_loss": loss}, learner)
     for j, learner in enumerate(learners):
@@ -230,7 +234,7 @@ def meta_step(learners: Sequence[Learner], views: Views, step: int, rules: Rules
     return totals
 
 
-STEPS: dict[str, Callable[[Sequence[Learner], Views, int, Rules], dict[str, Tensor]]] = {
+STEPS: dict[str, Callable[[Sequence[Learner], Views, int, StepConfig], dict[str, Tensor]]] = {
     "labels_only": labels_only_step,
     "cotraining": cotraining_step,
     "meta": meta_step,
@@ -246,35 +250,37 @@ def micro_batches(views: Views, count: int) -> list[tuple[list[Batch], float, fl
     return [([part for part, _, _ in row], row[0][1], row[0][2]) for row in rows]
 
 
-def supervised_loss(learner: Learner, batch: Batch, rules: Rules) -> Tensor:
+def supervised_loss(learner: Learner, batch: Batch, config: StepConfig) -> Tensor:
     """CE(y, z) of the labeled images."""
-    logits = rules.logits(learner.network, batch.labeled)
-    return F.cross_entropy(logits, batch.labels, label_smoothing=rules.learning.label_smoothing)
+    logits = config.logits(learner.network, batch.labeled)
+    return F.cross_entropy(logits, batch.labels, label_smoothing=config.learning.label_smoothing)
 
 
-def update_and_examine(learner: Learner, batch: Batch, step: int, rules: Rules) -> tuple[Tensor, Tensor, Tensor]:
+def update_and_gain(learner: Learner, batch: Batch, step: int, config: StepConfig) -> tuple[Tensor, Tensor, Tensor]:
     """Update by what lies in `.grad`, then lay the supervised gradient at theta' there; h, scale(h), and that loss.
 
-    Where exams and learning are both in float32 the second exam is the pass that the gradient is taken from.
+    Where both are in float32 the second labeled loss is the pass that the gradient is taken from.
     """
-    learning = rules.learning
-    if learning.mpl_weight and learning.feedback == "difference" and rules.precision == torch.float32:
-        before = exam(learner, batch, step, rules)
+    learning = config.learning
+    if learning.mpl_weight and learning.feedback == "difference" and config.precision == torch.float32:
+        before = labeled_loss(learner, batch, step, config)
         learner.update()
-        after, loss = supervised_backward(learner, batch, step, "exam", rules)
+        after, loss = supervised_backward(learner, batch, step, "exam", config)
         gain = before - after
         return gain, scale_feedback(gain, learner.moments, learning), loss
-    gain, factor = student_gain(learner, batch, step, rules, learner)
-    _, loss = supervised_backward(learner, batch, step, f"supervised {learner.name}", rules)
+    gain, factor = student_gain(learner, batch, step, config, learner)
+    _, loss = supervised_backward(learner, batch, step, f"supervised {learner.name}", config)
     return gain, factor, loss
 
 
-def supervised_backward(learner: Learner, batch: Batch, step: int, purpose: str, rules: Rules) -> tuple[Tensor, Tensor]:
+def supervised_backward(
+    learner: Learner, batch: Batch, step: int, purpose: str, config: StepConfig
+) -> tuple[Tensor, Tensor]:
     """Lay the supervised gradient into `.grad`; returns the plain cross-entropy, and the loss with label smoothing."""
-    smoothing, plain, smooth = rules.learning.label_smoothing, [], []
-    rules.randomness(step, purpose)
-    for part, share, _ in batch.parts(rules.learning.grad_accumulation):
-        logits = rules.logits(learner.network, part.labeled)
+    smoothing, plain, smooth = config.learning.label_smoothing, [], []
+    config.randomness(step, purpose)
+    for part, share, _ in batch.parts(config.learning.grad_accumulation):
+        logits = config.logits(learner.network, part.labeled)
         loss = share * F.cross_entropy(logits, part.labels, label_smoothing=smoothing)
         loss.backward()
         smooth.append(loss.detach())

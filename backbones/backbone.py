@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,9 @@ class Backbone(nn.Module):
     mean: Tensor
     std: Tensor
     shape: Mapping[str, Any] = {}  # what else, beside the name, must be known to build the network again
-    learned = np.zeros(0, dtype=np.uint64)  # contents of images whose labels its weights have learned, sorted
+    learned = np.zeros(
+        0, dtype=np.uint64
+    )  # content hashes, sorted, of the images whose labels its weights have learned
 
     def __init__(self, net: nn.Module, *, name: str, transform: Transform, pretrained: bool, num_features: int) -> None:
         super().__init__()
@@ -61,18 +63,27 @@ class Backbone(nn.Module):
 
         While there are fewer than four, the largest one that can be opened is replaced by its children.
         """
-        units = learning_children(self.net)
+        units = _children_with_parameters(self.net)
         while len(units) < 4:
-            openable = [unit for unit in units if learning_children(unit)]
+            openable = [unit for unit in units if _children_with_parameters(unit)]
             if not openable:
                 break
             at = units.index(max(openable, key=module_size))
-            units[at : at + 1] = learning_children(units[at])
+            units[at : at + 1] = _children_with_parameters(units[at])
         return units
 
 
+@dataclass
+class Built:
+    """A network with its transform; `shape` is what must be known to build it again without its files."""
+
+    net: nn.Module
+    transform: Transform
+    shape: dict[str, Any] = field(default_factory=dict)
+
+
 def as_backbone(net: nn.Module, *, name: str, transform: Transform, pretrained: bool, points: bool = False) -> Backbone:
-    """The network with its transform; one image tells how many features it gives. Raises UserError if it gives none."""
+    """The network with its transform; what one image gives is its number of features. Raises UserError for maps."""
     images = torch.zeros(1, 2) if points else torch.zeros(1, 3, transform.size, transform.size)
     with size_checked(name, transform.size), torch.no_grad():
         features = net.eval()(images)
@@ -85,7 +96,7 @@ def as_backbone(net: nn.Module, *, name: str, transform: Transform, pretrained: 
 
 @contextlib.contextmanager
 def keyed_weights(*key: object) -> Iterator[None]:
-    """Inside, the CPU's random numbers follow from the key; outside, nobody notices."""
+    """Inside, the CPU's random numbers follow from the key; after it they go on as if nothing had been drawn."""
     with torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed: it would also reseed the accelerators, which fork_rng leaves alone here.
         torch.default_generator.manual_seed(utils.key(*key))
@@ -94,6 +105,7 @@ def keyed_weights(*key: object) -> Iterator[None]:
 
 @contextlib.contextmanager
 def size_checked(name: str, size: int) -> Iterator[None]:
+    """Inside, what a network raises at images of a wrong size (in pixels) becomes a UserError."""
     try:
         yield
     except (AssertionError, RuntimeError, ValueError) as error:
@@ -103,15 +115,16 @@ def size_checked(name: str, size: int) -> Iterator[None]:
 
 
 def scaled(transform: Transform, size: int | None) -> Transform:
-    """The same transform for another size: the share of the image that is seen stays."""
+    """The same transform for another size: the part of the image that is used stays."""
     if size is None:
         return transform
     return replace(transform, size=size, resize=round(transform.resize * size / transform.size))
 
 
-def learning_children(module: nn.Module) -> list[nn.Module]:
+def _children_with_parameters(module: nn.Module) -> list[nn.Module]:
     return [child for child in module.children() if module_size(child)]
 
 
 def module_size(module: nn.Module) -> int:
+    """The number of its parameters."""
     return sum(parameter.numel() for parameter in module.parameters())

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import math
-import socket
 import sys
-import urllib.request
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from .. import args
 from ..images.decode import Transform
 from ..utils import UserError
 from .backbone import Backbone, as_backbone, keyed_weights, scaled, size_checked
+from .hub import WeightsMissing, fetching, hub_file, hub_or_cache
 from .small import SMALL, small_net
 from .weights import learned_in, load_into, one_line, read_weights, record_in, weight_file
 
@@ -30,11 +26,6 @@ ALIASES = {
     "densenet": "densenet121",
 }
 AUXILIARY = ("aux1", "aux2", "AuxLogits")  # the side classifiers of googlenet and inception_v3
-NETWORK_TIMEOUT = 8.0  # seconds: without a network the user shall read what to do, not wait
-
-
-class WeightsMissing(UserError):
-    """The library's pretrained weights can't be fetched: what can do without them may go on."""
 
 
 def build_backbone(model: args.Model, *, native_size: int, points: bool, seed: int, default_name: str) -> Backbone:
@@ -95,7 +86,7 @@ def _torchvision(name: str, model: args.Model) -> tuple[nn.Module, Transform]:
     published = zoo.get_model_weights(name)
     file = weight_file(model.weights)
     entry = published.DEFAULT
-    if file is not None:  # a published file brings its own preset; any other is taken for the first recipe's
+    if file is not None:  # a published file brings its own preset, any other the first recipe's
         entry = next((e for e in published if e.url.endswith(f"/{file.name}")), next(iter(published)))
     preset = entry.transforms()
     transform = Transform(
@@ -103,7 +94,7 @@ def _torchvision(name: str, model: args.Model) -> tuple[nn.Module, Transform]:
     )
     transform = scaled(transform, model.image_size)
     with size_checked(name, transform.size):
-        net = zoo.get_model(name, weights=None, **_arguments(name, transform.size))
+        net = zoo.get_model(name, weights=None, **_builder_arguments(name, transform.size))
     heads = (_drop_classifier(net), *AUXILIARY)
     if model.weights == "none":
         return net, transform
@@ -114,8 +105,8 @@ def _torchvision(name: str, model: args.Model) -> tuple[nn.Module, Transform]:
     return net, transform
 
 
-def _arguments(name: str, size: int) -> dict[str, Any]:
-    """What some of torchvision's builders must be told."""
+def _builder_arguments(name: str, size: int) -> dict[str, Any]:
+    """What some of torchvision's builders need beside the name."""
     if name in ("googlenet", "inception_v3"):
         # The published weights want images in [-1, 1]: transform_input turns ours into those.
         return {"transform_input": True, "aux_logits": False, "init_weights": True}
@@ -138,23 +129,6 @@ def _fetch(name: str, entry: Any) -> Mapping[str, Tensor]:
     """A published state dict of torchvision, from its cache or the network."""
     with fetching(name, entry.url):
         return entry.get_state_dict(check_hash=True, weights_only=True, map_location="cpu")
-
-
-@contextlib.contextmanager
-def fetching(name: str, url: str, file: str | None = None) -> Iterator[None]:
-    """Inside, torch.hub gets a file (in its folder named as in the url, or `file`); without it, what to do is said."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(NETWORK_TIMEOUT)
-    try:
-        yield
-    except Exception as error:  # no network, no disk, a proxy's page, a broken file: the way out is the same
-        target = Path(torch.hub.get_dir()) / "checkpoints" / (file or Path(url).name)
-        raise WeightsMissing(
-            f"the weights of {name} can't be had ({one_line(error)}); put {url} at {target}, "
-            "or use --weights FILE or --weights none"
-        ) from error
-    finally:
-        socket.setdefaulttimeout(before)
 
 
 def _timm(name: str, model: args.Model) -> tuple[nn.Module, Transform]:
@@ -213,38 +187,3 @@ def _fetch_timm(name: str, config: Any) -> Any:
             f"the weights of {name} can't be had ({one_line(error)}); download {place} elsewhere "
             "and use --weights FILE, or use --weights none"
         ) from error
-
-
-def hub_file(repository: str, file: str | None = None) -> Path | None:
-    """A file of the hub's cache on this disk (without a name, the weights), or None. Asks no network."""
-    from huggingface_hub import try_to_load_from_cache
-
-    names = (file,) if file else ("model.safetensors", "pytorch_model.bin")
-    found = (try_to_load_from_cache(repository, name) for name in names)
-    return next((Path(path) for path in found if isinstance(path, str)), None)
-
-
-@contextlib.contextmanager
-def hub_or_cache(*, cached: object = None) -> Iterator[None]:
-    """Inside, the hub's client asks the hub, or only its cache, where that has the file or the hub gives no answer.
-
-    Without a network it tries each file six times, which takes a minute; its cache works at once.
-    """
-    from huggingface_hub import constants
-
-    before = constants.HF_HUB_OFFLINE
-    constants.HF_HUB_OFFLINE = before or bool(cached) or not _answers(constants.ENDPOINT)
-    try:
-        yield
-    finally:
-        constants.HF_HUB_OFFLINE = before
-
-
-def _answers(address: str) -> bool:
-    try:
-        urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=NETWORK_TIMEOUT).close()
-    except urllib.error.HTTPError:
-        return True  # an answer, if not a friendly one
-    except OSError:
-        return False
-    return True

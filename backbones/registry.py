@@ -1,4 +1,7 @@
-"""The views of co-training: backbones by short names, the list of them, and building one. Learns nothing."""
+"""The views of co-training: backbones by short names, the list of them, building one and keeping it in a file.
+
+To add a view: a row of CATALOGUE; where neither torchvision nor timm has the network, also a builder in RAW or BUILT.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,10 @@ from .. import args
 from ..base.files import atomic_file
 from ..images.decode import Transform
 from ..utils import UserError, say
-from . import library, published
+from . import hub, library, published, raw_views, vision_towers
 from .backbone import Backbone, as_backbone, keyed_weights, scaled
-from .library import hub_file, resolve_name
+from .library import resolve_name
 from .weights import RECORD, SUFFIXES, learned_in, load_into, read_weights, record_in
-
-RAW_SIZE = {"pixels": 32, "gradients": 64}  # pixels: the largest sides that the views without weights look at
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Entry:
     labels: str  # whether the training saw ImageNet's labels
 
 
-# Parameters and features are held to the built networks by tests/test_views.py.
+# Parameters and features are compared with the built networks by tests/backbones/test_registry.py.
 CATALOGUE = {
     "pixels": Entry("built in: raw pixels", 0, 0, 0, "", "no"),
     "gradients": Entry("built in: histograms of gradients", 0, 0, 0, "", "no"),
@@ -50,14 +51,14 @@ CATALOGUE = {
     "eva02": Entry("timm:eva02_base_patch14_224.mim_in22k", 224, 85.8, 768, "MIT", "no"),
     "swav": Entry("torchvision resnet50, SwAV's file", 224, 23.5, 2048, "CC-BY-NC-4.0", "no"),
     "esvit": Entry("timm Swin-B, EsViT's file", 224, 86.9, 1024, "MIT", "no"),
-    "blip": Entry(published.TOWERS["blip"].repository, 384, 86.1, 768, "BSD-3-Clause", "yes, at its start"),
-    "blip2": Entry(published.TOWERS["blip2"].repository, 224, 986.0, 1408, "MIT", "no"),
-    "align": Entry(published.TOWERS["align"].repository, 289, 62.1, 640, "not stated", "no"),
-    "owlv2": Entry(published.TOWERS["owlv2"].repository, 960, 88.4, 768, "Apache-2.0", "no"),
+    "blip": Entry(vision_towers.TOWERS["blip"].repository, 384, 86.1, 768, "BSD-3-Clause", "yes, at its start"),
+    "blip2": Entry(vision_towers.TOWERS["blip2"].repository, 224, 986.0, 1408, "MIT", "no"),
+    "align": Entry(vision_towers.TOWERS["align"].repository, 289, 62.1, 640, "not stated", "no"),
+    "owlv2": Entry(vision_towers.TOWERS["owlv2"].repository, 960, 88.4, 768, "Apache-2.0", "no"),
 }
-RAW = {"pixels": published.pixels, "gradients": published.gradients}
+RAW = {"pixels": raw_views.pixels, "gradients": raw_views.gradients}
 BUILT = {"swav": published.swav, "esvit": published.esvit} | {
-    name: partial(published.vision_tower, name) for name in published.TOWERS
+    name: partial(vision_towers.vision_tower, name) for name in vision_towers.TOWERS
 }
 
 
@@ -70,7 +71,7 @@ class ViewName:
 
 
 def parse_view(spec: str) -> ViewName:
-    """The parts of NAME or NAME=WEIGHTS; only the first sign parts them. Raises UserError."""
+    """The parts of NAME or NAME=WEIGHTS; only the first = separates them. Raises UserError."""
     try:
         name, sign, weights = args.view_name(spec).partition("=")
     except ValueError as error:
@@ -79,7 +80,7 @@ def parse_view(spec: str) -> ViewName:
 
 
 def check_views(specs: Sequence[str]) -> list[ViewName]:
-    """All views by name, before anything is built. Raises UserError for the first name that nobody knows."""
+    """All views by name, before anything is built. Raises UserError for the first name that is unknown."""
     views = [parse_view(spec) for spec in specs]
     for view in views:
         if view.name not in CATALOGUE:
@@ -110,7 +111,7 @@ def _check_name(view: ViewName) -> None:
 
 
 def _in_words_of_views(message: str, view: ViewName) -> str:
-    """What models.py says of --model_name and --weights, for who gave neither."""
+    """What library.py says of --model_name and --weights, for a user who gave neither."""
     message = re.sub(r",? or (use )?--weights none", "", message)  # random features are no view to offer
     return message.replace("--model_name ", "--views ").replace("--weights ", f"--views {view.name}=")
 
@@ -142,9 +143,9 @@ def build_view(spec: str, *, native_size: int, points: bool, seed: int, image_si
 def _located(view: ViewName) -> str:
     """The weights; a folder stands for the file in it, except where a family reads the whole folder."""
     folder = Path(view.weights).expanduser()
-    if view.name in published.TOWERS or view.weights in ("default", "none") or not folder.is_dir():
+    if view.name in vision_towers.TOWERS or view.weights in ("default", "none") or not folder.is_dir():
         return view.weights
-    files = [folder / name for name in published.FILES if name.endswith(SUFFIXES) and (folder / name).is_file()]
+    files = [folder / name for name in vision_towers.FILES if name.endswith(SUFFIXES) and (folder / name).is_file()]
     if not files:
         raise UserError(f"--weights {view.weights} is a folder without model.safetensors; name the file in it")
     return str(files[0])
@@ -161,7 +162,7 @@ def _build(
     if view.name in RAW:
         if view.weights not in ("default", "none"):
             raise UserError(f"--views {view.name} has no weights; leave out ={view.weights}")
-        built = RAW[view.name](image_size or _raw_size(view.name, native_size))
+        built = RAW[view.name](image_size or raw_views.default_side(view.name, native_size))
     else:
         with keyed_weights("backbone", seed):
             built = BUILT[view.name](view.weights, size=image_size or 0, shape=shape)
@@ -170,12 +171,6 @@ def _build(
     backbone = as_backbone(built.net, name=view.name, transform=transform, pretrained=pretrained)
     backbone.shape = built.shape
     return backbone
-
-
-def _raw_size(name: str, native_size: int) -> int:
-    """The data's own size; but at least 16 px, so that crops and shifts have room, and at most what a view looks at."""
-    largest = RAW_SIZE[name]
-    return min(max(native_size, 16), largest) if native_size else largest
 
 
 # --- keeping a view ---------------------------------------------------------------------------------------------------
@@ -257,7 +252,8 @@ def list_views(options: args.Options) -> None:
 def _row(name: str, entry: Entry) -> tuple[str, ...]:
     if name in RAW:
         features = {"pixels": "3 x px x px", "gradients": "up to 1568"}[name]
-        return (name, entry.source, f"<={RAW_SIZE[name]}", "0", features, "none needed", entry.labels, "none needed")
+        side = f"<={raw_views.LARGEST_SIDE[name]}"
+        return (name, entry.source, side, "0", features, "none needed", entry.labels, "none needed")
     disk = "yes" if on_disk(name) is not None else "no"
     counts = (f"{entry.size}", f"{entry.parameters:.1f} M", f"{entry.features}")
     return (name, entry.source, *counts, entry.licence, entry.labels, disk)
@@ -267,12 +263,12 @@ def on_disk(name: str) -> Path | None:
     """The file that a short name would be loaded from without a network, or None where it would be fetched."""
     entry = CATALOGUE[name]
     if entry.source.startswith("timm:"):
-        return hub_file(entry.source.replace("timm:", "timm/"))
-    if name in published.TOWERS:
-        return published.tower_on_disk(name)
+        return hub.hub_file(entry.source.replace("timm:", "timm/"))
+    if name in vision_towers.TOWERS:
+        return vision_towers.tower_on_disk(name)
     places = {
-        "swav": published.hub_target(published.SWAV_URL),
-        "esvit": published.hub_target(published.ESVIT_URL, published.ESVIT_FILE),
+        "swav": hub.torch_hub_file(published.SWAV_URL),
+        "esvit": hub.torch_hub_file(published.ESVIT_URL, published.ESVIT_FILE),
     }
     path = places.get(name)
     return path if path is not None and path.is_file() else None

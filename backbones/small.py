@@ -74,6 +74,10 @@ SMALL: dict[str, Callable[..., nn.Module]] = {"cnn": cnn, "wrn28_2": wrn28_2, "m
 
 
 def small_net(name: str, model: args.Model, native_size: int, points: bool) -> tuple[nn.Module, Transform]:
+    """A network of SMALL with its transform, and with the weights of `--weights FILE`. Raises UserError.
+
+    native_size: side of the data's own images in pixels, 0 when they differ; points: the data are [N, 2], not images.
+    """
     # At least 16 px, so that crops and shifts of scanned digits have room; 32 px where the images have many sizes.
     size = model.image_size or (max(native_size, 16) if native_size else 32)
     transform = Transform(size, size, "bilinear", (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))

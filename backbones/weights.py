@@ -7,6 +7,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from ..utils import UserError, warn
 
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".pth.tar")
-RECORD = "view"  # where a .safetensors file that `views.save_view` wrote says what it is
+RECORD = "view"  # where a .safetensors file that `registry.save_view` wrote says what it is
 WRAPPERS = frozenset(("module", "_orig_mod"))  # what DDP or DataParallel, and torch.compile, put into keys
 
 
@@ -55,7 +56,7 @@ def read_weights(
 
 
 def record_in(weights: str) -> dict[str, Any] | None:
-    """The record of a file that `views.save_view` wrote; None for any other, and for the words of `--weights`."""
+    """The record of a file that `registry.save_view` wrote; None for any other, and for the words of `--weights`."""
     path = Path(weights).expanduser()
     if path.suffix != ".safetensors" or not path.is_file():
         return None
@@ -64,19 +65,17 @@ def record_in(weights: str) -> dict[str, Any] | None:
     try:
         with safe_open(path, framework="pt") as file:
             record = json.loads((file.metadata() or {})[RECORD])
-    except Exception:  # of somebody else, or broken: who reads the weights will say so
+    except Exception:  # another program's, or broken: reading the weights will say so
         return None
     if not isinstance(record, dict) or "name" not in record:
         return None
     if "learned" not in record:
-        warn(
-            f"{path} does not tell which labels it was fine-tuned on: an earlier version wrote it; don't test on those"
-        )
+        warn(f"{path} does not say which labels it was fine-tuned on: an earlier version wrote it; don't test on those")
     return record
 
 
 def learned_in(record: Mapping[str, Any] | None) -> np.ndarray:
-    """Contents uint64, sorted, of the images whose labels the weights of a record have learned."""
+    """The content hashes uint64 [N], sorted, of the images whose labels the weights of a record have learned."""
     return np.array([int(code, 16) for code in (record or {}).get("learned", ())], dtype=np.uint64)
 
 
@@ -132,11 +131,31 @@ def load_into(net: nn.Module, state: Mapping[str, Tensor], heads: tuple[str, ...
 
 
 def _widened(head: str, own: Mapping[str, Tensor]) -> str:
-    """The outermost part around `head` that the network has nothing of: some heads are more than one layer."""
+    """The outermost module around `head` of which the network has no key: some heads are more than one layer."""
     parent = head.rpartition(".")[0]
     if not parent or any(key.startswith(f"{parent}.") for key in own):
         return head
     return _widened(parent, own)
+
+
+@dataclass(frozen=True)
+class KeyMap:
+    """How a published file names what a network needs, and what else lies in it. Patterns match a key's beginning."""
+
+    dropped: tuple[str, ...] = ()
+    renamed: tuple[tuple[str, str], ...] = ()
+
+    def drops(self, key: str) -> bool:
+        return any(re.match(pattern, key) for pattern in self.dropped)
+
+    def applied(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The state dict without what is dropped, under our names; what is not named stays, to be complained of."""
+        return {self._name(key): value for key, value in state.items() if not self.drops(key)}
+
+    def _name(self, key: str) -> str:
+        for pattern, ours in self.renamed:
+            key = re.sub(f"^(?:{pattern})", ours, key)
+        return key
 
 
 def state_digest(module: nn.Module) -> str:
@@ -150,5 +169,6 @@ def state_digest(module: nn.Module) -> str:
 
 
 def one_line(error: BaseException) -> str:
+    """The first sentence of an error, or its kind."""
     lines = str(error).strip().splitlines()
     return lines[0].split(". ")[0][:120] if lines else type(error).__name__

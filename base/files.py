@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import tempfile
@@ -11,6 +12,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..utils import UserError
+
+NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what a disk without locks answers, as some networks' are
+
+
+# --- whole files ------------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -32,57 +38,20 @@ def atomic_file(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-@contextlib.contextmanager
-def claimed(path: Path, *, wait: bool) -> Iterator[bool]:
-    """Hold a lock on a file; yields whether it is ours. The system frees it when its holder dies."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:  # without such locks two processes may do the same work twice: slower, never wrong
-        yield True
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def _sync_folder(folder: Path) -> None:
+    if os.name != "posix":
         return
-    while True:
-        with path.open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            except OSError:
-                yield False
-                return
-            # Its last holder removed it while we waited: somebody else may hold the file that has its name now.
-            if not _is_at(file.fileno(), path):
-                continue
-            try:
-                yield True
-            finally:
-                path.unlink(missing_ok=True)
-            return
-
-
-def share(path: Path) -> IO[bytes] | None:
-    """Hold a shared lock on a file, so that nobody can claim it, until what is returned is closed or its holder dies.
-
-    None where there are no such locks.
-    """
+    handle = os.open(folder, os.O_RDONLY)
     try:
-        import fcntl
-    except ImportError:
-        return None
-    while True:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):  # whoever had claimed it has just removed the whole folder
-            file = path.open("ab")
-            with contextlib.suppress(OSError):  # not on every network's disk
-                fcntl.flock(file, fcntl.LOCK_SH)
-            if _is_at(file.fileno(), path):
-                return file
-            file.close()
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.stat())
-    except FileNotFoundError:
-        return False
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -104,17 +73,62 @@ def read_json(path: Path) -> Any:
         raise UserError(f"{path} can't be read as JSON ({error}); give another file") from error
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+# --- locks ------------------------------------------------------------------------------------------------------------
 
 
-def _sync_folder(folder: Path) -> None:
-    if os.name != "posix":
-        return
-    handle = os.open(folder, os.O_RDONLY)
+@contextlib.contextmanager
+def claimed(path: Path, *, wait: bool) -> Iterator[bool]:
+    """Hold a lock on a file alone; yields whether we do. The system frees it when its holder dies.
+
+    The file is there only while somebody holds it or waits for it. On a disk without locks nobody gets it.
+    """
+    from filelock import FileLock, Timeout
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A generator may be closed by another thread than the one that claimed.
+    lock, ours = FileLock(path, thread_local=False), False
     try:
-        os.fsync(handle)
+        lock.acquire(blocking=wait)
+        ours = True
+    except Timeout:
+        pass
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    try:
+        yield ours
     finally:
-        os.close(handle)
+        if ours:
+            # A bank would be left with a lock for each of its blocks. Removed under the lock: who then gets the lock of
+            # a file without a name lets go of it and tries again, as filelock does since 3.21.
+            with contextlib.suppress(OSError):
+                path.unlink()
+            lock.release()
+
+
+def share(path: Path) -> IO[bytes] | None:
+    """Hold a shared lock on a file, so that nobody can claim it, until what is returned is closed or its holder dies.
+
+    None where there are no such locks. filelock has shared locks only as a transaction in a SQLite file, which neither
+    excludes `claimed` nor works on a network's disk; so this one is taken from the system, as `claimed` takes its own.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    while True:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # whoever had claimed it has just removed the whole folder
+            file = path.open("ab")
+            with contextlib.suppress(OSError):  # not on every network's disk
+                fcntl.flock(file, fcntl.LOCK_SH)
+            if _is_at(file.fileno(), path):  # else its last holder removed it while we waited
+                return file
+            file.close()
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False

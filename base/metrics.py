@@ -23,7 +23,7 @@ def probabilities(models: Mapping[str, nn.Module], batches: Iterable[torch.Tenso
 
 
 def logits(models: Mapping[str, nn.Module], batches: Iterable[torch.Tensor]) -> dict[str, np.ndarray]:
-    """What `probabilities` is the softmax of: {name: float32 [N, C]}."""
+    """As `probabilities`, before the softmax: {name: float32 [N, C]}."""
     return {name: z.cpu().numpy() for name, z in _outputs(models, batches).items()}
 
 
@@ -44,19 +44,21 @@ def _outputs(models: Mapping[str, nn.Module], batches: Iterable[torch.Tensor]) -
 
 
 def with_ensemble(predictions: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The same predictions and, of two models or more, their `ensemble`: the mean of the probabilities."""
+    """The same predictions [N, C] and, of two models or more, their `ensemble`: the mean of the probabilities."""
     if len(predictions) < 2:
         return dict(predictions)
     return {**predictions, "ensemble": np.mean(np.stack(list(predictions.values())), axis=0)}
 
 
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, count: int) -> np.ndarray:
-    """Counts [C, C]: a row a true class, a column a predicted one."""
+    """Counts [C, C] of labels and predicted classes, int64 [N] each: a row a true class, a column a predicted one."""
     return np.bincount(labels * count + predicted, minlength=count * count).reshape(count, count)
 
 
 def metrics(confusion: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
-    """Accuracy with its 95% interval, macro F1 and each class's accuracy (recall), from 0 to 1.
+    """Accuracy, its 95% interval, macro F1 and each class's accuracy (recall), from 0 to 1, of counts [C, C].
+
+    Returns `accuracy`, `ci95` ([low, high]), `macro_f1` and `per_class` ({name: accuracy}).
 
     A class without images has no accuracy (None) and is left out of the macro F1.
     """
@@ -76,14 +78,11 @@ def metrics(confusion: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
 
 
 def wilson_interval(correct: int, total: int) -> list[float]:
-    """The 95% interval of a share (Wilson 1927), which holds near 0 and 1 and for few images too."""
-    z = 1.959963984540054
-    share = correct / total
-    centre = share + z * z / (2 * total)
-    spread = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
-    scale = 1 + z * z / total
-    # It holds the share itself; at 0 and 1 rounding could put that outside.
-    return [max(0.0, min(share, (centre - spread) / scale)), min(1.0, max(share, (centre + spread) / scale))]
+    """The 95% interval of a proportion (Wilson 1927), which holds near 0 and 1 and for few images too: [low, high]."""
+    from scipy.stats import binomtest
+
+    interval = binomtest(correct, total).proportion_ci(confidence_level=0.95, method="wilson")
+    return [float(interval.low), float(interval.high)]
 
 
 def paired_difference(
@@ -97,7 +96,7 @@ def paired_difference(
 
     difference = np.subtract(ours, theirs)
     mean = float(difference.mean())
-    # Two that are equal tell no more than one of how differences scatter.
+    # Two that are equal say no more than one about how differences scatter.
     if len(difference) < 2 or (len(difference) == 2 and np.ptp(difference) < 1e-9):
         return mean, [float("nan"), float("nan")]
     reach = stats.t.ppf(1 - 0.025 / comparisons, len(difference) - 1)
@@ -148,7 +147,7 @@ def fit_temperatures(predictions: Mapping[str, np.ndarray], labels: np.ndarray) 
 
 
 def calibrated(predictions: Mapping[str, np.ndarray], temperatures: Mapping[str, float]) -> dict[str, np.ndarray]:
-    """The predictions, each `tempered` by the temperature of its name where there is one."""
+    """The predictions [N, C], each `tempered` by the temperature of its name where there is one."""
     return {name: tempered(p, temperatures[name]) if name in temperatures else p for name, p in predictions.items()}
 
 
@@ -164,6 +163,8 @@ def _lowest(function: Callable[[float], float], low: float, high: float, points:
 def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = 10) -> dict[str, np.ndarray]:
     """Images by the probability of their predicted class, in equally wide bins (an edge belongs to the lower bin).
 
+    probabilities: [N, C]; labels: int64 [N].
+
     Returns `confidence` and `accuracy`, means float64 [bins] with NaN for an empty bin, and `count`, int64 [bins].
     """
     confidence = probabilities.max(axis=1).astype(np.float64)
@@ -176,19 +177,22 @@ def reliability(probabilities: np.ndarray, labels: np.ndarray, bins: int = 10) -
 
 
 def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
-    """The mean distance of confidence from accuracy over the bins of `reliability`, weighted by their images."""
+    """The mean distance of confidence from accuracy over the bins of `reliability`, weighted by their images.
+
+    probabilities: [N, C]; labels: int64 [N].
+    """
     found = reliability(probabilities, labels, bins)
     gaps = np.abs(found["confidence"] - found["accuracy"])
     return float(np.nansum(gaps * found["count"]) / len(labels))
 
 
 def brier_score(probabilities: np.ndarray, labels: np.ndarray) -> float:
-    """The squared distance of probabilities [N, C] from the truth, summed over classes (0 to 2); mean over images."""
+    """The squared distance of probabilities [N, C] from labels [N], summed over classes (0 to 2); mean over images."""
     distance = probabilities.astype(np.float64)
     distance[np.arange(len(labels)), labels] -= 1.0
     return float((distance**2).sum(axis=1).mean())
 
 
 def calibration_errors(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """The two numbers that are reported of how far probabilities can be trusted."""
+    """`ece` and `brier`: how far probabilities [N, C] can be trusted, by labels [N]."""
     return {"ece": expected_calibration_error(probabilities, labels), "brier": brier_score(probabilities, labels)}

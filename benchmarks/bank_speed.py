@@ -70,16 +70,16 @@ def read_rows(folder: str, weights: str) -> float:
     """Rows a second read from a warm bank in random batches of 64."""
     import numpy as np
 
-    from transfermpl.features.sources import Ask
+    from transfermpl.features.sources import ImageRequest
 
     training = make_training(folder, weights, "--max_steps", "1", "--warmup_epoch_num", "0", cache="shared")
     rows = np.arange(len(training.dataset))
     training.banks[0].fill({("eval", 0): rows})
     random, count = np.random.default_rng(0), 2000
-    training.banks[0].rows(Ask(rows[:1], np.zeros(1, dtype=np.int64), "eval"))
+    training.banks[0].rows(ImageRequest(rows[:1], np.zeros(1, dtype=np.int64), "eval"))
     began = time.perf_counter()
     for _ in range(count):
-        training.banks[0].rows(Ask(random.integers(0, len(rows), 64), np.zeros(64, dtype=np.int64), "eval"))
+        training.banks[0].rows(ImageRequest(random.integers(0, len(rows), 64), np.zeros(64, dtype=np.int64), "eval"))
     return count * 64 / (time.perf_counter() - began)
 
 
@@ -151,7 +151,7 @@ def main() -> None:
         warm = [mpl_run(folder, weights, cache, *more) for _ in range(given.rounds)]
         few = ["--max_steps", "20", "--unfreeze", "head", "--warmup_epoch_num", "0", "--no_cache"]
         # Of the steps alone: what is done once, before or after them, must not be multiplied.
-        few += ["--head_prior", "none", "--class_shares", "labels", "--calibration_folds", "0"]
+        few += ["--head_prior", "none", "--class_prior", "labels", "--calibration_folds", "0"]
         without = mpl_run(folder, weights, cache, *few)["training"] * 50
         training = statistics.median(seconds["training"] for seconds in warm)
         total = statistics.median(seconds["total"] for seconds in warm)

@@ -40,11 +40,11 @@ from transfermpl import args
 from transfermpl.algorithms.cotraining_steps import ViewBatches, meta_step
 from transfermpl.features import bank as features
 from transfermpl.features import blocks
-from transfermpl.features.sources import Ask
-from transfermpl.learning.batches import Batch, Batches, Order
+from transfermpl.features.sources import ImageRequest
+from transfermpl.learning.batches import Batch, Batches, BatchSampler
 from transfermpl.learning.learner import Learner
-from transfermpl.models import batch_norms_in_exam, build_head
-from transfermpl.train import Rules
+from transfermpl.models import batch_norms_without_updates, build_head
+from transfermpl.train import StepConfig
 
 VIEWS, WIDTH, BATCH, CLASSES = 2, 1024, 4096, 10
 
@@ -96,7 +96,7 @@ class Passes:
         self.loss.backward(retain_graph=keep)
 
     def look(self, features: torch.Tensor) -> None:
-        with torch.no_grad(), batch_norms_in_exam(self.learner.network):
+        with torch.no_grad(), batch_norms_without_updates(self.learner.network):
             F.cross_entropy(self.learner.network(features), self.batch.labels)
 
     def learn(self, network: torch.nn.Module, features: torch.Tensor) -> None:
@@ -122,14 +122,14 @@ def timed(work: Callable[[], object], device: torch.device) -> float:
 def measure(device: torch.device, rounds: int, batch: int, *, consistency: bool) -> None:
     """Time the step and its passes, and print both."""
     learning = args.Learning() if consistency else args.Learning(lambda_u=0.0, student_threshold=0.0)
-    rules = Rules(learning)
+    config = StepConfig(learning)
     learners, views = learners_on(device, learning), batches_on(device, batch)
     alone = learners_on(device, learning)
     passes = [Passes(*row, consistency=consistency).named() for row in zip(alone, views, strict=True)]
     steps: list[float] = []
     sums: dict[str, list[float]] = {name: [] for name in passes[0]}
     for number in range(rounds + 2):
-        step = timed(partial(meta_step, learners, views, 1000 + number, rules), device)
+        step = timed(partial(meta_step, learners, views, 1000 + number, config), device)
         taken = {name: sum(timed(own[name], device) for own in passes) for name in passes[0]}
         if number >= 2:
             steps.append(step)
@@ -169,7 +169,7 @@ class MadeBank:
             header = blocks.HEADER.pack(blocks.MAGIC, len(hashes), WIDTH, digest.digest())
             (folder / f"{number:06d}.block").write_bytes(header + hashes.tobytes() + block.tobytes())
 
-    def stream(self, asks: Callable[[int], Sequence[Ask]], start: int) -> Iterator[list[torch.Tensor]]:
+    def stream(self, asks: Callable[[int], Sequence[ImageRequest]], start: int) -> Iterator[list[torch.Tensor]]:
         """See `batches.Source`."""
         for step in itertools.count(start):
             labeled, unlabeled, _ = asks(step)
@@ -186,7 +186,7 @@ def stream(folder: Path, device: torch.device, images: int, steps: int) -> None:
         banks = [MadeBank(folder / f"view_{view}", images, device) for view in range(VIEWS)]
         opened = memory()
         labels = np.arange(images) % CLASSES
-        order = Order(np.arange(BATCH), np.arange(images), BATCH, BATCH, seed=0, draws=1)
+        order = BatchSampler(np.arange(BATCH), np.arange(images), BATCH, BATCH, seed=0, draws=1)
         views = ViewBatches([Batches(order, bank, labels, device) for bank in banks])  # type: ignore[arg-type]
         for step in range(3):  # on a GPU: the features come to the device
             views(step)

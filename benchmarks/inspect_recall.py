@@ -23,10 +23,15 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from transfermpl import args
 from transfermpl.backbones.library import build_backbone
-from transfermpl.features import nearest
+from transfermpl.data import Dataset
+from transfermpl.features.nearest import nearest
 from transfermpl.images.decode import fit
-from transfermpl.inspection import label_errors, near_duplicates
-from transfermpl.inspection.inspection import Audit
+from transfermpl.inspection.files import read_files
+from transfermpl.inspection.image_properties import image_properties
+from transfermpl.inspection.inspection import compute_features
+from transfermpl.inspection.label_errors import find_label_errors
+from transfermpl.inspection.near_duplicates import NEIGHBOURS, SIDE, find_near_duplicates
+from transfermpl.utils import choose_device
 
 
 def encoded(image: Image.Image) -> Image.Image:
@@ -57,48 +62,44 @@ CHANGES: dict[str, Callable[[Image.Image], Image.Image]] = {
 }
 
 
-def copies(audit: Audit, count: int) -> None:
+def copies(options: args.Options, dataset: Dataset, features: np.ndarray, count: int) -> None:
     """Print the share of copies that are found without and with features."""
-    assert audit.features is not None
-    rows = np.random.default_rng(0).permutation(len(audit.dataset))[:count]
-    backbone = build_backbone(audit.options.model, native_size=0, points=False, seed=0, default_name="resnet").eval()
-    own = audit.looks.thumbnails
+    device, threshold = choose_device(options.run.device), options.study.near_duplicate
+    rows = np.random.default_rng(0).permutation(len(dataset))[:count]
+    backbone = build_backbone(options.model, native_size=0, points=False, seed=0, default_name="resnet").eval()
+    own = image_properties(dataset).thumbnails
     for name, change in CHANGES.items():
         found = {"without": 0, "with": 0}
-        changed = [change(audit.dataset.picture(row, 1 << 20)) for row in rows]
+        changed = [change(dataset.picture(row, 1 << 20)) for row in rows]
         pixels = np.stack([np.asarray(fit(image, backbone.transform)) for image in changed]).transpose(0, 3, 1, 2)
         with torch.inference_mode():
             parts = torch.from_numpy(pixels.copy()).split(32)
-            features = torch.cat([backbone(part.float() / 255) for part in parts]).numpy()
-        side = (near_duplicates.SIDE,) * 2
-        grey = np.stack([np.asarray(i.convert("L").resize(side, Image.Resampling.BOX)) for i in changed])
-        everything = nearest.unit(np.concatenate([audit.features, features]))
-        neighbours = nearest.nearest(everything, near_duplicates.NEIGHBOURS, audit.device)
+            of_copies = torch.cat([backbone(part.float() / 255) for part in parts])
+        grey = np.stack([np.asarray(i.convert("L").resize((SIDE,) * 2, Image.Resampling.BOX)) for i in changed])
+        neighbours = nearest(torch.cat([torch.from_numpy(features), of_copies]), NEIGHBOURS, device=device)
         wanted = {(int(row), len(own) + place) for place, row in enumerate(rows)}
-        threshold = audit.options.study.near_duplicate
-        for how, of_features in (("without", None), ("with", neighbours)):
-            alike = near_duplicates.near_duplicates(np.concatenate([own, grey]), of_features, threshold, audit.device)
-            found[how] = len(wanted & set(map(tuple, alike.pairs.tolist())))
+        for how, by_features in (("without", None), ("with", neighbours)):
+            pairs = find_near_duplicates(np.concatenate([own, grey]), by_features, threshold, device).pairs
+            found[how] = len(wanted & set(map(tuple, pairs.tolist())))
         print(f"| {name} | {100 * found['without'] / count:.0f}% | {100 * found['with'] / count:.0f}% |", flush=True)
 
 
-def labels(audit: Audit, seeds: int) -> None:
-    """Print how many of the doubted labels were made wrong, and how many of these are doubted."""
-    assert audit.features is not None
-    known = np.flatnonzero(audit.dataset.labels >= 0)
-    group, classes = np.arange(len(audit.dataset)), len(audit.dataset.classes)
+def labels(dataset: Dataset, features: np.ndarray, seeds: int) -> None:
+    """Print how many of the labels that are found were made wrong, and how many of these are found."""
+    known = np.flatnonzero(dataset.labels >= 0)
+    groups, classes = np.arange(len(dataset)), len(dataset.classes)
     for seed in range(seeds):
         random = np.random.default_rng(seed)
-        given = audit.dataset.labels.copy()
+        given = dataset.labels.copy()
         wrong = random.choice(known, round(0.05 * len(known)), replace=False)
         given[wrong] = (given[wrong] + random.integers(1, classes, len(wrong))) % classes
-        doubts = label_errors.doubtful_labels(audit.features, given, group, classes, 0)
-        order = np.argsort(-doubts.margin)[: int((doubts.suggested >= 0).sum())]
+        found = find_label_errors(features, given, groups, classes, 0)
+        order = np.argsort(-found.margin)[: int((found.suggested >= 0).sum())]
         hits = np.isin(order, wrong)
         print(
             f"seed {seed}: {len(wrong)} made wrong; of the first 25 {hits[:25].mean():.0%}, of the first 50 "
-            f"{hits[:50].mean():.0%}, of all {len(order)} doubted {hits.mean():.0%} are of these; "
-            f"{hits.sum() / len(wrong):.0%} of them are doubted",
+            f"{hits[:50].mean():.0%}, of all {len(order)} found {hits.mean():.0%} are of these; "
+            f"{hits.sum() / len(wrong):.0%} of them are found",
             flush=True,
         )
 
@@ -110,9 +111,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("options", nargs="*", help="options of MPL.py, after --")
     mine = parser.parse_args()
-    audit = Audit(args.parse(["--name", "x", "--inspect", *mine.options]))
-    labels(audit, mine.seeds)
-    copies(audit, mine.count)
+    options = args.parse(["--name", "x", "--inspect", *mine.options])
+    dataset, not_done = read_files(options.data).dataset, list[str]()
+    features = compute_features(options, dataset, not_done)
+    if features is None:
+        parser.error(f"no features: {not_done}")
+    labels(dataset, features.values, mine.seeds)
+    copies(options, dataset, features.values, mine.count)
 
 
 if __name__ == "__main__":

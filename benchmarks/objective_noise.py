@@ -24,6 +24,7 @@ import numpy as np
 from transfermpl import args
 from transfermpl.data import Split, find_dataset, folds_of, split_dataset
 from transfermpl.runs import run
+from transfermpl.runs.views import FeatureCache
 from transfermpl.search import objective as search_goal
 from transfermpl.search.objective import last_of
 
@@ -36,28 +37,28 @@ def main() -> None:
     parser.add_argument("arguments", nargs="*", help="after --: those of MPL.py")
     given = parser.parse_args()
     base = args.parse(["--name", "noise", *given.arguments]).changed(num_labels=given.num_labels)
-    dataset, kept = find_dataset(base.data), {}  # type: ignore[var-annotated]
+    dataset, cache = find_dataset(base.data), FeatureCache()
     share = given.num_labels / len(dataset.labels) / (1 - base.data.test_percent)
     rows = []
     for seed in range(given.seeds):
         options = base.changed(seed=seed)
         split = split_dataset(dataset, options.data, seed)
         folds = [
-            last_of(run.fold_accuracy(options, dataset, part, kept=kept))
+            last_of(run.fold_accuracy(options, dataset, part, cache=cache))
             for part in folds_of(dataset, split, given.folds, seed)
         ]
         # `fold_accuracy` measures on `val`: here that is, for once, the test.
         on_test = Split(split.labeled, split.unlabeled, split.test, split.val[:0])
-        test = last_of(run.fold_accuracy(options, dataset, on_test, kept=kept))
+        test = last_of(run.fold_accuracy(options, dataset, on_test, cache=cache))
         withval = options.changed(val_percent=share)
         split = split_dataset(dataset, withval.data, seed)
         validated = Split(split.labeled, split.unlabeled, split.val, split.test[:0])
         goal = search_goal.Goal(dataset, split, (validated,))
-        validation = search_goal.accuracy(withval, goal, kept, lambda value, step: None)
+        validation = search_goal.accuracy(withval, goal, cache, lambda value, step: None)
         on_test = Split(split.labeled, split.unlabeled, split.test, split.val[:0])
-        val_test = last_of(run.fold_accuracy(withval, dataset, on_test, kept=kept))
+        val_test = last_of(run.fold_accuracy(withval, dataset, on_test, cache=cache))
         rows.append((np.mean(folds), test, validation, val_test))
-        kept.clear()
+        cache = FeatureCache()
         print(
             f"seed {seed}: folds {rows[-1][0]:.3f} test {test:.3f}; validation {validation:.3f} test {val_test:.3f}",
             flush=True,

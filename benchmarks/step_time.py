@@ -4,7 +4,7 @@
     python benchmarks/step_time.py --device cuda   # bf16 and torch.compile
 
 The passes: teacher, labeled and strong in one forward with backward, weak without; student, unlabeled forward with
-backward, two labeled exams without; two optimizer steps. Step and passes are timed in turn, round by round; the ratio
+backward, two labeled losses without; two optimizer steps. Step and passes are timed in turn, round by round; the ratio
 is that of the medians. Target: at most 1.10 on a CPU, 1.05 on a GPU.
 """
 
@@ -27,8 +27,8 @@ from transfermpl import args
 from transfermpl.backbones.library import build_backbone
 from transfermpl.learning.batches import Batch
 from transfermpl.learning.learner import Learner
-from transfermpl.models import Network, batch_norms_in_exam, build_head
-from transfermpl.train import Rules, mpl_step
+from transfermpl.models import Network, batch_norms_without_updates, build_head
+from transfermpl.train import StepConfig, mpl_step
 
 CASES = {"wrn28_2": (32, 64, 64), "resnet18": (224, 8, 8)}  # pixels, labeled, unlabeled images a step on the CPU
 CLASSES = 10
@@ -44,24 +44,26 @@ def learner(model: str, side: int, device: torch.device, compiled: bool, seed: i
     return Learner(str(seed), network, args.Learning(), classes=CLASSES, start=0, total=10_000)
 
 
-def irreducible(teacher: Learner, student: Learner, batch: Batch, rules: Rules) -> dict[str, Callable[[], object]]:
+def irreducible(
+    teacher: Learner, student: Learner, batch: Batch, config: StepConfig
+) -> dict[str, Callable[[], object]]:
     """Each pass alone; backward passes leave gradients for the optimizer steps."""
     both, unlabeled = torch.cat([batch.labeled, batch.strong]), batch.strong
     labels = torch.zeros(len(both), dtype=torch.long, device=both.device)
 
     def learn(network: torch.nn.Module, images: torch.Tensor) -> None:
-        F.cross_entropy(rules.logits(network, images), labels[: len(images)]).backward()
+        F.cross_entropy(config.logits(network, images), labels[: len(images)]).backward()
 
     def look(network: torch.nn.Module, images: torch.Tensor, precise: bool) -> None:
-        with torch.no_grad(), batch_norms_in_exam(network):
-            network(images) if precise else rules.logits(network, images)
+        with torch.no_grad(), batch_norms_without_updates(network):
+            network(images) if precise else config.logits(network, images)
 
     return {
         "teacher, labeled and strong": partial(learn, teacher.network, both),
         "teacher, weak": partial(look, teacher.network, batch.weak, False),
         "student, strong": partial(learn, student.network, unlabeled),
-        "exam 1": partial(look, student.network, batch.labeled, True),
-        "exam 2": partial(look, student.network, batch.labeled, True),
+        "labeled loss before": partial(look, student.network, batch.labeled, True),
+        "labeled loss after": partial(look, student.network, batch.labeled, True),
         "update of the teacher": teacher.update,
         "update of the student": student.update,
     }
@@ -81,16 +83,16 @@ def measure(model: str, device: torch.device, rounds: int, scale: int) -> None:
     side, labeled, unlabeled = CASES[model]
     labeled, unlabeled = labeled * scale, unlabeled * scale
     gpu = device.type == "cuda"
-    rules = Rules(args.Learning(), precision=torch.bfloat16 if gpu else torch.float32)
+    config = StepConfig(args.Learning(), precision=torch.bfloat16 if gpu else torch.float32)
     teacher, student = (learner(model, side, device, gpu, seed) for seed in (0, 1))
     images = torch.rand(labeled + 2 * unlabeled, 3, side, side, device=device)
     parts = [x.contiguous(memory_format=torch.channels_last) for x in images.split([labeled, unlabeled, unlabeled])]
     batch = Batch(parts[0], torch.arange(labeled, device=device) % CLASSES, parts[1], parts[2])
-    passes = irreducible(teacher, student, batch, rules)
+    passes = irreducible(teacher, student, batch, config)
     steps, sums = [], {name: [] for name in passes}
     for number in range(rounds + 3):
         # Step 1 of every 20 measures the ratio of gradients with a second backward pass; the others are the rule.
-        step = timed(partial(mpl_step, (teacher, student), batch, 1, rules), device)
+        step = timed(partial(mpl_step, (teacher, student), batch, 1, config), device)
         alone = {name: timed(work, device) for name, work in passes.items()}
         if number >= 3:
             steps.append(step)

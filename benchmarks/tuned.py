@@ -3,7 +3,7 @@
     python benchmarks/tuned.py results/tune --steps 300 1000
 
 Both are trained on the same split of each seed, for as many steps as asked for (default: the search's), and measured on
-the test images, which no search sees. Prints each seed's ensemble and the table for RESULTS.md.
+the test images, which no search sees. Prints each seed's ensemble and the table for docs/results.md.
 """
 
 from __future__ import annotations
@@ -24,22 +24,25 @@ keep_pages()
 from transfermpl import args
 from transfermpl.base.metrics import paired_difference
 from transfermpl.data import Dataset, find_dataset, split_dataset
-from transfermpl.runs import run, setup
+from transfermpl.runs.calibration import after_warmup
+from transfermpl.runs.evaluation import measure
+from transfermpl.runs.prepare import fill_banks, make_trainer
+from transfermpl.runs.views import FeatureCache
 from transfermpl.search.objective import last_of
-from transfermpl.train import Progress
+from transfermpl.train import Hooks, Progress
 
 
-def test_accuracy(values: dict[str, object], dataset: Dataset, seed: int, kept: setup.Kept) -> float:
+def test_accuracy(values: dict[str, object], dataset: Dataset, seed: int, cache: FeatureCache) -> float:
     """Train as a run does, and measure the ensemble on the test images."""
     options = args.make({"name": "tuned", **values, "seed": seed})
     split = split_dataset(dataset, options.data, seed)
-    training = run.make_training(options, dataset, split, kept=kept)
-    training.fill_bank()
+    trainer = make_trainer(options, dataset, split, cache=cache)
+    fill_banks(trainer)
     progress = Progress()
-    training.learn(progress)
-    training.take_best(progress)
-    with training.evaluated() as models:
-        return last_of({name: r["accuracy"] for name, r in training.results(models, split.test).items()})
+    trainer.learn(progress, Hooks(after_warmup=after_warmup(trainer)))
+    trainer.take_best(progress)
+    results = measure(trainer.predictions(split.test), dataset.labels[split.test], dataset.classes)
+    return last_of({name: result["accuracy"] for name, result in results.items()})
 
 
 def main() -> None:
@@ -54,12 +57,12 @@ def main() -> None:
     searched = columns[columns.index("value") + 1 : columns.index("seconds")]
     before = {name: value for name, value in best.items() if name not in searched}
     dataset = find_dataset(args.make({"name": "tuned", **best}).data)
-    kept: setup.Kept = {}
+    cache = FeatureCache()
     print("| steps | before | best setting | gain, paired, 95% interval |\n| --- | --- | --- | --- |")
     for steps in given.steps or [before.get("max_steps")]:
         pairs = []
         for seed in given.seeds:
-            pairs.append([test_accuracy({**v, "max_steps": steps}, dataset, seed, kept) for v in (before, best)])
+            pairs.append([test_accuracy({**v, "max_steps": steps}, dataset, seed, cache) for v in (before, best)])
             print(f"  {steps} steps, seed {seed}: {pairs[-1][0]:.3f} {pairs[-1][1]:.3f}", file=sys.stderr, flush=True)
         old, new = zip(*pairs, strict=True)
         gain, (low, high) = paired_difference(new, old)

@@ -1,54 +1,62 @@
-"""Cheap classifiers of scikit-learn on what our models see: what learning from a pile has to beat."""
+"""Baselines: classifiers of scikit-learn on what our models see, which learning from unlabeled images has to beat."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 from torch.nn import functional
 
-from ..args import Options
-from ..data import Dataset, Split
-from ..runs.setup import Setup
+from ..base.folds import stratified_folds
+from ..features.sources import Source
 from ..utils import generator
+from .task import Task
 
-PIXELS = 32  # side to which images are averaged where there are no features to stand on
-SPREAD_OVER = 10_000  # unlabeled images that labels are spread over: the graph of all of a large pile takes hours
+if TYPE_CHECKING:
+    from ..features.linear_probe import LinearProbe
+
+PIXELS = 32  # side to which images are averaged where there are no features
+SPREAD_OVER = 10_000  # unlabeled images that labels are spread over: a graph of very many takes hours
 
 
-def reference_accuracy(name: str, options: Options, dataset: Dataset, split: Split) -> tuple[float, str]:
-    """The test accuracy of one of REFERENCES, and what it stood on: features, pixels or points."""
-    setup, what = ground(options, dataset, split)
+def baseline_accuracy(name: str, task: Task) -> tuple[float, str]:
+    """The test accuracy of one of BASELINES, and what it learned from: features, pixels or points."""
+    sources, what = sources_of(task)
+    split, labels = task.split, task.dataset.labels
     unlabeled = np.setdiff1d(split.unlabeled, split.labeled)
     if len(unlabeled) > SPREAD_OVER:
-        unlabeled = generator(options.run.seed, "spread").permutation(unlabeled)[:SPREAD_OVER]
-    reference = REFERENCES[name]
-    parts = (split.labeled, unlabeled if reference.spreads else unlabeled[:0], split.test)
-    labeled, pile, test = (inputs(setup, rows, what) for rows in parts)
-    given = Given(labeled, dataset.labels[split.labeled], pile, angles=what == "features")
+        unlabeled = generator(task.options.run.seed, "spread").permutation(unlabeled)[:SPREAD_OVER]
+    baseline = BASELINES[name]
+    parts = (split.labeled, unlabeled if baseline.spreads else unlabeled[:0], split.test)
+    labeled, others, test = (inputs(sources, rows) for rows in parts)
+    given = Given(labeled, labels[split.labeled], others, angles=what == "features")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that something did not converge, on data that no one has looked at before
-        predicted = reference.fit(given)(test)
-    return float((predicted == dataset.labels[split.test]).mean()), what
+        predicted = baseline.fit(given)(test)
+    return float((predicted == labels[split.test]).mean()), what
 
 
-def ground(options: Options, dataset: Dataset, split: Split) -> tuple[Setup, str]:
-    """What references stand on: a frozen or pretrained backbone's features; from scratch there are only pixels."""
-    setup = Setup(options, dataset, split)
-    if not setup.frozen and all(view.backbone.pretrained for view in setup.views):
-        setup = Setup(options.changed(unfreeze="head"), dataset, split)
-    return setup, "features" if setup.frozen else "points" if dataset.kind == "points" else "pixels"
+def sources_of(task: Task) -> tuple[list[Source], str]:
+    """Where the inputs of baselines come from, a source a view, and what they are: features, pixels or points.
+
+    Features are those of a frozen or pretrained backbone; of a network from scratch there are only pixels.
+    """
+    views = task.views()
+    if not views.frozen and all(view.backbone.pretrained for view in views):
+        views = task.changed(unfreeze="head").views()
+    if views.frozen:
+        return [view.source for view in views], "features"
+    return [view.images for view in views], "points" if task.dataset.kind == "points" else "pixels"
 
 
-def inputs(setup: Setup, rows: np.ndarray, what: str) -> np.ndarray:
-    """What a reference sees of the rows, unaugmented: float [n, D], the views of a co-training side by side."""
+def inputs(sources: Sequence[Source], rows: np.ndarray) -> np.ndarray:
+    """What a baseline sees of the rows, unaugmented: float [n, D], the views of a co-training side by side."""
     if not len(rows):
         return np.zeros((0, 1), dtype=np.float32)
-    sources = [view.source if what == "features" else view.images for view in setup.views]
     return np.concatenate([np.concatenate([flat(batch) for batch in s.inputs(rows)]) for s in sources], axis=1)
 
 
@@ -61,11 +69,14 @@ def flat(batch: Tensor) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Given:
-    """What a reference learns from. angles: whether rows are compared by their direction, as is usual for features."""
+    """What a baseline learns from: float [n, D] `labeled` with int `labels` [n], and float [m, D] `unlabeled`.
+
+    angles: whether rows are compared by their direction, as is usual for features.
+    """
 
     labeled: np.ndarray
     labels: np.ndarray
-    pile: np.ndarray
+    unlabeled: np.ndarray
     angles: bool
 
     @property
@@ -74,7 +85,7 @@ class Given:
         return min(5, int(np.unique(self.labels, return_counts=True)[1].min()))
 
     def scaled(self, rows: np.ndarray) -> np.ndarray:
-        """Rows as neighbours are found by."""
+        """Rows as they are compared to find neighbours."""
         return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12) if self.angles else rows
 
 
@@ -86,45 +97,41 @@ def logistic_regression(given: Given) -> Classifier:
     return logistic_model(given).predict
 
 
-def logistic_model(given: Given) -> Any:
-    """C by cross-validation on the labeled images; by their log loss, since accuracies of so few are coarse."""
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
+def logistic_model(given: Given) -> LinearProbe:
+    """A linear probe, its C by cross-validation on the labeled images; 1, where a class has one image."""
+    from ..features.linear_probe import choose_strength, fit_linear_probe
 
-    model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=500))
-    grid = {"logisticregression__C": np.logspace(-4, 2, 7).tolist()}
-    return chosen(model, grid, given, given.labeled, "neg_log_loss")
+    strength, labeled, labels = 1.0, given.labeled, given.labels
+    if given.folds >= 2:
+        strengths = np.logspace(-4, 2, 7).tolist()
+        folds = stratified_folds(labels, given.folds, seed=0)
+        strength = choose_strength(labeled, labels, strengths, folds, standardize=True)
+    return fit_linear_probe(labeled, labels, strength, standardize=True)
 
 
 def nearest_neighbours(given: Given) -> Classifier:
     """The number of neighbours by cross-validation on the labeled images."""
+    from sklearn.model_selection import GridSearchCV
     from sklearn.neighbors import KNeighborsClassifier
 
     most = len(given.labels) * (given.folds - 1) // max(given.folds, 1)
     grid = {"n_neighbors": [k for k in (1, 3, 5, 10, 20) if k <= max(1, most)]}
-    model = chosen(KNeighborsClassifier(1), grid, given, given.scaled(given.labeled), "accuracy")
+    model: Any = KNeighborsClassifier(1)
+    if given.folds >= 2:
+        folds = stratified_folds(given.labels, given.folds, seed=0)
+        model = GridSearchCV(model, grid, cv=folds, scoring="accuracy")
+    model.fit(given.scaled(given.labeled), given.labels)
     return lambda rows: model.predict(given.scaled(rows))
 
 
-def chosen(model: Any, grid: dict[str, Any], given: Given, rows: np.ndarray, scoring: str) -> Any:
-    """The model fitted with the setting that cross-validation finds best; as it is, where a class has one image."""
-    from sklearn.model_selection import GridSearchCV, StratifiedKFold
-
-    if given.folds >= 2:
-        folds = StratifiedKFold(given.folds, shuffle=True, random_state=0)
-        model = GridSearchCV(model, grid, cv=folds, scoring=scoring)
-    return model.fit(rows, given.labels)
-
-
 def label_spreading(given: Given) -> Classifier:
-    """Labels spread along a graph of neighbours over labeled and unlabeled images; a test image asks its neighbours.
+    """Labels spread along a graph of neighbours over labeled and unlabeled images; test images take their neighbours'.
 
     alpha is that of Zhou et al. 2004: with scikit-learn's own of 0.2 hardly a label gets beyond its nearest neighbours.
     """
     from sklearn.semi_supervised import LabelSpreading
 
-    rows = np.concatenate([given.scaled(part) for part in (given.labeled, given.pile) if len(part)])
+    rows = np.concatenate([given.scaled(part) for part in (given.labeled, given.unlabeled) if len(part)])
     labels = np.concatenate([given.labels, np.full(len(rows) - len(given.labels), -1)])
     neighbours = min(10, len(rows))
     model = LabelSpreading(kernel="knn", n_neighbors=neighbours, alpha=0.99, max_iter=1000, tol=1e-6).fit(rows, labels)
@@ -132,15 +139,15 @@ def label_spreading(given: Given) -> Classifier:
 
 
 @dataclass(frozen=True)
-class Reference:
-    """A cheap classifier, and whether it looks at the unlabeled images."""
+class Baseline:
+    """A classifier that is cheap to train. spreads: whether it also learns from the unlabeled images."""
 
     fit: Callable[[Given], Classifier]
     spreads: bool = False
 
 
-REFERENCES = {
-    "logistic regression": Reference(logistic_regression),
-    "nearest neighbours": Reference(nearest_neighbours),
-    "label spreading": Reference(label_spreading, spreads=True),
+BASELINES = {
+    "logistic regression": Baseline(logistic_regression),
+    "nearest neighbours": Baseline(nearest_neighbours),
+    "label spreading": Baseline(label_spreading, spreads=True),
 }

@@ -14,23 +14,23 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps
-from torch import Tensor
+from torch import nn
 
 from ..args import make as make_options
-from ..base.metrics import calibrated
-from ..data import Dataset, Split
-from ..features.sources import EVALUATION_BATCH, Ask, FrozenSource
+from ..base.folder_walk import FoundFile
+from ..features.sources import EVALUATION_BATCH
 from ..images.decode import Transform, fit, open_rgb, quiet_pil, reason_of, to_rgb
 from ..learning.checkpoint import load_checkpoint
+from ..runs.context import choose_precisions
 from ..runs.resume import run_of
 from ..runs.run_folder import find_checkpoint
-from ..runs.setup import Setup, View
-from ..utils import UserError, warn
+from ..runs.trained_models import restored_models
+from ..utils import UserError, choose_device, warn
 
 AHEAD = EVALUATION_BATCH  # images that are decoded, or about to be, before they are needed
 
@@ -54,15 +54,30 @@ class Classifier:
     def __init__(self, path: Path, content: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         self.path, self.classes = path, tuple(content["classes"])
         self.stored = make_options(content["options"])
-        self.temperatures: Mapping[str, float] = content.get("temperatures", {})
         if content["model"]["kind"] == "points":
             raise UserError(f"{path} has learned from points, and there are no pictures of points; give another run")
-        nothing = np.zeros(0, dtype=np.int64)
-        options = self.stored.changed(model_name=content["model"]["name"], **{"cache": False, **given})
-        self.setup = Setup(options, _no_images(content), Split(*[nothing] * 4), content)
-        self.models = {name: self.setup.network(name, state) for name, state in content["models"].items()}
-        self.transforms = tuple(dict.fromkeys(view.backbone.transform for view in self.setup.views))
-        self.name = "ensemble" if len(self.models) > 1 else next(iter(self.models))
+        run = self.stored.changed(**given).run
+        self.device, self.workers = choose_device(run.device), max(1, run.num_workers)
+        precision = choose_precisions(run.precision, self.device).features
+        self.trained = restored_models(
+            content, self.stored.model, seed=run.seed, device=self.device, precision=precision
+        )
+        self.transforms = tuple(dict.fromkeys(backbone.transform for backbone in self.trained.views.values()))
+
+    @property
+    def models(self) -> Mapping[str, nn.Module]:
+        """The networks by name."""
+        return self.trained.heads
+
+    @property
+    def temperatures(self) -> Mapping[str, float]:
+        """The temperatures by model, the ensemble among them."""
+        return self.trained.temperatures
+
+    @property
+    def name(self) -> str:
+        """Whose probabilities a call returns: the ensemble's, or those of the only model."""
+        return self.trained.name
 
     def __call__(self, images: Any) -> np.ndarray:
         """Calibrated probabilities float32 [N, C] of each class of `classes`; of the ensemble where there is one.
@@ -90,8 +105,7 @@ class Classifier:
 
         In the order given; no more than AHEAD of them are held, however many there are.
         """
-        workers = max(1, self.setup.options.run.num_workers)
-        with quiet_pil(), ThreadPoolExecutor(workers) as pool:
+        with quiet_pil(), ThreadPoolExecutor(self.workers) as pool:
             waiting: deque[Any] = deque()
             for image in images:
                 waiting.append((image, pool.submit(_pixels, image, self.transforms)))
@@ -104,18 +118,10 @@ class Classifier:
     def probabilities(self, fitted: Sequence[tuple[np.ndarray, ...]]) -> dict[str, np.ndarray]:
         """Calibrated probabilities [N, C] of each model and the ensemble, from `decoded` pixels of N images."""
         batches = {
-            transform: torch.from_numpy(np.stack(images)).to(self.setup.device)
+            transform: torch.from_numpy(np.stack(images)).to(self.device)
             for transform, images in zip(self.transforms, zip(*fitted, strict=True), strict=True)
         }
-        predicted = self.setup.predicted(self.models, lambda view: [inputs(view, batches[view.backbone.transform])])
-        return calibrated(predicted, self.temperatures)
-
-
-def inputs(view: View, images: Tensor) -> Tensor:
-    """What the models of a view take, from decoded images uint8 [N, 3, S, S]: as in an evaluation of the run."""
-    nobody = np.zeros(0, dtype=np.int64)  # only augmentation asks which images these are
-    pixels = view.images.view(images, Ask(nobody, nobody, "eval"))
-    return view.source.features(pixels) if isinstance(view.source, FrozenSource) else pixels
+        return self.trained.predict_images(lambda view: batches[self.trained.views[view].transform])
 
 
 def disagreement(predictions: Mapping[str, np.ndarray], models: Iterable[str]) -> np.ndarray:
@@ -145,13 +151,6 @@ def loaded_checkpoint(run: str) -> tuple[Path, dict[str, Any]]:
     return path, content
 
 
-def _no_images(content: Mapping[str, Any]) -> Dataset:
-    """A data set like that of the run, without an image: what networks hang on is its classes and kind alone."""
-    nothing = np.zeros(0, dtype=np.int64)
-    kind, size = content["model"]["kind"], content["model"]["native_size"]
-    return Dataset("", tuple(content["classes"]), (), nothing, nothing.astype(np.uint64), (), kind, size)
-
-
 def _pixels(image: Any, transforms: Sequence[Transform]) -> tuple[np.ndarray, ...] | str:
     """uint8 [3, S, S] for each transform, or what is wrong: decoders meet damaged data with whatever comes up."""
     try:
@@ -167,7 +166,7 @@ def _opened(image: Any, transform: Transform) -> Image.Image:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise ValueError(f"an array must be uint8 [H, W, 3], not {image.dtype} {list(image.shape)}")
         return Image.fromarray(image)
-    file = image.file if isinstance(image, NewImage) else os.fspath(image)
+    file = image.file if isinstance(image, FoundFile) else os.fspath(image)
     mode = os.stat(file).st_mode
     if not stat.S_ISREG(mode):  # a pipe would be waited for, for ever
         raise ValueError("a folder that can't be read" if stat.S_ISDIR(mode) else "not a file")
@@ -178,10 +177,3 @@ def in_batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
     iterator = iter(items)
     while part := list(islice(iterator, size)):
         yield part
-
-
-class NewImage(NamedTuple):
-    """A file below the folder: its path there, as it can be written, and where it is."""
-
-    path: str
-    file: str

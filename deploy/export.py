@@ -24,12 +24,13 @@ import torch
 from torch import Tensor, nn
 
 from ..args import Options
+from ..base.folder_walk import files_below
 from ..data import find_dataset
 from ..images import builtin
 from ..images.decode import Transform
 from ..utils import UserError, say
 from .classifier import Classifier
-from .predict import classifier_of, files_under, output, writing
+from .output import classifier_of, output, writing
 
 SUFFIX = {"onnx": ".onnx", "torch_export": ".pt2"}
 PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch_export": ()}
@@ -44,12 +45,12 @@ class Packed(nn.Module):
 
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
-        setup = classifier.setup
+        trained = classifier.trained
         self.backbones, self.groups = nn.ModuleList(), nn.ModuleList()
-        for view in setup.views:
-            models = [model for name, model in classifier.models.items() if setup.view_of(name) is view]
+        for view, backbone in trained.views.items():
+            models = [head for name, head in trained.heads.items() if trained.view_of(name) == view]
             if models:
-                self.backbones.append(plain(view.backbone) if setup.frozen else nn.Identity())
+                self.backbones.append(plain(backbone) if trained.frozen else nn.Identity())
                 self.groups.append(nn.ModuleList(plain(model) for model in models))
         self.temperature = classifier.temperatures.get(classifier.name, 1.0)
         self.eval().requires_grad_(False)
@@ -61,7 +62,7 @@ class Packed(nn.Module):
             seen = backbone(pixels)
             each += [model(seen).softmax(dim=1) for model in cast(nn.ModuleList, models)]
         mean = torch.stack(each).mean(dim=0)
-        # As `evaluate.tempered` does it.
+        # As `metrics.tempered` does it.
         return (mean.clamp(min=torch.finfo(torch.float32).tiny).log() / self.temperature).softmax(dim=1)
 
 
@@ -69,7 +70,7 @@ def plain(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module).cpu().float().to(memory_format=torch.contiguous_format)
 
 
-def pack(options: Options) -> dict[str, Any]:
+def export(options: Options) -> dict[str, Any]:
     """Write the classifier of `--load_path` into one file and check it; returns its place and the largest difference.
 
     Raises UserError when packages are missing, the views want images of different sizes, or the check fails.
@@ -78,10 +79,11 @@ def pack(options: Options) -> dict[str, Any]:
     missing = [name for name in PACKAGES[kind] if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"--export {kind} needs packages that are missing: pip install {' '.join(missing)}")
-    classifier = classifier_of(options, "--export", {"out", "data_dir"}, device="cpu", precision="fp32")
+    classifier = classifier_of(options, "export", device="cpu", precision="fp32")
     transform = _only_transform(classifier)
-    images = sample(classifier, options)
-    out, _ = output(options, classifier.path, f"classifier{SUFFIX[kind]}")
+    place = options.data.data_dir if "data_dir" in options.given else classifier.stored.data.data_dir
+    images = sample(classifier, place)
+    out, _ = output(options.use.out, classifier.path, f"classifier{SUFFIX[kind]}", overwrite=options.run.overwrite)
     with writing(out) as temporary:
         with _quiet():
             _WRITERS[kind](Packed(classifier), transform, temporary, metadata(classifier, transform))
@@ -128,9 +130,8 @@ def metadata(classifier: Classifier, transform: Transform) -> dict[str, str]:
 # --- the check --------------------------------------------------------------------------------------------------------
 
 
-def sample(classifier: Classifier, options: Options) -> np.ndarray:
+def sample(classifier: Classifier, place: str) -> np.ndarray:
     """Real images uint8 [n, 3, S, S], at most CHECKED, spread over the run's data (or over `--data_dir`)."""
-    place = options.data.data_dir if "data_dir" in options.given else classifier.stored.data.data_dir
     transform = classifier.transforms[0]
     if place in builtin.NAMES:
         dataset = find_dataset(classifier.stored.changed(data_dir=place).data, for_test=True)
@@ -141,8 +142,8 @@ def sample(classifier: Classifier, options: Options) -> np.ndarray:
         raise UserError(
             f"the run's images are not in {place} any more; give --data_dir a folder of images to check with"
         )
-    total = sum(1 for _ in files_under(folder))
-    spread = islice(files_under(folder), 0, None, max(1, total // (2 * CHECKED)))  # twice as many: some may be bad
+    total = sum(1 for _ in files_below(folder))
+    spread = islice(files_below(folder), 0, None, max(1, total // (2 * CHECKED)))  # twice as many: some may be bad
     found = [fitted[0] for _, fitted in classifier.decoded(spread) if not isinstance(fitted, str)]
     if not found:
         raise UserError(f"no image in {folder}; give --data_dir a folder of images to check the file with")

@@ -1,4 +1,4 @@
-"""A finished run applied to a folder of new images of any size, and packed into one file: `predict` and `export`."""
+"""A finished run applied to a folder of new images of any size: `predict`."""
 
 from __future__ import annotations
 
@@ -9,64 +9,27 @@ import shutil
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..args import Options
+from ..args import Options, Use
 from ..base.files import atomic_file
+from ..base.folder_walk import FoundFile, files_below, printable
 from ..features.sources import EVALUATION_BATCH
 from ..images.decode import reason_of
-from ..runs.progress import Screen
-from ..runs.resume import run_of
+from ..runs.progress import ProgressBar
 from ..utils import UserError, say, warn
-from .classifier import Classifier, NewImage, disagreement, in_batches, loaded_checkpoint
+from .classifier import Classifier, disagreement, in_batches
+from .output import classifier_of, output, writing
 
 TOP = 5
 UNSURE = ("path", "label", "likely", "probability", "disagreement")
 
 
 # --- a folder ---------------------------------------------------------------------------------------------------------
-
-
-def files_under(folder: Path) -> Iterator[NewImage]:
-    """Every visible file below the folder, in the order of its path there, found as they are asked for.
-
-    A folder that can't be listed comes as if it were a file; one that links lead to twice is entered once.
-    """
-    seen = {os.path.realpath(folder)}
-
-    def below(start: str) -> Iterator[NewImage]:
-        with os.scandir(folder / start) as entries:
-            found = [e.name + "/" * _is_folder(e) for e in entries if not e.name.startswith(".")]
-        # As folders end in a slash, they and files come in the order of whole paths.
-        for name in sorted(found):
-            path = start + name
-            file = os.path.join(folder, path)
-            if not name.endswith("/"):
-                yield NewImage(_printable(path), file)
-            elif name != "__MACOSX/" and (real := os.path.realpath(file)) not in seen:
-                seen.add(real)
-                try:
-                    yield from below(path)
-                except PermissionError:
-                    yield NewImage(_printable(path), file)
-
-    return below("")
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
-
-
-def _printable(path: str) -> str:
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def predict(options: Options) -> dict[str, Any]:
@@ -79,18 +42,24 @@ def predict(options: Options) -> dict[str, Any]:
             else "there is no such folder, or it can't be read; give another one"
         )
         raise UserError(f"--predict_dir {folder}: {hint}")
-    classifier = classifier_of(options, "--predict_dir", {"out", "predict_copy", "copy_by", "min_probability"})
-    sorter = Sorter(options, folder, classifier.classes)
+    classifier = classifier_of(options, "predict")
+    sorter = Sorter(options.use, folder, classifier.classes)
     unsure = options.use.min_probability > 0
-    out, unsure_out = output(options, classifier.path, "predictions.csv", "_unsure.csv" if unsure else "")
-    total = sum(1 for _ in files_under(folder))
+    out, unsure_out = output(
+        options.use.out,
+        classifier.path,
+        "predictions.csv",
+        "_unsure.csv" if unsure else "",
+        overwrite=options.run.overwrite,
+    )
+    total = sum(1 for _ in files_below(folder))
     if not total:
         raise UserError(f"--predict_dir {folder}: there is no file in it")
     say(f"classifying {total} files below {folder} by {classifier.path}")
     with writing(out) as temporary:
         table = Table(temporary, classifier, options.use.min_probability)
-        with table, Screen(total, what="predicting", unit="image") as screen:
-            for batch in in_batches(classifier.decoded(_but(files_under(folder), out)), EVALUATION_BATCH):
+        with table, ProgressBar(total, what="predicting", unit="image") as screen:
+            for batch in in_batches(classifier.decoded(_but(files_below(folder), out)), EVALUATION_BATCH):
                 for (image, _), name in zip(batch, table.add(batch), strict=True):
                     sorter.place(image, name)
                 screen.show(table.rows)
@@ -99,52 +68,7 @@ def predict(options: Options) -> dict[str, Any]:
     return _told(table, out, unsure_out if unsure else None, sorter.folder)
 
 
-def classifier_of(options: Options, command: str, used: set[str], **fixed: Any) -> Classifier:
-    """The classifier of `--load_path`, on these settings; options that the command does not heed are named."""
-    mine = {"device", "num_workers", "precision"} - set(fixed)
-    used = mine | used | {"load_path", "load_best", "keep_pages", "overwrite", command.removeprefix("--")}
-    if options.given - used:
-        warn(f"--{', --'.join(sorted(options.given - used))}: not used by {command}")
-    given = {name: value for name, value in options.flat().items() if name in options.given & mine}
-    return Classifier(*loaded_checkpoint(options.mode.load_path or ""), given | fixed)
-
-
-def output(options: Options, checkpoint: Path, name: str, beside: str = "") -> tuple[Path, Path]:
-    """The file to write, and another one beside it whose name ends so; nothing that is there is replaced.
-
-    `--out`, or `name` in the run's folder, or its next free number. Raises UserError when `--out` is there already.
-    """
-    given = Path(options.use.out).expanduser() if options.use.out else None
-    first = given or run_of(checkpoint) / name
-    for number in count(1):
-        out = first if number == 1 else first.with_stem(f"{first.stem}-{number}")
-        other = out.with_name(out.stem + beside) if beside else out
-        if out.is_dir():
-            raise UserError(f"{out} is a folder; give --out a file")
-        if options.run.overwrite or not (out.exists() or other.exists()):
-            return out, other
-        if given is not None:
-            there = out if out.exists() else other
-            raise UserError(f"{there} is there already; give another --out, or --overwrite to replace it")
-    raise AssertionError
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[Path]:
-    """As `atomic_file`; what an interrupted run has written is kept beside, and a folder closed to us is an error."""
-    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
-    try:
-        with atomic_file(path) as temporary:
-            try:
-                yield temporary
-            except KeyboardInterrupt as stop:
-                temporary.replace(partial)
-                raise KeyboardInterrupt(f"stopped; what was done is in {partial}") from stop
-    except PermissionError as error:
-        raise UserError(f"{error.filename} can't be written ({error.strerror}); give another --out") from error
-
-
-def _but(files: Iterable[NewImage], out: Path) -> Iterator[NewImage]:
+def _but(files: Iterable[FoundFile], out: Path) -> Iterator[FoundFile]:
     """Without the table itself, which an earlier run may have left in the folder."""
     mine = os.path.realpath(out)
     return (image for image in files if os.path.realpath(image.file) != mine)
@@ -155,7 +79,7 @@ class Table:
 
     def __init__(self, path: Path, classifier: Classifier, least: float) -> None:
         self.path, self.classifier, self.least = path, classifier, least
-        self.classes = [_printable(name) for name in classifier.classes]
+        self.classes = [printable(name) for name in classifier.classes]
         self.top = min(TOP, len(self.classes))
         self.columns = ["path", "prediction", "probability"]
         self.columns += [f"{what}{rank}" for rank in range(1, self.top + 1) for what in ("top", "p")]
@@ -172,7 +96,7 @@ class Table:
     def __exit__(self, *error: object) -> None:
         self.file.close()
 
-    def add(self, batch: Sequence[tuple[NewImage, tuple[np.ndarray, ...] | str]]) -> list[str | None]:
+    def add(self, batch: Sequence[tuple[FoundFile, tuple[np.ndarray, ...] | str]]) -> list[str | None]:
         """Write a row for each image; returns the class of each, None where it is unsure or bad."""
         fine = [fitted for _, fitted in batch if not isinstance(fitted, str)]
         predicted = self.classifier.probabilities(fine) if fine else {}
@@ -191,7 +115,7 @@ class Table:
         self.counts.update(name for name in names if name is not None)
         return names
 
-    def _add(self, image: NewImage, probabilities: np.ndarray, apart: float) -> str | None:
+    def _add(self, image: FoundFile, probabilities: np.ndarray, apart: float) -> str | None:
         order = np.argsort(-probabilities, kind="stable")[: self.top].tolist()
         most = float(probabilities[order[0]])
         sure = most >= self.least
@@ -228,8 +152,8 @@ class Table:
 class Sorter:
     """`--predict_copy`: the classified images below a folder for each class, where they lay, as links or copies."""
 
-    def __init__(self, options: Options, source: Path, classes: Sequence[str]) -> None:
-        given, self.by = options.use.predict_copy, options.use.copy_by
+    def __init__(self, use: Use, source: Path, classes: Sequence[str]) -> None:
+        given, self.by = use.predict_copy, use.copy_by
         self.folder = Path(given).expanduser().absolute() if given else None
         self.names = folder_names(classes)
         if self.folder is None:
@@ -239,7 +163,7 @@ class Sorter:
         if self.folder.resolve().is_relative_to(source.resolve()):
             raise UserError(f"--predict_copy {given} lies below --predict_dir; give a folder elsewhere")
 
-    def place(self, image: NewImage, name: str | None) -> None:
+    def place(self, image: FoundFile, name: str | None) -> None:
         """Put an image into its class; one that is of none stays where it is."""
         if self.folder is None or name is None:
             return
@@ -271,7 +195,7 @@ def folder_names(classes: Sequence[str]) -> dict[str, str]:
 def _told(table: Table, out: Path, unsure_out: Path | None, sorted_into: Path | None) -> dict[str, Any]:
     """Say what was found; returns the same."""
     for name, number in table.counts.most_common(20):
-        say(f"{number:>9}  {_printable(name)}")
+        say(f"{number:>9}  {printable(name)}")
     if len(table.counts) > 20:
         say(f"{sum(sorted(table.counts.values())[:-20]):>9}  of {len(table.counts) - 20} other classes")
     if unsure_out is not None:
@@ -283,13 +207,3 @@ def _told(table: Table, out: Path, unsure_out: Path | None, sorted_into: Path | 
     say(f"predictions: {out}")
     counts = {"images": table.rows, "classes": dict(table.counts), "unsure": len(table.places), "bad": table.bad}
     return counts | {"out": str(out), "unsure_out": None if unsure_out is None else str(unsure_out)}
-
-
-# --- one file ---------------------------------------------------------------------------------------------------------
-
-
-def export(options: Options) -> dict[str, Any]:
-    """Pack the classifier of `--load_path` into one file (see exporting.py)."""
-    from .export import pack
-
-    return pack(options)

@@ -8,13 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from ..args import Options
+from ..args import Options, read_by, warn_of_unused
 from ..base.files import write_json
-from ..data import Split, find_dataset
+from ..data import find_dataset
+from ..runs.checkpoints import used_images
+from ..runs.context import make_context, only
+from ..runs.evaluation import draw_confusions, measure, predict_rows, report_reliability
 from ..runs.progress import results_table
 from ..runs.resume import hashes_in, load_run, run_of, with_classes
-from ..runs.setup import Setup
-from ..utils import UserError, say, warn
+from ..runs.run_summary import run_summary
+from ..runs.trained_models import restored_models
+from ..runs.views import make_views
+from ..utils import UserError, say
 
 
 def test(options: Options) -> dict[str, Any]:
@@ -25,14 +30,10 @@ def test(options: Options) -> dict[str, Any]:
     """
     began = time.monotonic()
     loaded = load_run(options)
-    mine = {"device", "num_workers", "precision", "cache", "cache_dir", "cache_limit"}
-    mine |= {"data_dir", "labels_csv", "data_root"}
-    given = {name: value for name, value in options.flat().items() if name in options.given & mine}
+    warn_of_unused(options, "test", but="it takes the options of the run that it tests")
+    given = options.given_values(read_by("test"))
     if "data_dir" in given:  # a table of labels belongs to the folder that it was made for
         given.setdefault("labels_csv", None)
-    unused = options.given - mine - {"test_mode", "load_path", "load_best", "keep_pages"}
-    if unused:
-        warn(f"--{', --'.join(sorted(unused))}: not used; --test_mode takes the options of the run that it tests")
     stored = loaded["stored"].changed(model_name=loaded["model"]["name"], **given)
     stored = replace(stored, mode=options.mode)
     dataset = with_classes(find_dataset(stored.data, for_test=True), loaded)
@@ -40,18 +41,27 @@ def test(options: Options) -> dict[str, Any]:
     rows = np.flatnonzero(labeled & ~seen)
     if not len(rows):
         raise UserError(f"every labeled image under {dataset.name} was used in training; give new images to test on")
-    nothing = np.zeros(0, dtype=np.int64)
-    setup = Setup(stored, dataset, Split(nothing, nothing, nothing, rows), loaded)
-    models = {name: setup.network(name, state) for name, state in loaded["models"].items()}
+    context = make_context(stored.run, dataset, only(test=rows))
+    models = restored_models(
+        loaded, stored.model, seed=context.seed, device=context.device, precision=context.precision.features
+    )
+    views = make_views(models.views, stored.run, stored.data.flip, context, frozen=models.frozen)
     folder = run_of(loaded["path"])
-    say(f"testing {', '.join(models)} of {folder} on {len(rows)} images of {len(dataset.classes)} classes")
+    say(f"testing {', '.join(models.heads)} of {folder} on {len(rows)} images of {len(dataset.classes)} classes")
     if (labeled & seen).any():
         say(f"{(labeled & seen).sum()} more are left out: the run has seen them, labeled or not")
-    results = {"val": {}, "test": setup.results(models, rows, folder, prefix="test_")}
-    temperatures = loaded.get("temperatures", {})
-    results["calibration"] = {"temperatures": temperatures} | setup.reliability(temperatures, folder, prefix="test_")
+    tested, labels, temperatures = predict_rows(models, views, rows), dataset.labels[rows], models.temperatures
+    draw_confusions(folder, tested, labels, dataset.classes, prefix="test_")
+    reliability = report_reliability(folder / "test_reliability.png", tested, labels, temperatures)
+    results = {
+        "val": {},
+        "test": measure(tested, labels, dataset.classes),
+        "calibration": {"temperatures": temperatures} | reliability,
+        "best_epoch": dict(loaded.get("best_epoch", {})),
+    }
     seconds = {"total": time.monotonic() - began, "training": 0.0}
-    summary = setup.summary(folder, results, loaded.get("best_epoch", {}), seconds)
+    used = used_images(context, views, loaded)
+    summary = run_summary(stored, folder.name, context, views, used, results, seconds)
     write_json(folder / "test_summary.json", summary)
     say(results_table(summary))
     say(f"results: {folder / 'test_summary.json'}")

@@ -37,7 +37,7 @@ from .blocks import (
     remove_leftovers,
     write_block,
 )
-from .sources import BATCH_ROWS, EVALUATION_BATCH, Ask, FrozenSource
+from .sources import BATCH_ROWS, EVALUATION_BATCH, FrozenSource, ImageRequest
 
 IN_MEMORY_SHARE = 0.4  # of the free memory of the device that a table may take
 
@@ -73,7 +73,7 @@ class FeatureBank:
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
-    def rows(self, ask: Ask) -> Tensor:
+    def rows(self, ask: ImageRequest) -> Tensor:
         """float32 [n, D] on the device, in the order asked. All of them must have been filled."""
         if (ask.draws == ask.draws[0]).all():
             return self.table((ask.view, int(ask.draws[0]))).rows(ask.rows)
@@ -93,7 +93,7 @@ class FeatureBank:
             self.tables[kind] = Table(self, kind)
         return self.tables[kind]
 
-    def stream(self, asks: Callable[[int], Sequence[Ask]], start: int) -> Iterator[list[Tensor]]:
+    def stream(self, asks: Callable[[int], Sequence[ImageRequest]], start: int) -> Iterator[list[Tensor]]:
         """See `batches.Source`."""
         step = start
         while True:
@@ -104,7 +104,7 @@ class FeatureBank:
         """See `batches.Source`."""
         self.fill({(view, draw): rows})
         for part in _cut(rows, EVALUATION_BATCH):
-            yield self.rows(Ask(part, np.full(len(part), draw), view))
+            yield self.rows(ImageRequest(part, np.full(len(part), draw), view))
 
     # --- filling -----------------------------------------------------------------------------------------------------
 
@@ -189,7 +189,7 @@ class FeatureBank:
         for part in _cut(wanted, BATCH_ROWS):
             places = np.searchsorted(self.hashes[rows], self.hashes[part])
             pixels = images[torch.from_numpy(places).to(images.device)]
-            ask = Ask(part, np.full(len(part), draw), view)
+            ask = ImageRequest(part, np.full(len(part), draw), view)
             parts.append(self.frozen.features(self.frozen.images.view(pixels, ask)))
         return torch.cat(parts)
 

@@ -17,18 +17,18 @@ import torch
 from sklearn.covariance import ledoit_wolf
 from torch import Tensor
 
-from .sources import Source, as_heads_see
+from .sources import Source, normalized_features
 
 LEAST = 10  # images: of fewer, too little would be known of either covariance
 # Of W's mean eigenvalue, added to all: directions in which no view was seen to vary are not for that reason good ones.
 RIDGE = 1.0
-# The root mean square of A x, by which the usual rates and decay suit it (benchmarks/RESULTS.md).
+# The root mean square of A x, by which the usual rates and decay suit it (docs/results.md).
 SCALE = 0.4
 
 
-def seen(source: Source, rows: np.ndarray, kinds: Iterable[tuple[str, int]]) -> Iterator[Tensor]:
+def augmented_features(source: Source, rows: np.ndarray, kinds: Iterable[tuple[str, int]]) -> Iterator[Tensor]:
     """float32 [n, D], one after the other: the rows in each of these views and draws, as heads see them."""
-    return (as_heads_see(source, rows, *kind) for kind in kinds)
+    return (normalized_features(source, rows, *kind) for kind in kinds)
 
 
 def fit_axes(views: Iterator[Tensor]) -> Tensor | None:

@@ -14,33 +14,16 @@ from ..utils import UserError
 if TYPE_CHECKING:
     import torch
 
-
-# Arrays that are larger than this after resizing are resized batch by batch instead of once.
-_CACHE_BYTES = 1 << 30
-
-
-class _Reader:
-    """A whole batch by its rows. What fails comes back as text: an exception would arrive as a worker's traceback."""
-
-    def __init__(self, dataset: Dataset, transform: Transform) -> None:
-        self.dataset, self.transform = dataset, transform
-
-    def __getitem__(self, rows: np.ndarray) -> torch.Tensor | str:
-        import torch
-
-        try:
-            return torch.stack([self.dataset.read(row, self.transform) for row in rows])
-        except UserError as error:
-            return str(error)
+_CACHE_BYTES = 1 << 30  # arrays that are larger than this after resizing are resized batch by batch instead of once
 
 
 def image_batches(
     dataset: Dataset, transform: Transform, row_batches: Iterable[np.ndarray], *, workers: int, pin: bool
 ) -> Iterator[torch.Tensor]:
-    """Yield uint8 [n, 3, size, size] (points: float32 [n, 2]) for each batch of rows, in the order asked.
+    """Yield uint8 [n, 3, size, size] (points: float32 [n, 2]) for each batch of row numbers, in their order.
 
     `row_batches` may be endless. Workers change the speed, never the result. Raises UserError, naming the file, when
-    one breaks meanwhile.
+    one can't be decoded any more.
     """
     import torch
 
@@ -62,6 +45,21 @@ def image_batches(
             raise
         hint = "the memory may be too small: use --num_workers 0"
         raise UserError(f"a process that loads images was ended by the system; {hint}") from error
+
+
+class _Reader:
+    """A batch by its rows, for torch's DataLoader. An error comes back as text: raised, it would be a traceback."""
+
+    def __init__(self, dataset: Dataset, transform: Transform) -> None:
+        self.dataset, self.transform = dataset, transform
+
+    def __getitem__(self, rows: np.ndarray) -> torch.Tensor | str:
+        import torch
+
+        try:
+            return torch.stack([self.dataset.read(row, self.transform) for row in rows])
+        except UserError as error:
+            return str(error)
 
 
 def _array_batches(

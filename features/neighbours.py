@@ -1,14 +1,14 @@
-"""Which unlabeled images look alike, so that a teacher may read an image's target off its neighbourhood.
+"""Which unlabeled images are similar, so that a teacher's target for an image may rest on its neighbourhood as well.
 
 A teacher of few labels errs mostly alone: averaged over an image's nearest neighbours in a frozen backbone's features,
-its answers are right more often than the one about the image itself (Li, Xiong and Hoi 2021, CoMatch, average
-probabilities so). Here features are averaged, before a head sees them: a weak view gives its target from the middle
+its predictions are right more often than the one for the image itself (Li, Xiong and Hoi 2021, CoMatch, average
+probabilities so). Here features are averaged, before a head gets them: a weak view gives its target from the middle
 between its own features and the mean of its neighbours', which a head brings to its usual size again: neighbours that
 differ in direction hardly make it less sure. What is learned, tested and used stays a plain head, which knows of no
 neighbour; but with `--pseudo_label_view weak` it is the blend that is judged and gets a label.
 
 It gains where neighbours mostly share a class, and loses where they don't: where a class has not many more images than
-neighbours are asked for, and with some backbones (benchmarks/RESULTS.md). Hence it is off unless asked for.
+neighbours are asked for, and with some backbones (docs/results.md). Hence it is off unless asked for.
 """
 
 from __future__ import annotations
@@ -17,27 +17,26 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-CROWD = 4096  # images among which the nearest are looked for: all pairs of a large pile are too many
+from .nearest import nearest
+
+PART = 4096  # images among which the nearest are searched: all pairs of a large unlabeled set are too many
 OWN = 0.5  # what an image's own features weigh in the blend
 
 
-def nearest(features: Callable[[np.ndarray], Tensor], rows: np.ndarray, count: int) -> np.ndarray:
+def nearest_images(features: Callable[[np.ndarray], Tensor], rows: np.ndarray, count: int) -> np.ndarray:
     """The rows [n, count] whose features have the largest cosine with those of each of the rows [n], nearest first.
 
-    features: [m, D] of m rows. More than a CROWD of rows are cut into equal parts, as they come, and the nearest are
-    those of the own part. `count` becomes less where there are not so many others; there must be two rows.
+    features: [m, D] of m rows. More than PART rows are cut into equal parts, as they come, and the nearest are those of
+    the own part. `count` becomes less where there are not so many others; there must be two rows.
     """
-    crowds = np.array_split(np.arange(len(rows)), max(1, -(-len(rows) // CROWD)))
-    count = min(count, min(map(len, crowds)) - 1)
+    parts = np.array_split(np.arange(len(rows)), max(1, -(-len(rows) // PART)))
+    count = min(count, min(map(len, parts)) - 1)
     found = np.empty((len(rows), count), dtype=rows.dtype)
-    for crowd in crowds:
-        direction = F.normalize(features(rows[crowd]), dim=1)
-        likeness = direction @ direction.T
-        likeness.fill_diagonal_(-torch.inf)
-        found[crowd] = rows[crowd][likeness.topk(count, dim=1).indices.numpy()]
+    for part in parts:
+        # One block a part: what a training depends on must not change in the last bit with the size of a block.
+        found[part] = rows[part][nearest(features(rows[part]), count, block=PART).rows]
     return found
 
 

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..backbones.backbone import Backbone
 from ..data import Dataset
-from ..images.augment import Recipe, augment
+from ..images.augment import Recipe, augment, recipe_for
 from ..images.decode import Transform
 from ..models import feature_norm
 from ..utils import to_device
@@ -27,7 +27,7 @@ EVALUATION_BATCH = 64
 BATCH_ROWS = 32
 
 
-class Ask(NamedTuple):
+class ImageRequest(NamedTuple):
     """Images wanted in one view: row numbers [n], the draw of the augmentation of each [n], and the view's name."""
 
     rows: np.ndarray
@@ -38,7 +38,7 @@ class Ask(NamedTuple):
 class Source(Protocol):
     """Where a learner's inputs come from."""
 
-    def stream(self, asks: Callable[[int], Sequence[Ask]], start: int) -> Iterator[list[Tensor]]:
+    def stream(self, asks: Callable[[int], Sequence[ImageRequest]], start: int) -> Iterator[list[Tensor]]:
         """For each step from `start` on, one tensor an ask, in its order, on the device."""
         ...
 
@@ -47,7 +47,7 @@ class Source(Protocol):
         ...
 
 
-def as_heads_see(source: Source, rows: np.ndarray, view: str, draw: int = 0) -> Tensor:
+def normalized_features(source: Source, rows: np.ndarray, view: str, draw: int = 0) -> Tensor:
     """float32 [n, D] on the CPU: frozen features of the rows, at a root mean square of 1; [0, 0] of no rows."""
     parts = [feature_norm(part.shape[1])(part.float()).cpu() for part in source.inputs(rows, view, draw)]
     return torch.cat(parts) if parts else torch.zeros(0, 0)
@@ -68,12 +68,11 @@ class ImageSource:
         for images in image_batches(self.dataset, self.transform, row_batches, workers=self.workers, pin=pin):
             yield images.to(self.device, non_blocking=pin)
 
-    def view(self, images: Tensor, ask: Ask) -> Tensor:
+    def view(self, images: Tensor, ask: ImageRequest) -> Tensor:
         """One view of decoded images: float32 in [0, 1], channels last."""
-        pixels = augment(images, self.dataset.hashes[ask.rows], ask.draws, ask.view, self.recipe)
-        return pixels if pixels.ndim == 2 else pixels.contiguous(memory_format=torch.channels_last)
+        return _channels_last(augment(images, self.dataset.hashes[ask.rows], ask.draws, ask.view, self.recipe))
 
-    def stream(self, asks: Callable[[int], Sequence[Ask]], start: int) -> Iterator[list[Tensor]]:
+    def stream(self, asks: Callable[[int], Sequence[ImageRequest]], start: int) -> Iterator[list[Tensor]]:
         """See `Source`; an image that several asks of a step name is decoded once."""
         wanted = (_unique_rows(asks(step)) for step in itertools.count(start))
         for step, images in zip(itertools.count(start), self.decoded(wanted), strict=False):
@@ -86,11 +85,23 @@ class ImageSource:
         """See `Source`."""
         batches = [rows[i : i + EVALUATION_BATCH] for i in range(0, len(rows), EVALUATION_BATCH)]
         for batch, images in zip(batches, self.decoded(iter(batches)), strict=True):
-            yield self.view(images, Ask(batch, np.full(len(batch), draw), view))
+            yield self.view(images, ImageRequest(batch, np.full(len(batch), draw), view))
 
 
-def _unique_rows(asks: Sequence[Ask]) -> np.ndarray:
+def _unique_rows(asks: Sequence[ImageRequest]) -> np.ndarray:
     return np.unique(np.concatenate([ask.rows for ask in asks]))
+
+
+@torch.no_grad()
+def frozen_features(backbone: Backbone, pixels: Tensor, precision: torch.dtype) -> Tensor:
+    """float32 [N, D] of images [N, 3, S, S] in [0, 1]; the backbone in eval mode, without a graph.
+
+    A row does not depend on the images beside it, nor on how many there are.
+    """
+    backbone.eval()
+    with torch.autocast(pixels.device.type, precision, enabled=precision != torch.float32):
+        parts = [backbone(_filled_up(part)).float()[: len(part)] for part in pixels.split(BATCH_ROWS)]
+    return torch.cat(parts)
 
 
 class FrozenSource:
@@ -99,18 +110,11 @@ class FrozenSource:
     def __init__(self, images: ImageSource, backbone: Backbone, precision: torch.dtype = torch.float32) -> None:
         self.images, self.backbone, self.precision = images, backbone, precision
 
-    @torch.no_grad()
     def features(self, pixels: Tensor) -> Tensor:
-        """float32 [N, D] of images [N, 3, S, S]; the backbone in eval mode, without a graph.
+        """float32 [N, D] of images [N, 3, S, S]; see `frozen_features`."""
+        return frozen_features(self.backbone, pixels, self.precision)
 
-        A row does not depend on the images beside it, nor on how many there are.
-        """
-        self.backbone.eval()
-        with torch.autocast(pixels.device.type, self.precision, enabled=self.precision != torch.float32):
-            parts = [self.backbone(_filled_up(part)).float()[: len(part)] for part in pixels.split(BATCH_ROWS)]
-        return torch.cat(parts)
-
-    def stream(self, asks: Callable[[int], Sequence[Ask]], start: int) -> Iterator[list[Tensor]]:
+    def stream(self, asks: Callable[[int], Sequence[ImageRequest]], start: int) -> Iterator[list[Tensor]]:
         """See `Source`."""
         for views in self.images.stream(asks, start):
             yield list(self.features(torch.cat(views)).split([len(view) for view in views]))
@@ -121,9 +125,20 @@ class FrozenSource:
             yield self.features(pixels)
 
 
+def evaluation_pixels(images: Tensor) -> Tensor:
+    """float32 [N, 3, S, S] in [0, 1] of decoded images uint8 [N, 3, S, S], as a network sees them in an evaluation."""
+    nobody = np.zeros(0)  # only what is drawn depends on which images these are
+    return _channels_last(augment(images, nobody, nobody, "eval", recipe_for("photos", None)))
+
+
+def _channels_last(pixels: Tensor) -> Tensor:
+    """Images in the memory format that convolutions are fast in; points [N, 2] as they are."""
+    return pixels if pixels.ndim == 2 else pixels.contiguous(memory_format=torch.channels_last)
+
+
 def _filled_up(pixels: Tensor) -> Tensor:
     """A short last batch, filled with repetitions of its first image."""
     if len(pixels) == BATCH_ROWS:
         return pixels
     full = torch.cat([pixels, pixels[:1].expand(BATCH_ROWS - len(pixels), *pixels.shape[1:])])
-    return full if full.ndim == 2 else full.contiguous(memory_format=torch.channels_last)
+    return _channels_last(full)

@@ -1,6 +1,6 @@
-"""The data sets that have a name instead of a folder: made here, from scikit-learn, or from torchvision.
+"""Data sets with a name instead of a folder: made here, from scikit-learn, or from torchvision.
 
-Only where images and labels lie is said here; hashing, duplicates and splits are the same for all (`data.py`).
+Here is only where their images and labels lie; hashing, duplicates and splits are the same for all (`data.py`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ _STL10 = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "s
 
 @dataclass(frozen=True)
 class Item:
-    """One image before the scan. `source` is a file, or a position in the array; an empty label is an unknown one."""
+    """One image before the scan. `source`: a file, or a position in the array; label: "" is unknown; place: what the
+    data set itself says of it: "", train, labeled, unlabeled, val or test.
+    """
 
     path: str
     source: str | int

@@ -1,4 +1,4 @@
-"""Any image file to the square of 8-bit RGB that a backbone wants."""
+"""Decoding: any image file to the square of 8-bit RGB that a backbone takes."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Transform:
-    """How a backbone wants its images: the short side to `resize`, the middle `size` x `size`, then mean and std."""
+    """How a backbone takes its images: the short side to `resize`, the middle `size` x `size`, then mean and std."""
 
     size: int
     resize: int
@@ -29,7 +29,7 @@ class Transform:
 
 @contextlib.contextmanager
 def quiet_pil() -> Iterator[None]:
-    """Not thread-safe, as all of `warnings`: enter it before threads start."""
+    """Inside, Pillow warns of nothing. Not thread-safe, as all of `warnings`: enter it before threads start."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"PIL\.")
         yield
@@ -66,7 +66,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def _to_8bit(values: np.ndarray, mode: str) -> np.ndarray:
-    """16-bit grey by its range; wider modes don't say theirs, so the smallest usual one that holds the values."""
+    """16-bit grey by its range; wider modes don't state theirs, so the smallest usual one that holds the values."""
     if mode.startswith("I;16"):
         return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
     values = np.nan_to_num(values.astype(np.float64), posinf=0, neginf=0)
@@ -98,6 +98,7 @@ def _middle(image: Image.Image, width: int, height: int) -> Image.Image:
 
 
 def reason_of(error: Exception) -> str:
+    """In a few words why a file can't be read or decoded."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     if type(error).__name__ == "UnidentifiedImageError":

@@ -1,4 +1,7 @@
-"""Where a data set's images lie and what their folders or a table say of them: folder and CSV layouts."""
+"""Where the images of a data set lie, and what their folders or a table say of them: folder and CSV layouts.
+
+To add a layout: make its `Item`s here and call it in `find_files`; hashing, duplicates and splits follow by themselves.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,10 @@ import difflib
 import os
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 from .. import args
+from ..base.folder_walk import files_below, printable, visible_names
 from ..utils import UserError, warn
 from . import builtin
 from .builtin import Found, Item
@@ -19,14 +24,15 @@ SUFFIXES = tuple(
     for kind in "jpg jpeg jpe jfif png apng bmp dib gif webp tif tiff ppm pgm pbm pnm tga jp2 avif".split()  # noqa: SIM905
 )
 LAYOUTS = "DIR/<class>/*, DIR/train|val|test/<class>/*, DIR/labeled/<class>/* with DIR/unlabeled/*, or --labels_csv"
-PLACES = {
+# What folders and the column `split` may be called, and the place of an image (`Item.place`) that they mean.
+PLACE_OF_NAME = {
     "train": "train",
     **dict.fromkeys(("val", "valid", "validation"), "val"),
     "test": "test",
     **dict.fromkeys(("labeled", "labelled"), "labeled"),
     **dict.fromkeys(("unlabeled", "unlabelled"), "unlabeled"),
 }
-KEPT_APART = ("test", "val")
+HELD_OUT_PLACES = ("test", "val")  # of copies in several places the one that comes first here stays
 
 
 def find_files(data: args.Data, *, for_test: bool = False) -> Found:
@@ -61,10 +67,21 @@ def _folder(name: str) -> Path:
     raise UserError(f"there is no folder {name}; {hint}")
 
 
+# --- folders ----------------------------------------------------------------------------------------------------------
+
+
+class Images(NamedTuple):
+    """The image files below a folder, and the folders below it that can't be listed."""
+
+    files: list[str]
+    unlisted: list[str]
+
+
 def _from_folder(folder: Path, *, for_test: bool) -> list[Item]:
-    images = _images_by_folder(folder)
-    placed = {sub: PLACES[sub.name.lower()] for sub, files in images.items() if files and sub.name.lower() in PLACES}
-    others = [sub.name for sub, files in images.items() if files and sub not in placed]
+    images = _images_by_subfolder(folder)
+    filled = [sub for sub in images if images[sub].files]
+    placed = {sub: PLACE_OF_NAME[sub.name.lower()] for sub in filled if sub.name.lower() in PLACE_OF_NAME}
+    others = [sub.name for sub in filled if sub not in placed]
     # A class of trains beside other classes is the one reading of such a name that is not a mistake.
     if not placed or (others and set(placed.values()) == {"train"}):
         return _class_items(folder, folder, images, "")
@@ -76,58 +93,64 @@ def _from_folder(folder: Path, *, for_test: bool) -> list[Item]:
     items = []
     for sub, place in placed.items():
         if place == "unlabeled":
-            items += [_item(folder, file, "", place) for file in images[sub]]
+            _warn_of_unlisted([images[sub]])
+            items += [_item(folder, file, "", place) for file in images[sub].files]
         else:
-            items += _class_items(folder, sub, _images_by_folder(sub), place)
+            items += _class_items(folder, sub, _images_by_subfolder(sub), place)
     return items
 
 
-def _class_items(root: Path, folder: Path, images: dict[Path, list[str]], place: str) -> list[Item]:
-    empty = [sub.name for sub, files in images.items() if not files]
+def _images_by_subfolder(folder: Path) -> dict[Path, Images]:
+    subs = sorted(folder / name for name in visible_names(folder) if name.endswith("/"))
+    return {sub: _images_below(sub) for sub in subs}
+
+
+def _images_below(folder: Path) -> Images:
+    images = Images([], [])
+    try:
+        for found in files_below(folder):
+            if found.is_unlisted_folder:
+                images.unlisted.append(found.file)
+            elif _is_image(found.file):
+                images.files.append(found.file)
+    except OSError:
+        images.unlisted.append(str(folder))
+    return images
+
+
+def _is_image(name: str) -> bool:
+    return name.lower().endswith(SUFFIXES)
+
+
+def _class_items(root: Path, folder: Path, images: dict[Path, Images], place: str) -> list[Item]:
+    """The items of a folder with a subfolder for each class; what lies elsewhere in it is named in a warning."""
+    _warn_of_unlisted(images.values())
+    empty = [sub.name for sub, found in images.items() if not found.files]
     if empty:
         warn(f"no images in {listed(empty)} under {folder}, so no class of that name")
-    loose = sum(_is_image(entry.name) and not entry.is_dir() for entry in folder.iterdir())
+    loose = sum(map(_is_image, visible_names(folder)))
     if loose:
         warn(f"{loose} images lie directly in {folder}, in no class folder, and are left out")
-    return [_item(root, file, sub.name, place) for sub, files in images.items() for file in files]
+    return [_item(root, file, sub.name, place) for sub, found in images.items() for file in found.files]
+
+
+def _warn_of_unlisted(images: Iterable[Images]) -> None:
+    folders = [folder for found in images for folder in found.unlisted]
+    if folders:
+        warn(f"{len(folders)} folders can't be read and are left out, the first: {printable(folders[0])}")
 
 
 def _item(root: Path, file: str, label: str, place: str) -> Item:
     return Item(printable(Path(file).relative_to(root).as_posix()), file, printable(label), place)
 
 
-def printable(path: str) -> str:
-    # A file name need not be text; what is written into tables must be.
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def _images_by_folder(folder: Path) -> dict[Path, list[str]]:
-    subs = sorted(entry for entry in folder.iterdir() if entry.is_dir() and not is_hidden(entry.name))
-    return {sub: images_under(sub) for sub in subs}
-
-
-def images_under(folder: Path) -> list[str]:
-    files, seen = [], {os.path.realpath(folder)}
-    for parent, subs, names in os.walk(folder, followlinks=True):
-        real = {sub: os.path.realpath(os.path.join(parent, sub)) for sub in sorted(subs) if not is_hidden(sub)}
-        # A link that leads back up would be walked for ever.
-        subs[:] = [sub for sub, target in real.items() if target not in seen]
-        seen.update(real.values())
-        files += [os.path.join(parent, name) for name in names if _is_image(name)]
-    return sorted(files)
-
-
-def is_hidden(name: str) -> bool:
-    return name.startswith(".") or name == "__MACOSX"
-
-
-def _is_image(name: str) -> bool:
-    return not is_hidden(name) and name.lower().endswith(SUFFIXES)
-
-
 def listed(names: Iterable[str], most: int = 5) -> str:
+    """The first names, and how many more there are."""
     names = list(names)
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+# --- a table ----------------------------------------------------------------------------------------------------------
 
 
 def _from_csv(folder: Path, given: str) -> list[Item]:
@@ -139,7 +162,7 @@ def _from_csv(folder: Path, given: str) -> list[Item]:
         with table.open(encoding="utf-8-sig", newline="") as file:
             lines = list(csv.reader(file, strict=True))
     except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"{table} can't be read as a CSV table in UTF-8 ({error}); write it anew") from error
+        raise UserError(f"{table} can't be read as a CSV table in UTF-8 ({error}); write it again") from error
     header = [name.strip().lower() for name in lines[0]] if lines else []
     if not {"path", "label"} <= set(header):
         raise UserError(f"{table} must start with the line path,label (or path,label,split), not {','.join(header)!r}")
@@ -159,10 +182,10 @@ def _from_csv(folder: Path, given: str) -> list[Item]:
 
 def _csv_item(folder: Path, row: dict[str, str], where: str) -> Item:
     path, label, split = row.get("path", ""), row.get("label", ""), row.get("split", "").lower()
-    place = PLACES.get(split, "" if not split else None)
+    place = PLACE_OF_NAME.get(split, "" if not split else None)
     if place is None:
         raise UserError(f"{where}: the split {split!r} is unknown; use train, val or test")
-    if place in KEPT_APART and not label:
+    if place in HELD_OUT_PLACES and not label:
         raise UserError(f"{where}: an image of the {place} split needs a label")
     file = folder / path
     if not path or not os.path.exists(file):

@@ -6,25 +6,25 @@ import hashlib
 import io
 import os
 import stat
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
+from ..utils import bars_wanted
 from .builtin import Found
 from .decode import open_rgb, quiet_pil, reason_of
 
 
 def scan(found: Found) -> list[tuple[int | None, str]]:
-    """Of every item the hash of its content (None: could not be read) and what is wrong with it (empty: nothing)."""
+    """For each item the hash of its content (None: it can't be read) and what is wrong with it ("": nothing)."""
     if found.array is not None:
         array = found.array
         return [(_hash_array(array[item.source]), "") for item in found.items]
     from tqdm import tqdm
 
     files = [str(item.source) for item in found.items]
-    quiet = len(files) <= 1000 or not sys.stderr.isatty()
+    quiet = len(files) <= 1000 or not bars_wanted()
     with quiet_pil(), ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
         return list(tqdm(pool.map(_scan_file, files), "scanning", len(files), leave=False, disable=quiet))
 
@@ -39,13 +39,14 @@ def _scan_file(file: str) -> tuple[int | None, str]:
             return content_hash(content), "empty file"
         # As small as JPEG can be decoded; the whole stream is read all the same, so a cut-off file is noticed.
         open_rgb(io.BytesIO(content), 1)
-    # Decoders meet damaged data with whatever exception comes up.
+    # Decoders raise any exception at damaged data.
     except Exception as error:
         return None if content is None else content_hash(content), reason_of(error)
     return content_hash(content), ""
 
 
 def content_hash(content: bytes) -> int:
+    """64 bits of a file's bytes: what an image is known by in splits, banks and random keys."""
     return int.from_bytes(hashlib.blake2b(content).digest()[:8], "big")
 
 

@@ -1,11 +1,11 @@
-"""What an inspection tells: its findings as a table on the screen, a CSV file and the sections of a page."""
+"""The findings of an inspection, and how they are shown: a table on the screen, a CSV file, sections of a page."""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from ..reports.page import Section
 from ..runs.run_folder import RESULTS
 from ..visualization import plain
 
-# What can be found, the gravest first, and what a list of it is called.
+# What can be found, the most serious first, and what a list of it is called.
 KINDS = {
     "unreadable": "files that can't be decoded",
     "two classes": "identical files in two classes",
@@ -30,27 +30,27 @@ KINDS = {
     "class": "rare or missing classes",
 }
 ADVICE = {
-    "unreadable": "They are left out of every run; mend or remove them.",
-    "two classes": "Training uses none of their labels; remove the wrong one of each.",
-    "two splits": "A run keeps them on one side only, the test's before the others'.",
-    "copy": "A run counts each once.",
+    "unreadable": "They are left out of every run; repair or remove them.",
+    "two classes": "Training uses none of their labels; remove the wrong file of each pair.",
+    "two splits": "A run keeps one of them only: the one in the test split, else the one in the validation split.",
+    "copy": "A run uses each once.",
     "near-duplicate": "The same picture cropped, mirrored, recoloured or in another size, or the next of a series. "
-    "In two splits it makes the test easier than life; in two classes one label is wrong.",
-    "wrong label": "A classifier that did not see the label is sure of another one. Look before you change any: of "
-    "photographs of flowers two in three were labelled rightly, and only hard.",
-    "outlier": "Nothing else looks like these. Some belong to no class; others are what the class has too few of.",
-    "odd file": "They are used all the same.",
-    "class": "A rare class is learned and tested badly; a class that only the test has can't be learned.",
+    "In two splits it makes the test easier than real use; in two classes one label is wrong.",
+    "wrong label": "A classifier trained without the image predicts another class. Look before you change any label: "
+    "of photographs of flowers two in three were labelled correctly, and only hard.",
+    "outlier": "No other image is similar to these. Some belong to no class; of others the class has too few.",
+    "odd file": "They are used nevertheless.",
+    "class": "A rare class is learned and tested badly; a class that only the test split has can't be learned.",
 }
 PAIRS = ("two classes", "two splits", "copy", "near-duplicate")
 SHOWN = 24  # of a kind in a gallery
-GRAVE = ("unreadable", "two classes", "two splits")  # the first LISTED of these are named on the screen
+SERIOUS = ("unreadable", "two classes", "two splits")  # the first LISTED of these are named on the screen
 LISTED = 8
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One row of inspect.csv. What a kind does not have is empty; a score is the higher the surer within its kind."""
+    """One row of inspect.csv. What a kind does not have is empty; within a kind a higher score is more certain."""
 
     kind: str
     path: str
@@ -66,14 +66,14 @@ COLUMNS = ("kind", "path", "class", "split", "other_path", "suggested_class", "s
 
 
 def table(summary: Mapping[str, Any]) -> str:
-    """The screen's account of an inspection."""
+    """The text on the screen, from what inspect.json holds."""
     lines = [f"data set {plain(summary['data'], 80)}: {summary['files']} files, {summary['images']} different images"]
     lines += _count_lines(summary["counts"])
     lines += ["", *facts(summary)]
     lines += ["", f"{'found':<32} {'count':>6}  first"]
     for kind, title in KINDS.items():
         of_kind = [finding for finding in summary["findings"] if finding["kind"] == kind]
-        named = [_in_short(finding) for finding in of_kind[: LISTED if kind in GRAVE else 1]]
+        named = [_in_short(finding) for finding in of_kind[: LISTED if kind in SERIOUS else 1]]
         lines.append(f"{title:<32} {len(of_kind):>6}  {named[0] if named else ''}".rstrip())
         lines += [f"{'':<41}{text}" for text in named[1:]]
     lines += [f"warning: {line}" for line in summary["warnings"]]
@@ -82,7 +82,7 @@ def table(summary: Mapping[str, Any]) -> str:
 
 
 def facts(summary: Mapping[str, Any]) -> list[str]:
-    """What the images are like, as lines of text."""
+    """Sizes, formats, colour modes and features, as lines of text."""
     sizes, accuracy = summary["sizes"], summary["classifier_accuracy"]
     spans = [(name, *sizes[name]) for name in ("width", "height", "aspect") if sizes]
     lines = ["; ".join(f"{name} {low:g} to {high:g}, median {middle:g}" for name, low, middle, high in spans)]
@@ -119,6 +119,12 @@ def _in_short(finding: Mapping[str, Any]) -> str:
     return text if finding["kind"] == "outlier" else f"{text}: {plain(finding['explanation'], 60)}"
 
 
+def in_order(findings: Iterable[Finding]) -> list[Finding]:
+    """The most serious kinds first, the highest scores of each kind first."""
+    order = list(KINDS)
+    return sorted(findings, key=lambda f: (order.index(f.kind), -(f.score or 0.0), f.path))
+
+
 def write_csv(path: Path, findings: Sequence[Finding]) -> None:
     """Write inspect.csv: COLUMNS, a row a finding."""
     text = io.StringIO()
@@ -129,7 +135,7 @@ def write_csv(path: Path, findings: Sequence[Finding]) -> None:
 
 
 def shown(findings: Sequence[Finding], kinds: Sequence[str]) -> list[Finding]:
-    """The first SHOWN findings of these kinds, shared out so that each kind is seen."""
+    """The first SHOWN findings of these kinds, some of each kind."""
     each = {kind: [finding for finding in findings if finding.kind == kind] for kind in kinds}
     left, take = SHOWN, dict.fromkeys(kinds, 0)
     for number, kind in enumerate(sorted(kinds, key=lambda kind: len(each[kind]))):
@@ -141,7 +147,7 @@ def shown(findings: Sequence[Finding], kinds: Sequence[str]) -> list[Finding]:
 def sections(
     summary: Mapping[str, Any], images: Mapping[str, np.ndarray] | None = None, *, most: int = 100
 ) -> list[Section]:
-    """The sections of a page (report.write_report) from what inspect.json holds.
+    """The sections of a page (`write_report`) from what inspect.json holds.
 
     images: thumbnails uint8 [h, w, 3] by path for the galleries; without them files below the data set's folder.
     most: rows of a table.

@@ -1,4 +1,4 @@
-"""What the images of a data set look like from outside: formats, colour modes, sizes, and thumbnails to compare."""
+"""What can be measured of the images of a data set without a network: formats, colour modes, sizes, thumbnails."""
 
 from __future__ import annotations
 
@@ -14,14 +14,19 @@ import numpy as np
 
 from ..data import Dataset
 from ..images.decode import quiet_pil
+from .files import InspectedFiles
+from .findings import Finding
 from .near_duplicates import SIDE
 
 SMALL, NARROW, BLANK = 64, 3.0, 2.0  # pixels of the short side; long by short side; deviation in grey levels
 
 
 @dataclass(frozen=True, eq=False)
-class Looks:
-    """Of each row: file format, PIL's colour mode, frames, upright size int64 [N], grey thumbnail uint8 [N, S, S]."""
+class ImageProperties:
+    """Of each row: file format, PIL's colour mode, frames, upright size int64 [N], grey thumbnail uint8 [N, S, S].
+
+    Points have none of these, so all are empty.
+    """
 
     formats: tuple[str, ...]
     modes: tuple[str, ...]
@@ -31,7 +36,7 @@ class Looks:
     thumbnails: np.ndarray
 
     def oddities(self, row: int, dataset: Dataset) -> Iterable[str]:
-        """What is odd about an image that can be read."""
+        """What is odd about the file of a row, a few words each."""
         if not self.formats or self.formats[row] == "array":
             return
         width, height = int(self.widths[row]), int(self.heights[row])
@@ -50,7 +55,9 @@ class Looks:
             yield "one colour all over"
 
     def summary(self) -> dict[str, Any]:
-        """Counts of formats, modes and sizes."""
+        """formats and modes: how many images have each; sizes: the least, median and largest width, height and aspect
+        (width / height), the most_common as [width, height, count], and how many are different.
+        """
         if not self.formats:
             return {"formats": {}, "modes": {}, "sizes": {}}
         aspect = self.widths / self.heights
@@ -67,17 +74,17 @@ class Looks:
         }
 
 
-def look(dataset: Dataset) -> Looks:
+def image_properties(dataset: Dataset) -> ImageProperties:
     """Open every image once more, for its header and a thumbnail."""
     rows = range(0 if dataset.kind == "points" else len(dataset))
     with quiet_pil(), ThreadPoolExecutor(4) as pool:
-        seen = list(pool.map(lambda row: _look(dataset, row), rows))
-    formats, modes, frames, widths, heights, thumbnails = zip(*seen, strict=True) if seen else ((),) * 6
-    grey = np.stack(thumbnails) if seen else np.zeros((0, SIDE, SIDE), dtype=np.uint8)
-    return Looks(formats, modes, frames, np.array(widths, np.int64), np.array(heights, np.int64), grey)
+        read = list(pool.map(lambda row: _properties_of(dataset, row), rows))
+    formats, modes, frames, widths, heights, thumbnails = zip(*read, strict=True) if read else ((),) * 6
+    grey = np.stack(thumbnails) if read else np.zeros((0, SIDE, SIDE), dtype=np.uint8)
+    return ImageProperties(formats, modes, frames, np.array(widths, np.int64), np.array(heights, np.int64), grey)
 
 
-def _look(dataset: Dataset, row: int) -> tuple[str, str, int, int, int, np.ndarray]:
+def _properties_of(dataset: Dataset, row: int) -> tuple[str, str, int, int, int, np.ndarray]:
     from PIL import Image
 
     picture = dataset.picture(row, 2 * SIDE)
@@ -97,3 +104,11 @@ def _format_of(suffix: str) -> str | None:
     from PIL import Image
 
     return Image.registered_extensions().get(suffix.lower())
+
+
+def odd_files(files: InspectedFiles, properties: ImageProperties) -> Iterable[Finding]:
+    """A finding for each file with oddities."""
+    for row, path in enumerate(files.dataset.paths):
+        text = "; ".join(properties.oddities(row, files.dataset))
+        if text:
+            yield files.finding("odd file", path, explanation=text)

@@ -1,6 +1,6 @@
 """What a learner sees at a step: which images, in which view, as pixels or as a frozen backbone's features.
 
-`Order` says which rows, and is a function of the seed and the step alone. A source (features/sources.py) turns rows
+`BatchSampler` says which rows, a function of the seed and the step alone. A source (features/sources.py) turns rows
 into tensors on the device. `Batches` joins both, so that `fit` asks for `batches(step)` and knows of neither.
 """
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..features.neighbours import blend
-from ..features.sources import Ask, Source
+from ..features.sources import ImageRequest, Source
 from ..utils import generator, to_device
 
 
@@ -52,12 +52,12 @@ def _share(part: Tensor | None, whole: Tensor | None) -> float:
 
 
 @dataclass(frozen=True)
-class Order:
+class BatchSampler:
     """Which rows a step sees: a pure function of (seed, step), so that a resumed run sees what it would have seen.
 
     labeled, unlabeled: row numbers (no unlabeled ones in supervised learning); draws: how many draws of what is
     learned, labeled images and strong views, there are before they come round again (None: a fresh one every time, for
-    a network that learns whole). Weak views that only give targets need fewer (benchmarks/RESULTS.md).
+    a network that learns whole). Weak views that only give targets need fewer (docs/results.md).
     """
 
     labeled: np.ndarray
@@ -80,7 +80,7 @@ class Order:
         """How many draws of the unlabeled images' weak view there are."""
         return None if self.draws is None else max(1, self.draws // 4)
 
-    def asks(self, step: int) -> list[Ask]:
+    def asks(self, step: int) -> list[ImageRequest]:
         """[labeled weak] or [labeled weak, unlabeled weak, unlabeled strong]; the last two name the same rows."""
         labeled = self._labeled(step)
         if self.unlabeled is None:
@@ -91,9 +91,13 @@ class Order:
         places = np.arange(index * size, (index + 1) * size) % len(self.unlabeled)
         rows = self.unlabeled[_permutation(len(self.unlabeled), self.seed, "unlabeled", epoch)[places]]
         weak, strong = (epoch if draws is None else epoch % draws for draws in (self.weak_draws, self.draws))
-        return [labeled, Ask(rows, np.full(size, weak), "weak"), Ask(rows, np.full(size, strong), "strong")]
+        return [
+            labeled,
+            ImageRequest(rows, np.full(size, weak), "weak"),
+            ImageRequest(rows, np.full(size, strong), "strong"),
+        ]
 
-    def _labeled(self, step: int) -> Ask:
+    def _labeled(self, step: int) -> ImageRequest:
         """The labeled images go round and round, in a new order each time."""
         count = len(self.labeled)
         size = min(self.batch_size, count)
@@ -102,7 +106,7 @@ class Order:
         first, last = int(rounds[0]), int(rounds[-1])
         orders = [_permutation(count, self.seed, "labeled", r) for r in range(first, last + 1)]
         rows = self.labeled[np.concatenate(orders)[places - first * count]]
-        return Ask(rows, rounds if self.draws is None else rounds % self.draws, "weak")
+        return ImageRequest(rows, rounds if self.draws is None else rounds % self.draws, "weak")
 
     def wanted(self, steps: int) -> dict[tuple[str, int], np.ndarray]:
         """Which rows of which (view, draw) the first `steps` steps ask for; only where draws come round again."""
@@ -134,7 +138,7 @@ class Batches:
 
     def __init__(
         self,
-        order: Order,
+        order: BatchSampler,
         source: Source,
         labels: np.ndarray,
         device: torch.device,
@@ -165,10 +169,10 @@ class Batches:
         return Batch(labeled, labels, blend(weak, around[0]) if around else weak, strong, hidden)
 
 
-def _with_neighbours(order: Order, near: np.ndarray | None, step: int) -> list[Ask]:
+def _with_neighbours(order: BatchSampler, near: np.ndarray | None, step: int) -> list[ImageRequest]:
     """What the order asks for, and the neighbours of the weak images in the same draw."""
     asks = order.asks(step)
     if near is None:
         return asks
     weak = asks[1]
-    return [*asks, Ask(near[weak.rows].ravel(), weak.draws.repeat(near.shape[1]), weak.view)]
+    return [*asks, ImageRequest(near[weak.rows].ravel(), weak.draws.repeat(near.shape[1]), weak.view)]

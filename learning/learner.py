@@ -28,26 +28,26 @@ def one_cycle(position: float) -> float:
     return low + (high - low) * (1 + math.cos(math.pi * progress)) / 2
 
 
-class Prior(NamedTuple):
+class HeadPrior(NamedTuple):
     """What is likely of a linear layer's weights before a label is seen (priors.py): center [D] and axes A [D, D]."""
 
     center: Tensor
     axes: Tensor
 
 
-class AlongAxes:
+class PriorSpaceLinear:
     """A linear layer that learns v [C, D] and b [C] of logits = v A (x - center) + b (a stack: a dimension more).
 
     The layer itself always holds the weights v A and the bias b - v A center, which say the same of x: whoever
     evaluates, averages or keeps it need not know. Only for an optimizer's step do v and b lie in it.
     """
 
-    def __init__(self, layer: nn.Linear, prior: Prior) -> None:
+    def __init__(self, layer: nn.Linear, prior: HeadPrior) -> None:
         self.layer, self.prior = layer, prior
         self.v, self.b = (x.detach().clone() for x in (layer.weight, layer.bias))  # at first what the layer has
 
     @torch.no_grad()
-    def lay_open(self) -> None:
+    def to_prior_space(self) -> None:
         """Put v and b, and the gradients in respect of them, into the layer."""
         weight, bias, (center, axes) = self.layer.weight, self.layer.bias, self.prior
         if weight.grad is not None and bias.grad is not None:
@@ -56,7 +56,7 @@ class AlongAxes:
         bias.copy_(self.b)
 
     @torch.no_grad()
-    def fold(self) -> None:
+    def to_weight_space(self) -> None:
         """Keep v and b, which lie in the layer, and put weights and bias there."""
         weight, bias, (center, axes) = self.layer.weight, self.layer.bias, self.prior
         self.v.copy_(weight)
@@ -88,13 +88,13 @@ class Learner:
         self.shares = torch.full((classes,), 1 / classes, device=device)
         self.temperature = torch.ones((), device=device)
         self.average = {k: v.clone() for k, v in network.state_dict().items()} if learning.ema else None
-        self.along: list[AlongAxes] = []  # the last layers of linear heads that have a prior
+        self.along: list[PriorSpaceLinear] = []  # the last layers of linear heads that have a prior
         self._restored: list[tuple[Tensor, Tensor]] | None = None  # v and b of those, from a checkpoint
 
-    def take_prior(self, prior: Prior) -> None:
+    def take_head_prior(self, prior: HeadPrior) -> None:
         """Learn the last layers of linear heads along a prior's axes: anew, or from where a checkpoint was."""
         layers = [head.layers[-1] for head in self.network.modules() if isinstance(head, Head)]
-        self.along = [AlongAxes(layer, prior) for layer in layers]  # type: ignore[arg-type]
+        self.along = [PriorSpaceLinear(layer, prior) for layer in layers]  # type: ignore[arg-type]
         if self._restored is not None:
             for along, (v, b) in zip(self.along, self._restored, strict=True):
                 along.v.copy_(v)
@@ -103,7 +103,7 @@ class Learner:
         if self.step:
             raise UserError("last.pt is of an older version of the program; train anew, under another --name")
         for along in self.along:
-            along.fold()
+            along.to_weight_space()
         if self.average is not None:
             self._follow(self.average, 0.0)
 
@@ -117,13 +117,13 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["lr_scale"]
         for along in self.along:
-            along.lay_open()
+            along.to_prior_space()
         if self.learning.grad_clip:
             nn.utils.clip_grad_norm_(self.parameters, self.learning.grad_clip)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         for along in self.along:
-            along.fold()
+            along.to_weight_space()
         self.step += 1
         if self.average is not None:
             # Young averages move faster, so that they forget the first weights.

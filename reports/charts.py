@@ -1,36 +1,25 @@
 """Charts for a page: inline SVG and tables that follow the page's colours, so that a phone at night can read them.
 
-Every function returns `Markup`, in which all that came from outside is escaped. The page (report.py) has the styles.
+Every function returns `Markup`, in which all that came from outside is escaped. The markup is in `charts.html.j2`, the
+style in `page.css`.
 """
 
 from __future__ import annotations
 
-import html
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from ..visualization import PALETTE, Panel, to_number
+from .templates import environment
 
 WIDTH, HEIGHT = 360, 200  # of a chart in its own units: about a phone's pixels, so that letters keep their size there
 LEFT, RIGHT, TOP, BOTTOM = 46, 8, 8, 24
 MOST_POINTS = 400  # of a curve: more than the pixels that it takes
 MOST_CLASSES = 14  # of a matrix as a table; with more of them a picture is easier to take in
-
-
-class Markup(str):
-    """HTML that is safe to put on a page."""
-
-    __slots__ = ()
-
-
-def text(value: object) -> str:
-    """Anything as text of a page: markup is shown, never meant; what no font can show is replaced."""
-    line = str(value).encode("utf-8", "replace").decode()
-    line = "".join(sign if sign.isprintable() or sign in "\n\t" else "\ufffd" for sign in line)
-    return html.escape(line)
 
 
 # --- curves -----------------------------------------------------------------------------------------------------------
@@ -43,22 +32,24 @@ def curves(panel: Panel, rows: Sequence[Mapping[str, Any]]) -> Markup:
     columns = [np.array([to_number(row.get(column)) for row in rows]) for column, *_ in panel.lines]
     scale = Scale([float(value) for column in columns for value in column[np.isfinite(column)]], panel.kind)
     across = Scale([epoch for epoch in epochs if math.isfinite(epoch)], "whole")
-    drawn, told, legend = [_grid(scale, across)], [], []
+    lines, described = [], []
     for index, ((_, label, color, dash), values) in enumerate(zip(panel.lines, columns, strict=True)):
         covers = any(_coincide(values, earlier) for earlier in columns[:index])
         style = f"stroke:{_tint(color)}{_dashes((0, (5, 5)) if covers else dash)}"
         points = [(_x(across, e), _y(scale, v)) for e, v in zip(epochs, values.tolist(), strict=True)]
-        drawn.append(_path(points, style, _tint(color)))
+        lines.append({"label": label, "style": style, "tint": _tint(color), **_path(points)})
         ends = [scale.label(value) for value in values[np.isfinite(values)].tolist()]
-        told += [f"{label} from {ends[0]} to {ends[-1]}"] if ends else []
-        sample = f'<svg viewBox="0 0 22 8" aria-hidden="true"><path class="line" d="M1 4H21" style="{style}"/></svg>'
-        legend.append(f"<li>{sample}{text(label)}</li>")
-    axis = f"{panel.ylabel}, by epoch" if panel.ylabel else "by epoch"
-    return Markup(
-        f'<figure class="chart"><figcaption><strong>{text(panel.title)}</strong> <small>{text(axis)}</small>'
-        f'</figcaption><svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{text("; ".join(told))}">'
-        f'{"".join(drawn)}</svg><ul class="legend">{"".join(legend) if len(legend) > 1 else ""}</ul></figure>'
-    )
+        described += [f"{label} from {ends[0]} to {ends[-1]}"] if ends else []
+    return _rendered(
+        "chart", title=panel.title, axis=f"{panel.ylabel}, by epoch" if panel.ylabel else "by epoch",
+        description="; ".join(described), width=WIDTH, height=HEIGHT, left=LEFT, right=WIDTH - RIGHT,
+        ticks_up=_ticks_up(scale), ticks_across=_ticks_across(across), lines=lines,
+    )  # fmt: skip
+
+
+def _rendered(macro: str, **values: Any) -> Markup:
+    """A macro of charts.html.j2 with these values, which it escapes."""
+    return getattr(environment().get_template("charts.html.j2").module, macro)(**values)
 
 
 def _coincide(values: np.ndarray, others: np.ndarray) -> bool:
@@ -124,22 +115,28 @@ def _y(scale: Scale, value: float) -> float:
     return HEIGHT - BOTTOM - scale.place(value) * (HEIGHT - TOP - BOTTOM)
 
 
-def _grid(scale: Scale, across: Scale) -> str:
-    parts = []
-    for value in scale.ticks(6):
-        y = _y(scale, value)
-        zero = ' class="zero"' if value == 0 and scale.kind == "signed" else ""
-        parts.append(f'<path d="M{LEFT} {y:.1f}H{WIDTH - RIGHT}"{zero}/>')
-        parts.append(f'<text x="{LEFT - 5}" y="{y + 3.5:.1f}" text-anchor="end">{scale.label(value)}</text>')
-    for value in across.ticks(7):
-        x = _x(across, value)
-        place = f'x="{WIDTH}" y="{HEIGHT - 7}" text-anchor="end"'  # in the corner a middle would be cut off
-        place = f'x="{x:.1f}" y="{HEIGHT - 7}" text-anchor="middle"' if x < WIDTH - 2 * RIGHT else place
-        parts.append(f"<text {place}>{across.label(value)}</text>")
-    return f'<g class="grid">{"".join(parts)}</g>'
+def _ticks_up(scale: Scale) -> list[dict[str, Any]]:
+    """The horizontal lines of the grid with their labels."""
+    places = [(value, _y(scale, value)) for value in scale.ticks(6)]
+    return [
+        {"y": f"{y:.1f}", "text_y": f"{y + 3.5:.1f}", "label": scale.label(value),
+         "zero": value == 0 and scale.kind == "signed"}
+        for value, y in places
+    ]  # fmt: skip
 
 
-def _path(points: Sequence[tuple[float, float]], style: str, tint: str) -> str:
+def _ticks_across(scale: Scale) -> list[dict[str, Any]]:
+    """The labels below; a label that would be cut off at the edge ends there instead of being centred."""
+    places = [(scale.label(value), _x(scale, value)) for value in scale.ticks(7)]
+    return [
+        {"label": label, "x": f"{x:.1f}", "anchor": "middle"}
+        if x < WIDTH - 2 * RIGHT
+        else {"label": label, "x": WIDTH, "anchor": "end"}
+        for label, x in places
+    ]
+
+
+def _path(points: Sequence[tuple[float, float]]) -> dict[str, Any]:
     """A curve with gaps where a value is missing; few points, and those that stand alone, get a dot."""
     there = [math.isfinite(x) and math.isfinite(y) for x, y in points]
     commands, dots = [], []
@@ -150,8 +147,8 @@ def _path(points: Sequence[tuple[float, float]], style: str, tint: str) -> str:
         commands.append(f"{'L' if joined else 'M'}{x:.1f} {y:.1f}")
         alone = not joined and not (index + 1 < len(points) and there[index + 1])
         if alone or sum(there) <= 12:
-            dots.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.4" style="fill:{tint}"/>')
-    return f'<path class="line" d="{"".join(commands)}" style="{style}"/>{"".join(dots)}'
+            dots.append((f"{x:.1f}", f"{y:.1f}"))
+    return {"path": "".join(commands), "dots": dots}
 
 
 def _tint(color: str) -> str:
@@ -170,32 +167,28 @@ def _dashes(dash: Any) -> str:
 
 
 def bars(rows: Sequence[tuple[str, float, Sequence[float], str]], *, head: tuple[str, str]) -> Markup:
-    """Shares as bars: (name, share in [0, 1], its interval (two numbers or none), what is written beside it)."""
+    """Fractions as bars.
+
+    rows: (name, fraction in [0, 1], its interval (two numbers or none), what is written beside it); head: the names of
+    the first and the last column.
+    """
     lines = []
-    for name, share, interval, note in rows:
-        whisker = ""
-        if len(interval):
-            low, high = (100 * bound for bound in interval)
-            whisker = f'<i style="left:{low:.1f}%;width:{high - low:.1f}%"></i>'
-        bar = f'<div class="bar" aria-hidden="true"><b style="width:{100 * share:.1f}%"></b>{whisker}</div>'
-        lines.append(f'<tr><th scope="row"><bdi>{text(name)}</bdi></th><td>{bar}</td><td>{text(note)}</td></tr>')
-    titles = f'<th scope="col">{text(head[0])}</th><td></td><th scope="col">{text(head[1])}</th>'
-    return Markup(f'<table class="bars"><thead><tr>{titles}</tr></thead><tbody>{"".join(lines)}</tbody></table>')
+    for name, fraction, interval, note in rows:
+        low, high = (100 * bound for bound in interval or (0.0, 0.0))
+        whisker = (f"{low:.1f}", f"{high - low:.1f}") if len(interval) else ()
+        lines.append({"name": name, "length": f"{100 * fraction:.1f}", "interval": whisker, "note": note})
+    return _rendered("bars", rows=lines, head=head)
 
 
 def matrix(counts: np.ndarray, names: Sequence[str]) -> Markup:
-    """A confusion matrix as a table: counts [C, C], a row a true class, shaded by its share of the row."""
-    head = "".join(f'<th scope="col"><bdi>{text(name)}</bdi></th>' for name in names)
-    lines = []
-    for row, name in enumerate(names):
-        total = max(1, int(counts[row].sum()))
-        cells = []
-        for column, count in enumerate(counts[row].tolist()):
-            kind = ("hit" if row == column else "miss") if count else "none"
-            told = f"{count} of {total} {name} taken for {names[column]} ({100 * count / total:.0f}%)"
-            cells.append(f'<td class="{kind}" style="--share:{count / total:.3f}" title="{text(told)}">{count}</td>')
-        lines.append(f'<tr><th scope="row"><bdi>{text(name)}</bdi></th>{"".join(cells)}</tr>')
-    corner = '<td class="corner">true ↓ predicted →</td>'
-    return Markup(
-        f'<table class="matrix"><thead><tr>{corner}{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
-    )
+    """A confusion matrix as a table: counts [C, C], a row a true class, shaded by each count's fraction of its row."""
+    rows = []
+    for true, row in enumerate(counts.tolist()):
+        total = max(1, sum(row))
+        rows.append([
+            {"count": count, "kind": ("hit" if column == true else "miss") if count else "none",
+             "fraction": f"{count / total:.3f}",
+             "description": f"{count} of {total} {names[true]} predicted as {other} ({100 * count / total:.0f}%)"}
+            for column, (other, count) in enumerate(zip(names, row, strict=True))
+        ])  # fmt: skip
+    return _rendered("matrix", names=list(names), rows=rows)

@@ -16,7 +16,7 @@ from ..backbones.registry import view_labels
 from ..base.metrics import confusion_matrix, wilson_interval
 from ..data import Dataset, Split
 from ..features.bank import FeatureBank
-from ..features.sources import Ask, Source
+from ..features.sources import ImageRequest, Source
 from ..reports import charts
 from ..reports.page import Section, write_report
 from ..utils import generator
@@ -160,7 +160,7 @@ def _what_was_run(summary: Mapping[str, Any], run: Finished) -> Section:
         ("classes", f"{len(dataset.classes)}: {names}"),
         ("images", f"{len(split.labeled)} labeled, {len(split.unlabeled)} unlabeled, {len(split.val)} validation, "
                    f"{len(split.test)} test"),
-        ("unlabeled ones", _shares(summary.get("class_shares", {}))),
+        ("unlabeled ones", _shares(summary.get("class_prior", {}))),
         ("method", METHODS.get(run.method, run.method)),
         ("started from", options.mode.load_path or ""),
         ("network", f"{', '.join(run.views)}, {_heads(options.model)}{' each' if len(run.views) > 1 else ''}"),
@@ -284,9 +284,9 @@ def worse_than_guessing(summary: Mapping[str, Any], run: Finished) -> list[str]:
 def _of_the_test(folder: Path, run: Finished) -> list[Section]:
     predicted, classes = run.tested[run.judge].argmax(axis=1), run.dataset.classes
     confusion = confusion_matrix(run.labels, predicted, len(classes))
-    taken: Section = {"heading": "Which class is taken for which"}
+    taken: Section = {"heading": "Which class is predicted as which"}
     if len(classes) <= charts.MOST_CLASSES:
-        taken["text"] = f"Test images, by the {run.judge}: a row is a true class, a column what it was taken for."
+        taken["text"] = f"Test images, by the {run.judge}: a row is a true class, a column what it was predicted as."
         taken["figures"] = [charts.matrix(confusion, classes)]
     else:
         picture = folder / f"{run.judge}_CM.png"
@@ -304,7 +304,7 @@ def _confusions(confusion: np.ndarray, classes: Sequence[str], most: int = 20) -
     order = np.argsort(-wrong, axis=None, kind="stable")[:most]
     pairs = [divmod(int(place), len(classes)) for place in order if wrong.flat[place]]
     rows = [(classes[true], classes[said], int(wrong[true, said])) for true, said in pairs]
-    return {"columns": ["true class", "taken for", "images"], "rows": rows}
+    return {"columns": ["true class", "predicted as", "images"], "rows": rows}
 
 
 def _classes(run: Finished, confusion: np.ndarray) -> Section:
@@ -472,7 +472,7 @@ def _directions(bank: FeatureBank, rows: np.ndarray, view: str) -> torch.Tensor 
     """Features of length 1 [n, D] of the first draw of a view; None where some were never computed."""
     if not len(rows) or bank.missing({(view, 0): rows}):
         return None
-    return torch.nn.functional.normalize(bank.rows(Ask(rows, np.zeros(len(rows), dtype=np.int64), view)))
+    return torch.nn.functional.normalize(bank.rows(ImageRequest(rows, np.zeros(len(rows), dtype=np.int64), view)))
 
 
 def _far(run: Finished, far: Sequence[Far]) -> list[Section]:

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import platform
-import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,12 +12,12 @@ from typing import Any
 import numpy as np
 
 from ..base.files import write_text
-from ..utils import UserError, say
+from ..utils import UserError, bars_wanted, say
 
 PLAIN_LINE_SECONDS = 10.0  # between two lines where the output is no terminal
 
 
-class Screen:
+class ProgressBar:
     """A progress bar with losses, accuracy where known and time left; plain lines where the output is no terminal."""
 
     def __init__(self, total: int, start: int = 0, *, what: str = "training", unit: str = "step") -> None:
@@ -28,9 +25,9 @@ class Screen:
 
         self.total, self.what, self.unit = total, what, unit
         self.began, self.start, self.told = time.monotonic(), start, time.monotonic()
-        self.bar = tqdm(total=total, initial=start, desc=what, unit=unit) if sys.stderr.isatty() else None
+        self.bar = tqdm(total=total, initial=start, desc=what, unit=unit) if bars_wanted() else None
 
-    def __enter__(self) -> Screen:
+    def __enter__(self) -> ProgressBar:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -146,26 +143,3 @@ def results_table(summary: Mapping[str, Any]) -> str:
     how = f"tested on {tested} images" if tested else "no image was kept for a test: the accuracy is unknown"
     lines.append(f"learned from {summary['labels_used']} labels; {how}")
     return "\n".join(lines)
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of the libraries that a result hangs on."""
-    from importlib import metadata
-
-    names = ("torch", "torchvision", "timm", "numpy", "pillow", "scikit-learn")
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in names}
-
-
-def commit() -> str | None:
-    """The commit of this program, with a `+` when its files were changed since; None outside a checkout."""
-    here = Path(__file__).resolve().parents[1]
-
-    def git(*words: str) -> str:
-        command = ["git", "-C", str(here), *words]
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--untracked-files=no")
-        return git("rev-parse", "HEAD") + ("+" if changed else "")
-    except (OSError, subprocess.SubprocessError):
-        return None

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..args import Options
+from ..args import Options, changeable_on_resume, inherited
 from ..args import make as make_options
 from ..base.files import read_json
 from ..data import Dataset, Split, read_split
@@ -21,16 +21,13 @@ from .run_folder import RESULTS, find_checkpoint, run_folder
 def resumed_options(options: Options) -> Options:
     """The options of the run that is to go on; the command line may repeat them, but not change them."""
     folder = run_folder(options.run.name or "", resume=True)
-    # What was begun before heads had priors has weights that mean nothing along a prior's axes.
-    stored = make_options({"head_prior": "none"} | read_json(folder / "commandline_args.txt"))
-    free = {"name", "device", "num_workers", "cache_dir", "cache_limit", "tensorboard", "keep_pages", "repeat"}
-    free |= {"n_trials", "timeout", "search_workers", "storage"}
+    stored = make_options(read_json(folder / "commandline_args.txt"))
+    free = changeable_on_resume()
     now, then = options.flat(), stored.flat()
     for name in sorted(options.given - free):
         if now[name] != then[name]:
             raise UserError(f"--resume: the run was started with --{name} {then[name]}, not {now[name]}; leave it out")
-    kept = {name: now[name] for name in options.given & free}
-    return stored.changed(**kept | {"name": folder.name, "resume": True})
+    return stored.changed(**options.given_values(free) | {"name": folder.name, "resume": True})
 
 
 def load_run(options: Options) -> dict[str, Any]:
@@ -42,15 +39,15 @@ def load_run(options: Options) -> dict[str, Any]:
 
 def inherit(options: Options, loaded: Mapping[str, Any]) -> Options:
     """A loaded run brings its network, and its split unless the user gives another (whose leaks are then an error)."""
-    stored = loaded["stored"]
-    values = {name: getattr(stored.model, name) for name in ("head", "head_ensemble", "image_size", "unfreeze")}
-    values["model_name"] = loaded["model"]["name"]
-    for name, value in values.items():
-        if name in options.given and name != "unfreeze" and getattr(options.model, name) != value:
-            raise UserError(f"the loaded run has --{name} {value}; leave out --{name}, which can't be changed any more")
-    split = ("num_labels", "num_labels_percent", "val_percent", "test_percent", "label_split", "data_dir", "labels_csv")
-    values |= {name: stored.flat()[name] for name in (*split, "data_root", "flip", "seed")}
-    given = set(options.given) - {"model_name"}
+    stored = loaded["stored"].flat() | {"model_name": loaded["model"]["name"]}
+    fixed = inherited("fixed")
+    values = {name: stored[name] for name in fixed | inherited("default")}
+    for name, value in options.given_values(fixed).items():
+        if value != values[name]:
+            raise UserError(
+                f"the loaded run has --{name} {values[name]}; leave out --{name}, which can't be changed any more"
+            )
+    given = set(options.given)
     if given & {"num_labels", "num_labels_percent"}:
         given |= {"num_labels", "num_labels_percent"}
     return options.changed(**{name: value for name, value in values.items() if name not in given})

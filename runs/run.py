@@ -6,16 +6,20 @@ Everything that can be wrong with the input is found before the run's folder is 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ..args import Options, recorded
 from ..base.files import read_json, write_json, write_text
 from ..data import Dataset, Split, find_dataset, split_dataset, summary_table, write_split
-from ..train import Progress
-from ..utils import say
-from .cotraining import CoTraining
+from ..train import Hooks, Progress, Row
+from ..utils import log_to, say
+from .calibration import after_warmup
+from .checkpoints import restore
+from .evaluation import measure
+from .finetuning import save_finetuned
+from .prepare import fill_banks, make_trainer
 from .progress import results_table
 from .resume import (
     check_classes,
@@ -27,39 +31,43 @@ from .resume import (
     resumed_options,
 )
 from .run_folder import RESULTS, going_on, run_folder
-from .setup import Kept
-from .training import Training, WriteRow
+from .trainer import Trainer
+from .training import draw_samples, finish, show_networks, train
+from .views import FeatureCache
+
+WriteRow = Callable[[Row], None]
 
 
 def run(options: Options) -> dict[str, Any]:
     """Train a run, test it, and return the summary, which is also written. Raises UserError and TrainingFault."""
     began = time.monotonic()
-    training = prepare(options)
-    options = training.options
+    trainer = prepare(options)
+    options = trainer.options
     if options.run.overwrite:
-        training.fill_bank()  # what can still go wrong with files and disks goes wrong before a run is deleted
+        fill_banks(trainer)  # what can still go wrong with files and disks goes wrong before a run is deleted
     folder = run_folder(options.run.name or "", resume=options.run.resume, overwrite=options.run.overwrite)
-    training.options = options.changed(name=folder.name)
-    return carry_out(training, folder, began)
+    trainer.options = options.changed(name=folder.name)
+    return carry_out(trainer, folder, began)
 
 
-def carry_out(training: Training, folder: Path, began: float) -> dict[str, Any]:
+def carry_out(trainer: Trainer, folder: Path, began: float) -> dict[str, Any]:
     """Train in this folder, from where it stopped if the run goes on; test, write and return the summary."""
-    options = training.options
-    with going_on(folder):
-        write_records(folder, training)
-        training.save_views(folder)
+    options = trainer.options
+    with log_to(folder), going_on(folder):
+        write_records(folder, trainer)
+        if options.cotraining.finetune_views:
+            save_finetuned(folder, trainer.views)
         if options.data.show_images:
-            say(f"samples: {training.draw_samples(folder / 'samples.png')}")
-        progress = training.restore(folder) if options.run.resume else Progress()
-        if options.run.resume and training.is_over(progress) and has_ended(folder):
+            say(f"samples: {draw_samples(trainer, folder / 'samples.png')}")
+        progress = restore(folder, trainer) if options.run.resume else Progress()
+        if options.run.resume and trainer.is_over(progress) and has_ended(folder):
             say(f"{folder} has ended already: nothing is left to do")
             return read_json(folder / "summary.json")
-        seconds = training.train(folder, progress)
-        summary = training.finish(folder, progress, began, seconds)
-    say(results_table(summary))
-    say(f"page: {folder / 'report.html'}")
-    say(f"results: {folder}")
+        seconds = train(trainer, folder, progress)
+        summary = finish(trainer, folder, progress, began, seconds)
+        say(results_table(summary))
+        say(f"page: {folder / 'report.html'}")
+        say(f"results: {folder}")
     return summary
 
 
@@ -69,7 +77,7 @@ def has_ended(folder: Path) -> bool:
     return all(path.is_file() and path.stat().st_mtime >= last.stat().st_mtime for path in results)
 
 
-def prepare(options: Options) -> Training:
+def prepare(options: Options) -> Trainer:
     """Everything up to the first step, checked, without writing anything but features. Raises UserError."""
     if options.run.resume:
         options = resumed_options(options)
@@ -86,28 +94,16 @@ def prepare(options: Options) -> Training:
     if options.run.resume:
         check_same_images(RESULTS / (options.run.name or ""), dataset, split)
     say(summary_table(dataset, split))
-    training = make_training(options, dataset, split, loaded)
-    training.show_networks()
-    return training
+    trainer = make_trainer(options, dataset, split, loaded)
+    show_networks(trainer)
+    return trainer
 
 
-def make_training(
-    options: Options,
-    dataset: Dataset,
-    split: Split,
-    loaded: Mapping[str, Any] | None = None,
-    kept: Kept | None = None,
-) -> Training:
-    """The training that the options ask for."""
-    kind = CoTraining if options.mode.cotrain_mode else Training
-    return kind(options, dataset, split, loaded, kept)
-
-
-def write_records(folder: Path, training: Training) -> None:
+def write_records(folder: Path, trainer: Trainer) -> None:
     """What says what the run is: its options, its split, and the files that were left out."""
-    write_json(folder / "commandline_args.txt", recorded(training.options))
-    write_split(folder / "split.csv", training.dataset, training.split)
-    write_bad_files(folder, training.dataset)
+    write_json(folder / "commandline_args.txt", recorded(trainer.options))
+    write_split(folder / "split.csv", trainer.context.data, trainer.context.split)
+    write_bad_files(folder, trainer.context.data)
 
 
 def write_bad_files(folder: Path, dataset: Dataset) -> None:
@@ -120,21 +116,30 @@ def write_bad_files(folder: Path, dataset: Dataset) -> None:
 
 
 def fold_accuracy(
-    options: Options, dataset: Dataset, split: Split, *, kept: Kept | None = None, write: WriteRow | None = None
+    options: Options,
+    dataset: Dataset,
+    split: Split,
+    *,
+    cache: FeatureCache | None = None,
+    write: WriteRow | None = None,
 ) -> dict[str, float]:
     """Train and measure every model on the validation images of the split, which is never tested.
 
     One of `folds_of` is measured once, at the end. With `write`, which gets every epoch's row, the validation images
     are those of a run: they also choose each model's epoch, as they do there.
     """
-    training = make_training(options, dataset, split, kept=kept)
-    training.fill_bank()
-    progress = Progress()
-    if write is None:
-        training.learn(progress, validated=False)
-    else:
-        training.learn(progress, write=write)
-        training.take_best(progress)
-    with training.evaluated() as models:
-        results = training.results(models, split.val)
+    trainer = make_trainer(options, dataset, split, cache=cache)
+    fill_banks(trainer)
+    progress, validated = Progress(), write is not None
+
+    def after_epoch(row: Row) -> bool:
+        if write is not None:
+            write(row)
+        return False
+
+    hooks = Hooks(after_warmup=after_warmup(trainer, validated=validated), after_epoch=after_epoch)
+    trainer.learn(progress, hooks, validated=validated)
+    if validated:
+        trainer.take_best(progress)
+    results = measure(trainer.predictions(split.val), dataset.labels[split.val], dataset.classes)
     return {name: result["accuracy"] for name, result in results.items()}

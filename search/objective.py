@@ -1,4 +1,4 @@
-"""What a trial is measured on, and THE function that measures: the training of `experiment`, never on test images."""
+"""What a trial is measured on, and the function that measures it: the training of a run, never on test images."""
 
 from __future__ import annotations
 
@@ -6,20 +6,25 @@ import functools
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
+from .. import args
 from ..args import Data, Options
 from ..base.metrics import wilson_interval
 from ..data import Dataset, Split, find_dataset, folds_of, split_dataset
-from ..runs import run, setup
+from ..runs import run
+from ..runs.prepare import fill_banks as fill_banks_of
+from ..runs.prepare import make_trainer
+from ..runs.views import FeatureCache
 from ..train import Row
 from ..utils import UserError
 
 
 @dataclass(frozen=True)
 class Goal:
-    """What a trial is measured on: folds of the labeled images, or the validation images. Never the test."""
+    """What a trial is measured on: folds of the labeled images, or the validation images; never the test images."""
 
     dataset: Dataset
     whole: Split
@@ -38,7 +43,7 @@ class Goal:
         return f"objective: {what}, {count} predictions a trial; at 75% its 95% interval is {low:.0%} to {high:.0%}"
 
     def digest(self) -> str:
-        """Of the contents that are learned and measured: machines that share a study must have the same."""
+        """A hash of the images that are learned and measured: machines that share a study must have the same."""
         digest = hashlib.blake2b(digest_size=10)
         for part in self.parts:
             for rows in (part.labeled, part.unlabeled, part.val):
@@ -48,12 +53,13 @@ class Goal:
 
 @functools.lru_cache(maxsize=1)
 def dataset_of(data: Data) -> Dataset:
-    """The images, found once a process."""
+    """The images; each process reads the folder once."""
     return find_dataset(data)
 
 
 @functools.lru_cache(maxsize=4)
-def _goal(data: Data, seed: int, folds: int) -> Goal:
+def goal_of(data: Data, seed: int, folds: int) -> Goal:
+    """What trials with these options are measured on; made once a process. Raises UserError."""
     dataset = dataset_of(replace(data, augmentation_draws=1, flip=None, include_labeled=True))
     split = split_dataset(dataset, data, seed)
     untested = replace(split, test=split.test[:0])
@@ -68,26 +74,28 @@ def _goal(data: Data, seed: int, folds: int) -> Goal:
     return Goal(dataset, split, tuple(folds_of(dataset, untested, folds, seed)))
 
 
-def goal_of(options: Options, folds: int) -> Goal:
-    """What trials with these options are measured on; made once a process. Raises UserError."""
-    return _goal(options.data, options.run.seed, folds)
+def accuracy(options: Options, goal: Goal, cache: FeatureCache, report: Callable[[float, int], None]) -> float:
+    """Train with the options of a trial and measure: the trial's value.
 
+    Args:
+        options: of the trial.
+        goal: the images to learn from and to measure on.
+        cache: what this process keeps from one training to the next.
+        report: called with the value so far and the number of the fold (of the epoch, with validation images); it may
+            end the trial by raising.
 
-def accuracy(options: Options, goal: Goal, kept: setup.Kept, report: Callable[[float, int], None]) -> float:
-    """Train with these options and measure: THE function of a trial.
-
-    report: called with the value so far and the number of the fold (of the epoch, with validation images); it may end
-    the trial by raising.
+    Raises:
+        UserError, TrainingFault: as a run does.
     """
     if goal.by_validation:
 
         def write(row: Row) -> None:
             report([v for name, v in row.items() if name.startswith("val_accuracy_")][-1], row["epoch"])
 
-        return last_of(run.fold_accuracy(options, goal.dataset, goal.parts[0], kept=kept, write=write))
+        return last_of(run.fold_accuracy(options, goal.dataset, goal.parts[0], cache=cache, write=write))
     found: list[float] = []
     for number, part in enumerate(goal.parts, start=1):
-        found.append(last_of(run.fold_accuracy(options, goal.dataset, part, kept=kept)))
+        found.append(last_of(run.fold_accuracy(options, goal.dataset, part, cache=cache)))
         report(float(np.mean(found)), number)
     return float(np.mean(found))
 
@@ -97,8 +105,11 @@ def last_of(accuracies: Mapping[str, float]) -> float:
     return list(accuracies.values())[-1]
 
 
-def fill_banks(options: Options, goal: Goal) -> None:
-    """Compute the features that the first trial needs, once and where one sees it. Finds what is wrong with options."""
-    kept = setup.Kept()
+def fill_banks(values: Mapping[str, Any], goal: Goal) -> None:
+    """Compute the features that a trial with these values of options needs. Raises UserError for wrong options.
+
+    Done before the trials, so that no worker computes them again and the user sees the progress.
+    """
+    options, cache = args.make(values), FeatureCache()
     for part in goal.parts:
-        run.make_training(options, goal.dataset, part, kept=kept).fill_bank()
+        fill_banks_of(make_trainer(options, goal.dataset, part, cache=cache))

@@ -1,4 +1,4 @@
-"""What a search tries: the usual ranges, what `--search` says, and the values that all trials share."""
+"""What a search tries: the usual ranges, those of `--search`, and the values that all trials share."""
 
 from __future__ import annotations
 
@@ -22,21 +22,17 @@ USUAL = {
     "mpl_weight": "0:1",
     "label_smoothing": "0:0.2",
 }
-# What learning from labels alone does not read.
+# Options that learning from labels alone does not read.
 UNLABELED_ONLY = ("temperature", "lambda_u", "uda_steps", "threshold", "mpl_weight")
-# Values of different trials can be compared only on the same images, so what chooses those can't be searched.
-SEARCHABLE_GROUPS = ("model", "learning")
-SEARCHABLE = (
-    "precision", "augmentation_draws", "flip", "include_labeled", "switch_mode", "finetune_mode", "algorithm",
-)  # fmt: skip
 
 Space = dict[str, BaseDistribution]
 
 
 def space_of(options: Options) -> tuple[dict[str, Any], Space]:
     """The values that all trials share, and what is searched. Raises UserError for a wrong `--search`."""
-    base = shared_values(options)
-    wanted = {name: text for name, text in USUAL.items() if name not in base_unused(options)}
+    base = shared_values(options.flat())
+    unused = unused_names(options.mode, options.cotraining)
+    wanted = {name: text for name, text in USUAL.items() if name not in unused}
     space: Space = {name: distribution_of(name, text, base) for name, text in wanted.items()}
     for word in options.search.search:
         name, separator, text = word.partition("=")
@@ -58,25 +54,25 @@ def space_of(options: Options) -> tuple[dict[str, Any], Space]:
     return base, space
 
 
-def shared_values(options: Options) -> dict[str, Any]:
-    """What the user chose for every trial: the options that differ from their defaults, the search's own apart."""
-    own = {*args.NOT_RECORDED, *args.SEARCHING, "optuna_mode"}
+def shared_values(values: Mapping[str, Any]) -> dict[str, Any]:
+    """What the user chose for every trial: the options that differ from their defaults, except those of the search."""
+    own = args.NOT_RECORDED | args.read_only_by("search")
     defaults = Options().flat()
-    return {name: value for name, value in options.flat().items() if name not in own and value != defaults[name]}
+    return {name: value for name, value in values.items() if name not in own and value != defaults[name]}
 
 
-def base_unused(options: Options) -> tuple[str, ...]:
-    """The usual keys that the mode does not read."""
-    algorithm = options.cotraining.algorithm if options.mode.cotrain_mode else "meta"
-    if options.mode.finetune_mode or algorithm == "labels_only":
+def unused_names(mode: args.Mode, cotraining: args.Cotraining) -> tuple[str, ...]:
+    """The usual options that the mode does not read."""
+    algorithm = cotraining.algorithm if mode.cotrain_mode else "meta"
+    if mode.finetune_mode or algorithm == "labels_only":
         return UNLABELED_ONLY
     return ("mpl_weight",) if algorithm == "cotraining" else ()
 
 
 def check_searchable(name: str) -> None:
-    """Raises UserError for a key that is no option, or one that a search keeps as it is."""
-    group, _ = args.kind_of(name)
-    if group in SEARCHABLE_GROUPS or name in SEARCHABLE:
+    """Raises UserError for a name that is no option, or one that a search keeps as it is."""
+    args.kind_of(name)
+    if name in args.searchable():
         return
     raise UserError(
         f"--search {name}: the search keeps --{name} as it is, since it does not belong to the learning or the model "
@@ -86,7 +82,6 @@ def check_searchable(name: str) -> None:
 
 def distribution_of(name: str, text: str, base: Mapping[str, Any]) -> BaseDistribution:
     """The distribution that `LOW:HIGH[:log]` or `A,B,C` means for an option. Raises UserError."""
-
     _, kind = args.kind_of(name)
 
     def value(word: str) -> Any:
@@ -100,7 +95,7 @@ def distribution_of(name: str, text: str, base: Mapping[str, Any]) -> BaseDistri
     low_text, _, rest = text.partition(":")
     high_text, colon, scale = rest.partition(":")
     if colon and scale != "log":
-        raise UserError(f"after the second colon stands log or nothing, not {scale!r}")
+        raise UserError(f"after the second colon write log or nothing, not {scale!r}")
     low, high = value(low_text), value(high_text)
     if not low < high:
         raise UserError("a range goes from the lower to the higher value")
@@ -109,9 +104,9 @@ def distribution_of(name: str, text: str, base: Mapping[str, Any]) -> BaseDistri
     return (IntDistribution if kind is int else FloatDistribution)(low, high, log=bool(colon))
 
 
-def first_values(options: Options, space: Space) -> dict[str, Any]:
-    """The present values of what is searched: the first trial. One that its range lacks becomes the nearest one."""
-    present, values = options.flat(), {}
+def first_values(present: Mapping[str, Any], space: Space) -> dict[str, Any]:
+    """The first trial: the present values of what is searched, each replaced by the nearest one within its range."""
+    values = {}
     for name, distribution in space.items():
         values[name] = value = present[name]
         if isinstance(distribution, CategoricalDistribution):
@@ -121,8 +116,8 @@ def first_values(options: Options, space: Space) -> dict[str, Any]:
             low, high = distribution.low, distribution.high  # type: ignore[attr-defined]
             values[name] = low if value is None else min(max(value, low), high)
         if values[name] != value:
-            present_one = "left open" if value is None else value
-            warn(f"--{name} {present_one} is not among what is searched, so the first trial takes {values[name]}")
+            shown = "without a value" if value is None else value
+            warn(f"--{name} {shown} is not among what is searched, so the first trial takes {values[name]}")
     return values
 
 
@@ -139,7 +134,6 @@ def suggest(trial: Trial, space: Space) -> dict[str, Any]:
     return values
 
 
-def best_options(options: Options, found: Mapping[str, Any]) -> dict[str, Any]:
-    """What `--config` takes: the options of the search with these values; a name is left to the command line."""
-    base, _ = space_of(options)
+def best_options(base: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """What `--config` takes: the shared and the found values; the name is given on the command line."""
     return {name: value for name, value in {**base, **found}.items() if name != "name"}

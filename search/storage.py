@@ -1,7 +1,9 @@
-"""Where a search keeps its trials: opening it, whose trial is whose, and what becomes of the trials of dead processes.
+"""Where a search keeps its trials: opening it, which process runs a trial, and what becomes of trials of dead ones.
 
 A journal file is the default: one file, no server. It has no heartbeat, so every trial names its host and process. Any
-database that Optuna takes will do as well; there a heartbeat tells which trials are alive, on whatever machine.
+database that Optuna supports will do as well; there a heartbeat shows which trials are alive, on whatever machine.
+
+Private names of Optuna are used in this file only, in `mark_failed`.
 """
 
 from __future__ import annotations
@@ -23,7 +25,6 @@ from urllib.parse import urlsplit, urlunsplit
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
-from optuna.storages.journal._file import get_lock_file
 from optuna.trial import FrozenTrial, TrialState
 
 from ..base.files import claimed
@@ -35,10 +36,10 @@ if TYPE_CHECKING:
 JOURNAL = "study.journal"
 LOCK_SECONDS = 10  # an append takes milliseconds; a lock that is held for so long belongs to a process that was killed
 HEARTBEAT_SECONDS, SILENT_SECONDS = 10, 60
-OWNERLESS_SECONDS = 60.0  # a trial names its owner within moments of its beginning, unless its process was killed
-MOST_RETRIES = 3  # a setting that kills its process again and again is given up
+OWNERLESS_SECONDS = 60.0  # a trial names its owner moments after it begins, unless its process was killed
+MOST_RETRIES = 3  # values that kill their process every time are not tried for ever
 DIED, INTERRUPTED = "its process died", "interrupted"
-LOST = (DIED, INTERRUPTED)  # reasons that are no fault of the setting: it is tried once more
+LOST = (DIED, INTERRUPTED)  # reasons that are no fault of the values: they are tried once more
 
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
@@ -52,7 +53,7 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
     if url is None:
         return open_journal(folder / JOURNAL)
     url = with_driver(url)
-    settings: dict[str, Any] = {"pool_pre_ping": True}  # a server may have hung up on us during a long trial
+    settings: dict[str, Any] = {"pool_pre_ping": True}  # a server may close a connection during a long trial
     if url.startswith("sqlite"):
         settings["connect_args"] = {"timeout": 60}  # seconds to wait for another worker's lock
     for attempt in range(5):
@@ -69,7 +70,7 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
         except ModuleNotFoundError as error:
             raise UserError(f"--storage {without_password(url)} needs a package: pip install {error.name}") from error
         except Exception as error:  # every driver has errors of its own
-            # Two machines that make the tables at the same moment trip over each other once.
+            # Of two machines that make the tables at the same moment, one fails once.
             clash = any(word in str(error).lower() for word in ("exist", "duplicate", "unique", "locked"))
             if attempt == 4 or not clash:
                 reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
@@ -95,10 +96,10 @@ def without_password(url: str) -> str:
 
 
 class MendingLock(JournalFileSymlinkLock):
-    """Optuna's lock of a journal; whoever gets it first cuts off a line that a dead process or a full disk left torn.
+    """Optuna's lock of a journal; its holder first cuts off an incomplete line left by a dead process or a full disk.
 
-    Appended to, a torn line would make the whole study unreadable. The path must be absolute: the lock is a link to
-    the journal, and one that points nowhere is never found to be stale, so that everyone would wait for ever.
+    A record appended to such a line would make the whole study unreadable. The path must be absolute: the lock is a
+    link to the journal, and one whose target does not exist is never found to be stale, so all would wait for ever.
     """
 
     def __init__(self, path: Path) -> None:
@@ -114,24 +115,30 @@ class MendingLock(JournalFileSymlinkLock):
         cut_torn_line(self.path)
         return acquired
 
+    def __enter__(self) -> None:
+        self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
 
 class Journal(JournalFileBackend):
-    """Optuna's journal file, which waits for the disk only when a trial has ended, and so for all that led to it.
+    """Optuna's journal file, but synced to the disk only when a trial ends, with all that was written before.
 
-    Optuna waits after each value of each trial, which on a busy disk took longer than a head's training. A process that
-    is killed loses nothing of what it wrote either way.
+    Optuna syncs after each value of each trial, which on a busy disk took longer than the training of a head. A process
+    that is killed loses nothing that it wrote either way.
     """
 
     def __init__(self, path: Path) -> None:
         self.path, self.lock = path, MendingLock(path)
         super().__init__(str(path), lock_obj=self.lock)
-        with get_lock_file(self.lock):  # mends it
+        with self.lock:  # mends it
             pass
 
     def append_logs(self, logs: list[dict[str, Any]]) -> None:
         """Add records, whole lines at once."""
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs)
-        with get_lock_file(self.lock), self.path.open("ab") as file:
+        with self.lock, self.path.open("ab") as file:
             file.write(lines.encode())
             file.flush()
             if any("state" in log for log in logs):
@@ -146,7 +153,7 @@ def open_journal(path: Path) -> JournalStorage:
     except OSError as error:
         raise UserError(f"the study {path} can't be opened: {error.strerror}; give another --name") from error
     except (ValueError, KeyError, AssertionError) as error:
-        raise UserError(f"the study {path} is damaged ({error}); start anew under another --name") from error
+        raise UserError(f"the study {path} is damaged ({error}); start again under another --name") from error
 
 
 def cut_torn_line(path: Path) -> None:
@@ -166,16 +173,16 @@ def cut_torn_line(path: Path) -> None:
             os.fsync(file.fileno())
 
 
-# --- whose trial ------------------------------------------------------------------------------------------------------
+# --- which process runs a trial ---------------------------------------------------------------------------------------
 
 
 def owner() -> dict[str, Any]:
-    """This process, as a trial remembers it; its start tells it from a later process of the same number."""
+    """This process, as a trial records it; a later process of the same number has another start."""
     return {"host": socket.gethostname(), "process": os.getpid(), "started": _started(os.getpid())}
 
 
 def _started(process: int) -> int | None:
-    """When the system says a process began, in its own ticks; None where it does not say, or the process is over."""
+    """When a process began, in the system's ticks; None where the system does not say, or the process has ended."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         state, *fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
         return None if state in "ZX" else int(fields[18])
@@ -199,7 +206,16 @@ def is_dead(trial: FrozenTrial) -> bool:
     return of_trial["started"] is not None and _started(of_trial["process"]) != of_trial["started"]
 
 
-# --- what becomes of them ---------------------------------------------------------------------------------------------
+# --- trials of dead processes -----------------------------------------------------------------------------------------
+
+
+def mend(study: Study) -> None:
+    """Mark the trials of dead processes failed, and enqueue their values once more."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        optuna.storages.fail_stale_trials(study)  # by their heartbeat, where there is one
+        fail_dead_trials(study)
+        retry_lost_trials(study)
 
 
 def fail_dead_trials(study: Study) -> None:
@@ -208,30 +224,40 @@ def fail_dead_trials(study: Study) -> None:
         if is_dead(trial):
             # Another process may do the same at this moment; then it is done.
             with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
-                study._storage.set_trial_user_attr(trial._trial_id, "reason", DIED)
-                study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
+                mark_failed(study, trial, DIED)
+
+
+def mark_failed(study: Study, trial: FrozenTrial, reason: str) -> None:
+    """Record that a trial of another process has failed, and why. Raises UpdateFinishedTrialError where it has ended.
+
+    Optuna has no public way to give a trial of another process an attribute, so this uses `Study._storage` and
+    `FrozenTrial._trial_id`. Without them the trials of dead processes would stay running, and never be tried again.
+    """
+    study._storage.set_trial_user_attr(trial._trial_id, "reason", reason)
+    study._storage.set_trial_state_values(trial._trial_id, TrialState.FAIL)
 
 
 def retry_lost_trials(study: Study) -> None:
-    """Put in once more the values of each trial that was lost on this host and has not been put in again."""
-    with claimed(_retry_lock(study), wait=True):  # two supervisors of this host must not both put one in
+    """Enqueue once more the values of each trial that was lost on this host and has not been enqueued again."""
+    with claimed(_retry_lock(study), wait=True):  # of two supervisors of this host only one may enqueue them
         trials = study.get_trials(deepcopy=False)
         again = {trial.user_attrs.get("retry_of") for trial in trials}
         for trial in trials:
             here = trial.user_attrs.get("owner", {}).get("host") == socket.gethostname()
-            told = trial.user_attrs.get("reason") in LOST  # a heartbeat that fell silent has called `try_again` itself
-            if here and told and trial.state == TrialState.FAIL and trial.number not in again:
+            # A trial whose heartbeat stopped has no reason: Optuna has called `try_again` itself.
+            lost = trial.user_attrs.get("reason") in LOST
+            if here and lost and trial.state == TrialState.FAIL and trial.number not in again:
                 try_again(study, trial)
 
 
 def _retry_lock(study: Study) -> Path:
-    """A file that is one for all processes of this host and user that work on a study of that name."""
+    """A file that is the same for all processes of this host and user that work on a study of that name."""
     user = os.getuid() if hasattr(os, "getuid") else 0
     return Path(tempfile.gettempdir()) / f"mpl-{user}-{key(study.study_name):x}.lock"
 
 
 def try_again(study: Study, trial: FrozenTrial) -> None:
-    """Put a lost trial's values in once more. Also what a heartbeat that falls silent calls."""
+    """Enqueue a lost trial's values once more. Optuna calls this too, for a trial whose heartbeat stopped."""
     values = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
     retries = trial.user_attrs.get("retries", 0)
     if values and retries < MOST_RETRIES:
@@ -239,14 +265,17 @@ def try_again(study: Study, trial: FrozenTrial) -> None:
         study.enqueue_trial(values, user_attrs={**kept, "retry_of": trial.number, "retries": retries + 1})
 
 
+# --- trials that count ------------------------------------------------------------------------------------------------
+
+
 def is_lost(trial: FrozenTrial) -> bool:
     """Whether a trial ended by no fault of its values."""
-    silent = "reason" not in trial.user_attrs  # failed by a heartbeat that fell silent
+    silent = "reason" not in trial.user_attrs  # failed because its heartbeat stopped
     return trial.state == TrialState.FAIL and (silent or trial.user_attrs["reason"] in LOST)
 
 
 def finished(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    """The trials that count: complete, pruned or failed by their own fault, or lost for good."""
+    """The trials that count: complete, pruned, failed by a fault of their values, or lost too often to be retried."""
     return [
         trial
         for trial in trials
@@ -254,9 +283,18 @@ def finished(trials: list[FrozenTrial]) -> list[FrozenTrial]:
     ]
 
 
+def best_of(trials: list[FrozenTrial]) -> FrozenTrial | None:
+    """The best complete trial, the earliest of equals."""
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    return max(complete, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)
+
+
+# --- faults -----------------------------------------------------------------------------------------------------------
+
+
 @contextlib.contextmanager
 def storage_errors(url: str | None) -> Iterator[None]:
-    """Say in one line what is wrong with a database that was open."""
+    """Inside, a fault of the open storage becomes a UserError of one line."""
     try:
         yield
     except optuna.exceptions.StorageInternalError as error:

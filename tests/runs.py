@@ -25,9 +25,9 @@ from PIL import Image
 
 from transfermpl import MPL, args, visualization
 from transfermpl.data import find_dataset, split_dataset
-from transfermpl.runs import run as experiment
-from transfermpl.runs.setup import Kept
-from transfermpl.runs.training import Training
+from transfermpl.runs.prepare import make_trainer
+from transfermpl.runs.trainer import Trainer
+from transfermpl.runs.views import FeatureCache
 
 ROOT = Path(MPL.__file__).resolve().parent
 PICTURES = ("draw_curves", "draw_confusion", "draw_samples", "draw_reliability")
@@ -85,14 +85,21 @@ def run(*arguments: object, cwd: Path, pictures: bool = False) -> Outcome:
     if "--device" not in line:
         line += ["--device", "cpu"]
     out, err = io.StringIO(), io.StringIO()
-    drawing = contextlib.nullcontext() if pictures else _no_pictures()
+    drawing = contextlib.nullcontext() if pictures else no_pictures()
     with drawing, contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = MPL.main(line)
     return Outcome(code, out.getvalue(), err.getvalue(), cwd)
 
 
+def started(cwd: Path, *arguments: object) -> Outcome:
+    """A run named x, which must end well."""
+    outcome = run("--name", "x", *arguments, cwd=cwd)
+    assert outcome.code == 0, outcome.err
+    return outcome
+
+
 @contextlib.contextmanager
-def _no_pictures() -> Any:
+def no_pictures() -> Any:
     """Drawing takes a second a picture, and has its own tests: here each is one grey pixel."""
 
     def draw(path: Path, *args: object, **named: object) -> Path:
@@ -260,18 +267,18 @@ def make_data(folder: Path, count: int = 12, *, classes: dict[str, tuple[int, in
     return folder
 
 
-def training(folder: Path, *words: object, kept: Kept | None = None) -> Training:
+def training(folder: Path, *words: object, cache: FeatureCache | None = None) -> Trainer:
     """A training of the images in this folder on a frozen backbone, not yet begun."""
     line = ("--name", "x", "--data_dir", folder, *FROZEN, "--num_labels", 9, "--max_steps", 4, *words)
-    return prepared(*line, "--cache_dir", folder.parent / "c", kept=kept)
+    return prepared(*line, "--cache_dir", folder.parent / "c", cache=cache)
 
 
-def prepared(*line: object, kept: Kept | None = None) -> Training:
+def prepared(*line: object, cache: FeatureCache | None = None) -> Trainer:
     """The training that a command line asks for, not yet begun."""
     options = args.parse([str(word) for word in line])
     dataset = find_dataset(options.data)
     split = split_dataset(dataset, options.data, 0)
-    return experiment.make_training(options, dataset, split, kept=kept)
+    return make_trainer(options, dataset, split, cache=cache)
 
 
 def goes_on_to_the_same(outcome: Outcome) -> None:

@@ -101,7 +101,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         raise KeyboardInterrupt
 
     for name in ("x", "x-2"):
-        monkeypatch.setattr("transfermpl.runs.training.fit", interrupted)
+        monkeypatch.setattr("transfermpl.runs.trainer.fit", interrupted)
         outcome = run("--name", "x", "--data_dir", "moons", cwd=tmp_path)
         assert outcome.code == 130
         assert f"stopped; --name {name} --resume goes on" in outcome.err
@@ -110,9 +110,9 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("where", "words", "says"),
     [
-        ("transfermpl.runs.training.Training.fill_bank", (), "stopped; --name x --resume goes on"),
-        ("transfermpl.runs.training.Training.finish", (), "stopped; --name x --resume goes on"),
-        ("transfermpl.comparison.compare.one_of", ("--repeat", 2), "stopped; --name x --resume goes on"),
+        ("transfermpl.runs.training.fill_banks", (), "stopped; --name x --resume goes on"),
+        ("transfermpl.runs.run.finish", (), "stopped; --name x --resume goes on"),
+        ("transfermpl.comparison.repeat.one_of", ("--repeat", 2), "stopped; --name x --resume goes on"),
         ("transfermpl.comparison.compare.measure", ("--compare",), "stopped; --name x --resume goes on"),
         ("transfermpl.runs.run.prepare", (), "stopped"),
         ("transfermpl.args.parse", (), "stopped"),
@@ -135,7 +135,7 @@ def test_no_more_room_is_one_line(fault: Exception, tmp_path: Path, monkeypatch:
     def broken(*_: object, **__: object) -> None:
         raise fault
 
-    monkeypatch.setattr("transfermpl.runs.training.fit", broken)
+    monkeypatch.setattr("transfermpl.runs.trainer.fit", broken)
     outcome = run("--name", "x", "--data_dir", "moons", cwd=tmp_path)
     assert outcome.code == 1
     assert len(outcome.complaint()) == 1

@@ -6,6 +6,8 @@ import contextlib
 import dataclasses
 import io
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -15,24 +17,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from transfermpl import args
+from transfermpl import MPL, args
 from transfermpl.args import (
     GROUPS,
     NOT_RECORDED,
     RULES,
+    TABLE,
     Options,
     command_line,
     make,
+    options_page,
     parse,
-    read_config,
-    readme_table,
     recorded,
 )
+from transfermpl.base.options import read_config, share
 from transfermpl.utils import UserError
 
 ROOT = Path(args.__file__).resolve().parent
 FIELDS = {f.name: f for group in GROUPS.values() for f in dataclasses.fields(group)}
-SWITCHES = sorted(name for name in FIELDS if args._is_switch(name))
+SWITCHES = sorted(option.name for option in TABLE if option.is_switch)
 
 # An allowed value of each option, other than its default, as it is typed.
 VALUES: dict[str, str] = {
@@ -48,7 +51,7 @@ VALUES: dict[str, str] = {
     "unsupervised": "cos", "threshold": "0.8", "temperature": "0.5", "lambda_u": "2", "uda_steps": "0",
     "mpl_weight": "0", "feedback": "first_order", "feedback_scale": "none", "pseudo_label": "sample",
     "pseudo_label_view": "weak", "student_threshold": "0.5", "distribution_alignment": "0.5",
-    "class_shares": "labels", "neighbours": "5", "head_prior": "none", "load_path": "exp",
+    "class_prior": "labels", "neighbours": "5", "head_prior": "none", "load_path": "exp",
     "views": "pixels", "predict_dir": "/new", "export": "onnx",
     "near_duplicate": "0.8", "algorithm": "cotraining", "finetune_steps": "9", "layer_decay": "0.8",
     "n_trials": "7", "timeout": "60", "search": "max_lr=1e-4:1e-2:log", "folds": "4", "search_workers": "2",
@@ -68,7 +71,7 @@ BESIDE: dict[str, list[str]] = {
     **dict.fromkeys(("algorithm", "finetune_views"), ["--cotrain_mode", "--views", "pixels", "gradients"]),
     "predict_dir": ["--load_path", "exp"],
     "export": ["--load_path", "exp"],
-    **{name: ["--optuna_mode"] for name in args.SEARCHING},
+    **{name: ["--optuna_mode"] for name in args.read_only_by("search") - {"optuna_mode"}},
     "out": ["--export", "onnx", "--load_path", "exp"],
     "predict_copy": ["--predict_dir", "/new", "--load_path", "exp"],
     "copy_by": ["--predict_copy", "sorted", "--predict_dir", "/new", "--load_path", "exp"],
@@ -104,7 +107,7 @@ def test_every_option_that_takes_a_value_has_one_below() -> None:
 def test_a_value_arrives_as_its_type(name: str) -> None:
     options = parse([*alone(name), f"--{name}", VALUES[name]])
     value = options.flat()[name]
-    assert isinstance(value, tuple if args._is_list(name) else args._base_type(name))
+    assert isinstance(value, tuple if TABLE[name].several else TABLE[name].kind)
     assert value != FIELDS[name].default
     assert name in options.given
 
@@ -119,31 +122,34 @@ def test_a_switch_is_turned_on_and_off(name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(FIELDS))
 def test_every_option_says_what_it_does(name: str) -> None:
-    text = FIELDS[name].metadata["help"]
-    assert len(text.split()) > 1
-    assert not text[0].isupper() or text.split()[0].isupper() or text.startswith("Meta ")
-    assert not text.endswith(".")
+    """In one whole sentence of the field's words, without the default, which is shown beside it."""
+    text = TABLE[name].help
+    assert len(text.split()) > 3
+    assert text[0].isupper()
+    assert text.endswith(".")
+    assert ". " not in text
+    assert not re.search(r"[Dd]efault:|%%|\b(pile|exams?|looks|tells|hangs? on|anew)\b", text)
 
 
-@pytest.mark.parametrize("name", sorted(n for n in VALUES if args._base_type(n) in (int, float)))
+@pytest.mark.parametrize("name", sorted(n for n in VALUES if TABLE[n].kind in (int, float)))
 def test_a_number_must_be_one(name: str) -> None:
     for wrong in ("many", "", "nan", "inf", "-inf", "1e999"):
         assert f"--{name}" in error_of(f"--{name}={wrong}")
-    if args._base_type(name) is int:
+    if TABLE[name].kind is int:
         assert "whole number" in error_of(f"--{name}", "1.5")
 
 
 LIMITED = [
-    (name, bound, value)
-    for name, f in FIELDS.items()
-    for bound, value in f.metadata["limits"].items()
-    if value is not None
+    (option.name, bound, getattr(option, bound))
+    for option in TABLE
+    for bound in ("low", "high", "above")
+    if getattr(option, bound) is not None
 ]
 
 
 @pytest.mark.parametrize(("name", "bound", "value"), LIMITED)
 def test_the_ends_of_a_range(name: str, bound: str, value: float) -> None:
-    whole = args._base_type(name) is int
+    whole = TABLE[name].kind is int
     step = (1 if whole else 1e-9) * (1 if bound == "high" else -1)
     outside = value if bound == "above" else value + step
     message = error_of(f"--{name}={outside}")
@@ -157,19 +163,20 @@ def test_every_number_has_a_range_or_is_a_share() -> None:
     open_ended = {
         name
         for name in VALUES
-        if args._base_type(name) in (int, float)
-        and not any(limit is not None for limit in FIELDS[name].metadata["limits"].values())
-        and FIELDS[name].metadata["parse"] is not args.share
+        if TABLE[name].kind in (int, float)
+        and (TABLE[name].low, TABLE[name].high, TABLE[name].above) == (None, None, None)
+        and TABLE[name].parse is not share
     }
     assert not open_ended
 
 
-@pytest.mark.parametrize("name", sorted(n for n, f in FIELDS.items() if f.metadata["choices"]))
+@pytest.mark.parametrize("name", sorted(option.name for option in TABLE if option.choices))
 def test_a_choice_is_one_of_those_named(name: str) -> None:
-    for choice in FIELDS[name].metadata["choices"]:
+    choices = TABLE[name].choices or ()
+    for choice in choices:
         assert parse([*alone(name), f"--{name}", choice]).flat()[name] == choice
     message = error_of(f"--{name}", "other")
-    assert all(choice in message for choice in FIELDS[name].metadata["choices"])
+    assert all(choice in message for choice in choices)
 
 
 @pytest.mark.parametrize("name", ["num_labels_percent", "val_percent", "test_percent"])
@@ -307,7 +314,7 @@ def test_a_wrong_config_file_is_named(tmp_path: Path, file: str, content: bytes 
 def test_a_config_in_a_config_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text('{"config": "b.json", "seed": 1}')
     assert parse(["--name", "x", "--config", str(tmp_path / "a.json")]).run.seed == 1
-    assert read_config(tmp_path / "a.json")["seed"] == 1
+    assert read_config(tmp_path / "a.json", TABLE)["seed"] == 1
 
 
 def everything() -> list[str]:
@@ -416,6 +423,133 @@ def test_patience_may_count_on_validation_images_that_the_data_brings() -> None:
     assert parse(["--name", "x", "--data_dir", "flowers102", "--patience", "3"]).learning.patience == 3
 
 
+# --- which options ----------------------------------------------------------------------------------------------------
+
+# Each list as it was when it was written down by hand, where it was needed.
+OF_LEARNING = {f.name for group in (args.Model, args.Learning) for f in dataclasses.fields(group)}
+READ_BY = {
+    "test": {
+        "device", "num_workers", "precision", "cache", "cache_dir", "cache_limit", "data_dir", "labels_csv",
+        "data_root", "test_mode", "load_path", "load_best", "keep_pages",
+    },
+    "predict": {
+        "device", "num_workers", "precision", "out", "predict_copy", "copy_by", "min_probability", "load_path",
+        "load_best", "keep_pages", "overwrite", "predict_dir",
+    },
+    "export": {"num_workers", "out", "data_dir", "load_path", "load_best", "keep_pages", "overwrite", "export"},
+    "inspect": {
+        "inspect", "name", "overwrite", "seed", "device", "precision", "num_workers", "cache", "cache_dir",
+        "cache_limit", "cache_dtype", "keep_pages", "data_dir", "data_root", "download", "labels_csv", "val_percent",
+        "test_percent", "model_name", "weights", "image_size", "near_duplicate",
+    },
+    "view_report": {
+        "view_report", "views", "name", "overwrite", "seed", "device", "precision", "num_workers", "cache",
+        "cache_dir", "cache_limit", "cache_dtype", "keep_pages", "data_dir", "data_root", "download", "labels_csv",
+        "num_labels", "num_labels_percent", "val_percent", "test_percent", "label_split",
+    },
+    "list_views": {"list_views", "keep_pages"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", READ_BY)
+def test_what_a_command_reads(command: str) -> None:
+    # A config file is read before the command is known.
+    assert args.read_by(command) == READ_BY[command] | {"config"}
+
+
+def test_what_training_reads() -> None:
+    others = {*args.COMMANDS, "out", "predict_copy", "copy_by", "min_probability", "near_duplicate"}
+    others |= args.read_only_by("search")
+    assert args.read_by("train") == set(FIELDS) - others
+    unread = {"load_path", "load_best", "tensorboard", "show_images", "print_model", "repeat", "calibration_folds"}
+    assert args.read_by("search") == (set(FIELDS) - others - unread) | args.read_only_by("search")
+    unread = {"load_path", "load_best", "calibration_folds", "finetune_mode", "switch_mode", "cotrain_mode"}
+    unread |= {"algorithm", "finetune_views", "finetune_steps"}
+    assert args.read_by("compare") == (set(FIELDS) - others - unread) | {"compare"}
+
+
+def test_what_of_the_machine_a_loaded_classifier_takes() -> None:
+    """Beside what says where to write, which is never a value of the run, and what is done before it begins."""
+    beside = {"overwrite", "config", "keep_pages"}
+    assert args.read_by("predict", group="run") - beside == {"device", "num_workers", "precision"}
+    assert args.read_by("export", group="run") - beside == {"num_workers"}
+
+
+def test_every_option_is_read_by_a_command() -> None:
+    for option in TABLE:
+        assert option.commands
+        assert set(option.commands) <= set(args.ALL)
+        assert option.command is None or option.commands == (option.command,)
+
+
+def test_the_commands_and_which_of_them_need_no_name() -> None:
+    assert args.COMMANDS == {
+        "test_mode": "test", "predict_dir": "predict", "export": "export", "inspect": "inspect", "compare": "compare",
+        "optuna_mode": "search", "list_views": "list_views", "view_report": "view_report",
+    }  # fmt: skip
+    assert {"test_mode", "predict_dir", "export", "list_views"} == args.NAMELESS
+    assert set(MPL.COMMANDS) == set(args.COMMANDS)
+    assert {"train", *args.COMMANDS.values()} == set(args.ALL)
+
+
+def test_what_is_not_recorded() -> None:
+    assert {"resume", "overwrite", "config"} == NOT_RECORDED
+
+
+def test_what_may_change_when_a_run_is_resumed() -> None:
+    assert args.changeable_on_resume() == {
+        "name", "device", "num_workers", "cache_dir", "cache_limit", "tensorboard", "keep_pages", "repeat",
+        "n_trials", "timeout", "search_workers", "storage",
+    }  # fmt: skip
+
+
+def test_what_a_loaded_run_brings() -> None:
+    assert args.inherited("fixed") == {"model_name", "head", "head_ensemble", "image_size"}
+    assert args.inherited("default") == {
+        "unfreeze", "num_labels", "num_labels_percent", "val_percent", "test_percent", "label_split", "data_dir",
+        "labels_csv", "data_root", "flip", "seed",
+    }  # fmt: skip
+
+
+def test_what_belongs_to_a_search() -> None:
+    assert args.read_only_by("search") == {
+        "optuna_mode", "n_trials", "timeout", "search", "folds", "search_workers", "storage", "pruner",
+    }  # fmt: skip
+    assert args.searchable() == OF_LEARNING | {
+        "precision", "augmentation_draws", "flip", "include_labeled", "switch_mode", "finetune_mode", "algorithm",
+    }  # fmt: skip
+    assert args.per_machine() == {
+        "name", "device", "precision", "compile", "num_workers", "keep_pages", "cache", "cache_dir", "cache_limit",
+        "data_dir", "data_root", "labels_csv", "weights", "n_trials", "timeout", "search_workers", "storage", "pruner",
+        "download", "print_model",
+    }  # fmt: skip
+
+
+def test_the_rules_agree_with_what_the_commands_read() -> None:
+    """What a command excludes it does not read, and what needs a command is read by nothing else."""
+    asking = args.COMMANDS.items()
+    for name, excludes, needs in RULES:
+        for other, command in asking:
+            assert name != other or not set(excludes) & args.read_by(command), (name, excludes)
+        if needs and set(needs) <= set(args.COMMANDS):
+            assert set(TABLE[name].commands) == {args.COMMANDS[other] for other in needs}, name
+
+
+def test_what_is_not_used_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    line = ["--seed", "0", "--max_lr", "0.1", "--num_workers", "1", "--load_path", "e", "--predict_dir", "/new"]
+    args.warn_of_unused(parse(line), "predict")
+    assert capsys.readouterr().err == "warning: --max_lr, --seed: not used by --predict_dir\n"
+    args.warn_of_unused(parse(line), "predict", also_defaults=False, but="it takes others")
+    assert capsys.readouterr().err == "warning: --max_lr: not used by --predict_dir; it takes others\n"
+    args.warn_of_unused(parse(["--name", "x", "--inspect", "--seed", "3"]), "inspect")
+    assert capsys.readouterr().err == ""
+
+
+def test_the_values_that_were_given() -> None:
+    options = parse(["--name", "x", "--seed", "0", "--max_lr", "0.1"])
+    assert options.given_values({"seed", "max_lr", "head"}) == {"seed": 0, "max_lr": 0.1}
+
+
 # --- the options as a whole -------------------------------------------------------------------------------------------
 
 
@@ -432,16 +566,19 @@ def test_changed_sets_by_the_flat_name_and_counts_nothing_as_given() -> None:
         options.run.seed = 1  # type: ignore[misc]
 
 
-def test_the_readme_table_lists_every_option_with_its_default() -> None:
-    lines = readme_table().splitlines()
-    for name, f in FIELDS.items():
-        own = [line for line in lines if line.startswith((f"| `--{name} ", f"| `--{name}`", f"| `--no_{name}`"))]
-        assert len(own) == 1, name
-        assert f.metadata["help"].replace("%%", "%") in own[0]
-        if f.default not in (None, ()) and name not in SWITCHES:
-            assert f"| `{f.default}` |" in own[0]
-    assert "%%" not in readme_table()
-    assert all(line.count("|") == 4 for line in lines if line.startswith("|"))
+def test_the_page_of_options_lists_every_option_with_its_default() -> None:
+    lines = options_page().partition("## Run")[2].splitlines()
+    for option in TABLE:
+        own = [line for line in lines if line.startswith((f"| `--{option.name} ", f"| `--{option.name}`"))]
+        assert len(own) == 1, option.name
+        usage, default, does, commands = own[0].strip("| ").split(" | ")
+        assert does == option.help
+        if option.default not in (None, ()) and not option.is_switch:
+            assert default == f"`{option.default}`"
+            assert option.placeholder in usage
+        assert set(args.ALL if commands == "all" else commands.split(", ")) == set(option.commands)
+    assert "%%" not in options_page()
+    assert all(line.count("|") == 5 for line in lines if line.startswith("|"))
 
 
 def test_help_names_every_option_and_loads_nothing_heavy() -> None:
@@ -457,8 +594,15 @@ def test_help_names_every_option_and_loads_nothing_heavy() -> None:
     assert "HEAVY []" in done.stdout
     shown = done.stdout
     for name in FIELDS:
-        assert f"--{name}" in shown, name
-    for group in filter(dataclasses.fields, GROUPS.values()):
+        assert f"  --{name}" in shown, name
+    head, _, rest = shown.partition("Examples:\n")
+    assert head.startswith("usage: MPL.py --name NAME [options]\n\n")
+    assert len(head.splitlines()) <= 6
+    examples = rest.partition("\n\n")[0].splitlines()
+    assert len(examples) == 4
+    for example in examples:
+        assert parse(shlex.split(re.split(" {2,}", example.strip())[0])[2:])
+    for group in GROUPS.values():
         assert f"{group.__doc__}:" in shown
     assert "%%" not in shown
     assert done.stderr == ""

@@ -13,12 +13,14 @@ from transfermpl.backbones.library import build_backbone
 from transfermpl.base.files import read_json
 from transfermpl.data import find_dataset, split_dataset
 from transfermpl.features.bank import FeatureBank
-from transfermpl.features.sources import Ask
+from transfermpl.features.sources import ImageRequest
 from transfermpl.learning.batches import Batch
 from transfermpl.learning.learner import Learner
 from transfermpl.models import Network, build_head
-from transfermpl.runs.training import Training
-from transfermpl.train import Progress, Rules, mpl_step
+from transfermpl.runs.evaluation import measure
+from transfermpl.runs.prepare import fill_banks, make_trainer
+from transfermpl.runs.trainer import Trainer
+from transfermpl.train import Progress, StepConfig, mpl_step
 from transfermpl.utils import choose_precision
 
 pytestmark = [
@@ -28,10 +30,10 @@ pytestmark = [
 CUDA = torch.device("cuda")
 
 
-def training(tmp_path: Path, *words: str) -> Training:
+def training(tmp_path: Path, *words: str) -> Trainer:
     options = args.parse(["--name", "x", "--device", "cuda", "--cache_dir", str(tmp_path / "cache"), *words])
     dataset = find_dataset(options.data)
-    return Training(options, dataset, split_dataset(dataset, options.data, 0))
+    return make_trainer(options, dataset, split_dataset(dataset, options.data, 0))
 
 
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
@@ -51,7 +53,7 @@ def test_a_step_never_waits_for_the_device(compiled: bool) -> None:
     images = torch.rand(48, 3, 32, 32, device=CUDA).contiguous(memory_format=torch.channels_last)
     labels = torch.arange(16, device=CUDA) % 10
     batch = Batch(images[:16], labels, images[16:32], images[32:], labels)
-    rules = Rules(learning, precision=choose_precision("auto", CUDA))
+    rules = StepConfig(learning, precision=choose_precision("auto", CUDA))
     for step in range(3):
         mpl_step(learners, batch, step, rules)
     torch.cuda.set_sync_debug_mode("error")
@@ -65,19 +67,18 @@ def test_a_step_never_waits_for_the_device(compiled: bool) -> None:
 
 def test_the_bank_lies_in_device_memory(tmp_path: Path) -> None:
     made = training(tmp_path, "--data_dir", "fake", "--model_name", "cnn", "--unfreeze", "head", "--max_steps", "4")
-    made.fill_bank()
-    assert isinstance(made.banks[0], FeatureBank)
-    rows = made.split.labeled
-    direct = torch.cat(list(made.banks[0].frozen.inputs(rows)))
-    stored = made.banks[0].rows(Ask(rows, np.zeros(len(rows), dtype=np.int64), "eval"))
+    fill_banks(made)
+    assert isinstance(made.views.banks[0], FeatureBank)
+    rows = made.context.split.labeled
+    direct = torch.cat(list(made.views.banks[0].frozen.inputs(rows)))
+    stored = made.views.banks[0].rows(ImageRequest(rows, np.zeros(len(rows), dtype=np.int64), "eval"))
     assert stored.is_cuda
     torch.testing.assert_close(stored, direct, rtol=1e-2, atol=1e-2)  # bf16 passes, float16 rows
-    assert made.banks[0].table(("eval", 0)).resident is not None
-    assert made.banks[0].table(("eval", 0)).resident.is_cuda  # type: ignore[union-attr]
+    assert made.views.banks[0].table(("eval", 0)).resident is not None
+    assert made.views.banks[0].table(("eval", 0)).resident.is_cuda  # type: ignore[union-attr]
     made.learn(Progress())
     assert made.learners[0].along[0].v.is_cuda
-    with made.evaluated() as models:
-        assert set(made.predictions(models, rows)) == {"teacher", "student", "ensemble"}
+    assert set(made.predictions(rows)) == {"teacher", "student", "ensemble"}
 
 
 @pytest.mark.parametrize("words", [["--grad_accumulation", "2", "--ema", "0.9"], ["--feedback", "first_order"]])
@@ -85,8 +86,8 @@ def test_whole_networks_learn_on_the_gpu(tmp_path: Path, words: list[str]) -> No
     made = training(tmp_path, "--data_dir", "fake", "--max_steps", "30", *words)
     progress = Progress()
     made.learn(progress)
-    with made.evaluated() as models:
-        accuracy = made.results(models, made.split.test)["ensemble"]["accuracy"]
+    rows, data = made.context.split.test, made.context.data
+    accuracy = measure(made.predictions(rows), data.labels[rows], data.classes)["ensemble"]["accuracy"]
     assert 0 <= accuracy <= 1
     assert progress.step == 30
 

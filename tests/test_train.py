@@ -18,9 +18,10 @@ from transfermpl.learning.batches import Batch
 from transfermpl.learning.checkpoint import load_checkpoint, save_checkpoint
 from transfermpl.learning.learner import Learner, one_cycle
 from transfermpl.train import (
+    Hooks,
     Progress,
-    Rules,
     Schedule,
+    StepConfig,
     TrainingFault,
     consistency_loss,
     fit,
@@ -131,7 +132,7 @@ def feedback_gradient(
         taught, pupil = copy_of(teacher, None), copy_of(student, optimizer)
         kept: list[torch.Tensor] = []
         taught.update = lambda taught=taught, kept=kept: kept.extend(p.grad.clone() for p in taught.parameters)  # type: ignore[method-assign]
-        mpl_step((taught, pupil), given, 1, Rules(replace(learning, mpl_weight=weight)))
+        mpl_step((taught, pupil), given, 1, StepConfig(replace(learning, mpl_weight=weight)))
         gradients.append(kept)
     return [with_feedback - without for with_feedback, without in zip(*gradients, strict=True)]
 
@@ -145,7 +146,7 @@ def test_first_order_tends_to_the_difference(optimizer: str) -> None:
             learning = replace(PLAIN, feedback=feedback, max_lr=rate)
             student = learner(2, learning, optimizer=optimizer)
             student.learning_rate = lambda rate=rate: rate  # type: ignore[method-assign]
-            measured = mpl_step((learner(1, learning), student), batch(), 1, Rules(learning))
+            measured = mpl_step((learner(1, learning), student), batch(), 1, StepConfig(learning))
             gains.append(float(measured["feedback_h"]))
         ratios.append(gains[0] / gains[1])
     assert abs(ratios[-1] - 1) < 5e-3
@@ -173,7 +174,7 @@ def _forced_labels(logits, target, learning, label):  # type: ignore[no-untyped-
 def _with_labels(forced, teacher, student, given, learning=PLAIN):  # type: ignore[no-untyped-def]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(train, "pseudo_labels", forced)
-        return mpl_step((copy_of(teacher, None), copy_of(student, None)), given, 1, Rules(learning))
+        return mpl_step((copy_of(teacher, None), copy_of(student, None)), given, 1, StepConfig(learning))
 
 
 def feedback_only_change(teacher: Learner, student: Learner, given: Batch, forced) -> float:  # type: ignore[no-untyped-def]
@@ -218,18 +219,18 @@ def test_target_has_no_gradient_and_temperature_sharpens() -> None:
 
 def test_both_exams_use_the_same_labeled_batch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    original = train.exam
+    original = train.labeled_loss
 
-    def spy(student, given, step, rules):  # type: ignore[no-untyped-def]
+    def spy(student, given, step, config):  # type: ignore[no-untyped-def]
         hook = student.network.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
         try:
-            return original(student, given, step, rules)
+            return original(student, given, step, config)
         finally:
             hook.remove()
 
-    monkeypatch.setattr(train, "exam", spy)
+    monkeypatch.setattr(train, "labeled_loss", spy)
     given = batch()
-    mpl_step((learner(1), learner(2)), given, 1, Rules(PLAIN))
+    mpl_step((learner(1), learner(2)), given, 1, StepConfig(PLAIN))
     assert len(seen) == 2
     assert all(torch.equal(x, given.labeled) for x in seen)
 
@@ -238,9 +239,9 @@ def test_exams_draw_the_same_dropout_and_leave_batch_norms_alone() -> None:
     network = nn.Sequential(nn.Linear(WIDTH, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, CLASSES)).double()
     student = Learner("s", network, PLAIN, classes=CLASSES, start=0, total=10)
     before = {k: v.clone() for k, v in network.state_dict().items()}
-    first, second = (train.exam(student, batch(), 3, Rules(PLAIN)) for _ in range(2))
+    first, second = (train.labeled_loss(student, batch(), 3, StepConfig(PLAIN)) for _ in range(2))
     assert first.equal(second)
-    assert not first.equal(train.exam(student, batch(), 4, Rules(PLAIN)))
+    assert not first.equal(train.labeled_loss(student, batch(), 4, StepConfig(PLAIN)))
     assert all(v.equal(before[k]) for k, v in network.state_dict().items())
 
 
@@ -253,7 +254,7 @@ def test_learned_and_judged_labels_are_one_tensor(view: str, how: str, monkeypat
     monkeypatch.setattr(
         train, "masked_cross_entropy", lambda z, labels, mask: used.append(labels) or original(z, labels, mask)
     )
-    mpl_step((learner(1), learner(2)), batch(), 1, Rules(learning))
+    mpl_step((learner(1), learner(2)), batch(), 1, StepConfig(learning))
     assert len(used) == 2
     assert used[0] is used[1]
 
@@ -269,7 +270,7 @@ def test_accumulated_micro_batches_equal_the_whole_batch(feedback: str, scale: s
         )
         teacher, student = learner(1, learning), learner(2, learning)
         # Step 0 is one at which the gradients are taken apart also for a single part.
-        measured = mpl_step((teacher, student), batch(labeled=7, unlabeled=5), 1, Rules(learning))
+        measured = mpl_step((teacher, student), batch(labeled=7, unlabeled=5), 1, StepConfig(learning))
         results.append(([*teacher.parameters, *student.parameters], measured))
     for parameters, measured in results[1:]:
         for ours, whole in zip(parameters, results[0][0], strict=True):
@@ -282,7 +283,7 @@ def test_gradients_apart_give_the_update_of_one_backward_pass() -> None:
     updates = []
     for step in (0, 1):  # at step 0 the ratio is measured
         teacher, student = learner(1), learner(2)
-        measured = mpl_step((teacher, student), batch(), step, Rules(replace(PLAIN, uda_steps=0)))
+        measured = mpl_step((teacher, student), batch(), step, StepConfig(replace(PLAIN, uda_steps=0)))
         updates.append(teacher.parameters)
         assert ("feedback_ratio" in measured) == (step == 0)
     for apart, together in zip(*updates, strict=True):
@@ -292,8 +293,8 @@ def test_gradients_apart_give_the_update_of_one_backward_pass() -> None:
 def test_without_feedback_the_teacher_learns_as_in_the_warm_up() -> None:
     learning = replace(PLAIN, mpl_weight=0.0, lambda_u=0.5)
     alone, teacher = learner(1, learning), learner(1, learning)
-    warmup_step((alone, learner(2)), batch(), 1, Rules(learning))
-    mpl_step((teacher, learner(2, learning)), batch(), 1, Rules(learning))
+    warmup_step((alone, learner(2)), batch(), 1, StepConfig(learning))
+    mpl_step((teacher, learner(2, learning)), batch(), 1, StepConfig(learning))
     assert all(a.equal(b) for a, b in zip(alone.parameters, teacher.parameters, strict=True))
 
 
@@ -304,7 +305,7 @@ def test_hidden_labels_change_nothing_but_the_diagnostics() -> None:
         assert given.hidden is not None
         given = replace(given, hidden=(given.hidden + shift) % CLASSES)
         teacher, student = learner(1), learner(2)
-        measured = mpl_step((teacher, student), given, 1, Rules(PLAIN))
+        measured = mpl_step((teacher, student), given, 1, StepConfig(PLAIN))
         measured.pop("pseudo_label_accuracy")
         outcomes.append((measured, [*teacher.parameters, *student.parameters]))
     assert all(outcomes[0][0][name].equal(outcomes[1][0][name]) for name in outcomes[0][0])
@@ -326,7 +327,7 @@ def test_masked_student_labels_are_not_learned_and_not_judged() -> None:
     learning = replace(PLAIN, student_threshold=1.0)
     student, teacher = learner(2, learning), learner(1, learning)
     before = [p.clone() for p in student.parameters]
-    measured = mpl_step((teacher, student), batch(), 1, Rules(learning))
+    measured = mpl_step((teacher, student), batch(), 1, StepConfig(learning))
     assert float(measured["student_mask_rate"]) == 0
     assert float(measured["feedback_loss"]) == 0
     assert all(a.equal(b) for a, b in zip(before, student.parameters, strict=True))
@@ -367,7 +368,9 @@ def test_label_smoothing_reaches_the_supervised_loss() -> None:
     losses = []
     for smoothing in (0.0, 0.2):
         learning = replace(PLAIN, label_smoothing=smoothing)
-        losses.append(float(supervised_step([learner(1, learning)], batch(), 0, Rules(learning))["supervised_loss"]))
+        losses.append(
+            float(supervised_step([learner(1, learning)], batch(), 0, StepConfig(learning))["supervised_loss"])
+        )
     assert losses[0] != losses[1]
 
 
@@ -400,11 +403,13 @@ def test_each_learner_keeps_its_own_optimizer_and_cycle_in_switch_mode() -> None
     pair = [learner(1, name="model_1"), learner(2, name="model_2")]
     pair[1].start = 4
     schedule = Schedule(steps_per_epoch=2, total_steps=12, warmup_steps=4, switch=True)
-    rules = Rules(PLAIN)
-    steps = (partial(warmup_step, rules=rules), partial(mpl_step, rules=rules))
+    config = StepConfig(PLAIN)
+    steps = (partial(warmup_step, config=config), partial(mpl_step, config=config))
     progress = Progress()
     rates = []
-    fit(pair, lambda step: batch(), steps, schedule, progress, after_epoch=lambda row: rates.append(row) or False)
+    fit(
+        pair, lambda step: batch(), steps, schedule, progress, Hooks(after_epoch=lambda row: rates.append(row) or False)
+    )
     assert pair[0].optimizer is not pair[1].optimizer
     assert (pair[0].step, pair[1].step) == (12, 8)
     assert rates[0]["learning_rate_model_2"] == PLAIN.max_lr * one_cycle(0)  # not yet begun
@@ -415,9 +420,9 @@ def test_each_learner_keeps_its_own_optimizer_and_cycle_in_switch_mode() -> None
 
 def run_fit(progress: Progress, pair: list[Learner], learning: Learning, until: int, total: int = 12) -> list[dict]:
     schedule = Schedule(steps_per_epoch=3, total_steps=total, warmup_steps=3)
-    rules = Rules(learning, seed=5)
-    steps = (partial(warmup_step, rules=rules), partial(mpl_step, rules=rules))
-    fit(pair, lambda step: batch(), steps, schedule, progress, after_epoch=lambda row: row["step"] >= until)
+    config = StepConfig(learning, seed=5)
+    steps = (partial(warmup_step, config=config), partial(mpl_step, config=config))
+    fit(pair, lambda step: batch(), steps, schedule, progress, Hooks(after_epoch=lambda row: row["step"] >= until))
     return progress.rows
 
 
@@ -450,10 +455,10 @@ def test_a_loss_that_is_not_finite_stops_and_names_its_part() -> None:
         fit(
             [learner(1, name="teacher")],
             lambda step: bad if step > 3 else batch(),
-            (partial(supervised_step, rules=Rules(PLAIN)),) * 2,
+            (partial(supervised_step, config=StepConfig(PLAIN)),) * 2,
             Schedule(steps_per_epoch=2, total_steps=10),
             Progress(),
-            save=lambda: saves.append(1),
+            Hooks(save=lambda: saves.append(1)),
         )
     assert not saves
 

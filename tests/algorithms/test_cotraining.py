@@ -25,10 +25,11 @@ from transfermpl.args import Learning
 from transfermpl.data import find_dataset, folds_of, split_dataset
 from transfermpl.learning.batches import Batch
 from transfermpl.learning.learner import Learner
-from transfermpl.runs import cotraining
+from transfermpl.runs import calibration, unlabeled
 from transfermpl.runs import run as experiment
-from transfermpl.runs import training as run_training
-from transfermpl.train import Rules
+from transfermpl.runs.prepare import fill_banks, make_trainer
+from transfermpl.runs.trainer import Trainer
+from transfermpl.train import Hooks, Progress, StepConfig
 
 SAMPLED = replace(PLAIN, pseudo_label="sample")
 
@@ -57,7 +58,7 @@ def second_gradients(
     for copy, own in zip(copies, kept, strict=True):
         updates = iter([copy.update, lambda copy=copy, own=own: own.extend(p.grad.clone() for p in copy.parameters)])
         copy.update = lambda updates=updates: next(updates)()  # type: ignore[method-assign]
-    measured = meta_step(copies, views, 1, Rules(learning))
+    measured = meta_step(copies, views, 1, StepConfig(learning))
     assert all(kept)
     return kept, measured, copies
 
@@ -160,7 +161,7 @@ def test_accumulated_micro_batches_equal_the_whole_batch(count: int, feedback: s
             PLAIN, feedback=feedback, feedback_scale=scale, grad_accumulation=parts, lambda_u=0.5, mpl_weight=2.0
         )
         learners = views_of(count, learning)
-        measured = meta_step(learners, batches_of(count, labeled=7, unlabeled=5), 1, Rules(learning))
+        measured = meta_step(learners, batches_of(count, labeled=7, unlabeled=5), 1, StepConfig(learning))
         assert [learner.step for learner in learners] == [2] * count
         assert [float(x.moments[2]) > 0 for x in learners] == [scale == "rms"] * count
         results.append(([p for x in learners for p in x.parameters], measured))
@@ -181,7 +182,7 @@ def test_one_gain_an_update(feedback: str, monkeypatch: pytest.MonkeyPatch) -> N
         )
     learning = replace(PLAIN, grad_accumulation=3, feedback=feedback)
     learners = views_of(2, learning)
-    measured = meta_step(learners, batches_of(2, labeled=7, unlabeled=5), 1, Rules(learning))
+    measured = meta_step(learners, batches_of(2, labeled=7, unlabeled=5), 1, StepConfig(learning))
     assert scaled == [float(measured[f"feedback_h_{learner.name}"]) for learner in learners]
 
 
@@ -191,7 +192,7 @@ def test_the_other_algorithms_accumulate_too(name: str) -> None:
     for parts in (1, 3):
         learning = replace(PLAIN, grad_accumulation=parts)
         learners = views_of(2, learning)
-        measured = STEPS[name](learners, batches_of(2, labeled=7, unlabeled=5), 1, Rules(learning))
+        measured = STEPS[name](learners, batches_of(2, labeled=7, unlabeled=5), 1, StepConfig(learning))
         assert set(measured) == set(cotraining_steps.measured(name, [x.name for x in learners]))
         results.append([*(p for x in learners for p in x.parameters), *(v.double() for v in measured.values())])
     for whole, cut in zip(*results, strict=True):
@@ -207,7 +208,7 @@ def test_cotraining_learns_sure_labels_of_the_others_weak_images() -> None:
     threshold = float(torch.cat([p.amax(dim=1) for p in sure]).median())
     learning = replace(PLAIN, threshold=threshold, lambda_u=1.0, uda_steps=0)
     moved = [single.copy_of(x, None) for x in learners]
-    cotraining_steps.cotraining_step(moved, views, 1, Rules(learning))
+    cotraining_steps.cotraining_step(moved, views, 1, StepConfig(learning))
     for i, (learner, given, ours) in enumerate(zip(learners, views, moved, strict=True)):
         mask = (sure[1 - i].amax(dim=1) >= threshold).double()
         assert mask.sum() > 0
@@ -228,13 +229,15 @@ def test_learned_and_judged_labels_are_one_tensor(
     count: int, how: str, view: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     learned, judged = [], []
-    learn, judge = cotraining_steps.masked_cross_entropy, cotraining_steps.masked_surprise
+    learn, judge = cotraining_steps.masked_cross_entropy, cotraining_steps.masked_negative_log
     monkeypatch.setattr(
         cotraining_steps, "masked_cross_entropy", lambda z, y, mask: learned.append(y) or learn(z, y, mask)
     )
-    monkeypatch.setattr(cotraining_steps, "masked_surprise", lambda a, y, mask: judged.append(y) or judge(a, y, mask))
+    monkeypatch.setattr(
+        cotraining_steps, "masked_negative_log", lambda a, y, mask: judged.append(y) or judge(a, y, mask)
+    )
     learning = replace(PLAIN, pseudo_label=how, pseudo_label_view=view)
-    meta_step(views_of(count, learning), batches_of(count), 1, Rules(learning))
+    meta_step(views_of(count, learning), batches_of(count), 1, StepConfig(learning))
     assert len(learned) == len(judged) == count
     assert all(a is b for a, b in zip(learned, judged, strict=True))
     assert len({id(y) for y in learned}) == count
@@ -259,7 +262,7 @@ def test_both_exams_draw_the_same_dropout() -> None:
     learners = views_of(2, learning)
     for learner in learners:
         learner.network.append(torch.nn.Dropout(0.5))
-    measured = meta_step(learners, batches_of(2), 1, Rules(learning))
+    measured = meta_step(learners, batches_of(2), 1, StepConfig(learning))
     assert [float(measured[f"feedback_h_{learner.name}"]) for learner in learners] == [0.0, 0.0]
 
 
@@ -271,7 +274,7 @@ def test_exams_leave_batch_norms_alone() -> None:
         layers = (torch.nn.Linear(WIDTH, 8), torch.nn.BatchNorm1d(8), torch.nn.Linear(8, single.CLASSES))
         network = torch.nn.Sequential(*layers).double()
         learners.append(Learner(f"view_{seed}", network, PLAIN, classes=single.CLASSES, start=0, total=10))
-    meta_step(learners, batches_of(2, unlabeled=4), 1, Rules(PLAIN))
+    meta_step(learners, batches_of(2, unlabeled=4), 1, StepConfig(PLAIN))
     assert [int(learner.network[1].num_batches_tracked) for learner in learners] == [2, 2]
 
 
@@ -297,11 +300,11 @@ def test_clipping_is_of_the_whole_unscaled_gradient(parts: int, monkeypatch: pyt
         for i, (x, z) in enumerate(zip(learners, own, strict=True))
     ]
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", spy)
-    measured = meta_step([single.copy_of(x, None) for x in learners], views, 1, Rules(learning))
+    measured = meta_step([single.copy_of(x, None) for x in learners], views, 1, StepConfig(learning))
     assert len(before) == 4
     for ours, theirs in zip(before[:2], exact, strict=True):
         assert all(torch.allclose(a, b, rtol=0, atol=1e-12) for a, b in zip(ours, theirs, strict=True))
-    free = meta_step(views_of(2, loose), views, 1, Rules(loose))
+    free = meta_step(views_of(2, loose), views, 1, StepConfig(loose))
     names = [f"feedback_h_{x.name}" for x in learners]
     assert all(abs(float(measured[name])) < abs(float(free[name])) for name in names)
 
@@ -325,7 +328,7 @@ def test_hidden_labels_change_nothing_but_the_diagnostics(name: str) -> None:
     for shift in (0, 1):
         views = [replace(given, hidden=(given.hidden + shift) % single.CLASSES) for given in batches_of(2)]
         learners = views_of(2)
-        measured = STEPS[name](learners, views, 1, Rules(PLAIN))
+        measured = STEPS[name](learners, views, 1, StepConfig(PLAIN))
         told = {k: v for k, v in measured.items() if not k.startswith("pseudo_label_accuracy")}
         assert (len(told) < len(measured)) == (name == "meta")
         outcomes.append((told, [p for x in learners for p in x.parameters]))
@@ -349,7 +352,7 @@ def test_unsure_labels_are_not_learned_and_not_judged() -> None:
 @pytest.mark.parametrize("count", [2, 3])
 def test_a_views_own_weights_are_no_part_of_its_feedback(count: int) -> None:
     learners = views_of(count)
-    told = cotraining_steps.exchange(learners, batches_of(count), 1, Rules(PLAIN))
+    told = cotraining_steps.exchange(learners, batches_of(count), 1, StepConfig(PLAIN))
     for i, loss in enumerate(told.feedback):
         parameters = [learner.parameters[0] for learner in learners]
         reached = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
@@ -362,7 +365,7 @@ def test_calibration_reaches_what_the_views_tell_each_other() -> None:
     told = []
     for tau in (1.0, 50.0):
         learners[0].temperature.fill_(tau)
-        told.append(cotraining_steps.exchange(learners, views, 1, Rules(PLAIN)))
+        told.append(cotraining_steps.exchange(learners, views, 1, StepConfig(PLAIN)))
     changes = [float((a - b).detach().abs()) for a, b in zip(told[0].feedback, told[1].feedback, strict=True)]
     assert changes[0] < 1e-12  # what view 0 learns comes from the others
     assert min(changes[1:]) > 1e-3
@@ -423,9 +426,9 @@ def test_a_run_leaves_the_usual_files(algorithm: str, tmp_path: Path) -> None:
 
 
 def test_a_killed_run_goes_on_bit_for_bit(lab: Lab, tmp_path: Path) -> None:
-    more = ("--ema", 0.9, "--pseudo_label", "sample", "--head_prior", "pile")
+    more = ("--ema", 0.9, "--pseudo_label", "sample", "--head_prior", "unlabeled")
     whole, line = lab.run(*more), lab.line(*more)
-    killed(Moment("runs.cotraining:CoTraining.save", 2, "after"), *line, cwd=tmp_path)
+    killed(Moment("runs.training:save_last", 2, "after"), *line, cwd=tmp_path)
     assert not (tmp_path / "results" / "x" / "summary.json").exists()
     again = run("--name", "x", "--resume", cwd=tmp_path)
     assert again.code == 0, again.err
@@ -581,49 +584,54 @@ def test_a_class_missing_from_a_batch(lab: Lab, algorithm: str, head: str) -> No
 # --- calibration within a training ------------------------------------------------------------------------------------
 
 
-def training_of(cwd: Path, *arguments: object, **changes: Any) -> run_training.Training:
+def training_of(cwd: Path, *arguments: object, **changes: Any) -> Trainer:
     """A training on digits that is not begun; `changes` are those of its split."""
     line = ("--name", "x", *VIEWS, "--data_dir", "digits", "--augmentation_draws", 1, "--cache_dir", cwd / "bank")
     options = args.parse([str(word) for word in (*line, "--num_workers", 0, *arguments)])
     dataset = find_dataset(options.data)
-    return experiment.make_training(options, dataset, split_dataset(dataset, options.data, 0))
+    return make_trainer(options, dataset, split_dataset(dataset, options.data, 0))
+
+
+def learn(trainer: Trainer, *, validated: bool = True) -> None:
+    """The whole training, with what is calibrated after its warm-up."""
+    hooks = Hooks(after_warmup=calibration.after_warmup(trainer, validated=validated))
+    trainer.learn(Progress(), hooks, validated=validated)
 
 
 def test_what_a_fold_holds_out_moves_nothing_that_it_predicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cotraining, "SMALLEST_TAU", 0.0)
+    monkeypatch.setattr(calibration, "SMALLEST_TEMPERATURE", 0.0)
     given = training_of(tmp_path, "--num_labels", 180, "--max_steps", 8, "--unlabeled_batch_size", 500)
-    fold = folds_of(given.dataset, given.split, 3, 0)[0]
-    assert len(fold.val) >= cotraining.ENOUGH_TO_FIT
+    fold = folds_of(given.context.data, given.context.split, 3, 0)[0]
+    assert len(fold.val) >= calibration.ENOUGH_TO_FIT
     predicted = []
     for shift in (0, 1):
-        labels = given.dataset.labels.copy()
+        labels = given.context.data.labels.copy()
         labels[fold.val] = (labels[fold.val] + shift) % 10
-        training = experiment.make_training(given.options, replace(given.dataset, labels=labels), fold)
-        training.fill_bank()
-        training.learn(experiment.Progress(), validated=False)
+        training = make_trainer(given.options, replace(given.context.data, labels=labels), fold)
+        fill_banks(training)
+        learn(training, validated=False)
         assert any(float(x.temperature) != 1 for x in training.learners)
-        with training.evaluated() as models:
-            predicted.append(training.predictions(models, fold.val)["ensemble"])
+        predicted.append(training.predictions(fold.val)["ensemble"])
     np.testing.assert_array_equal(*predicted)
 
 
 def test_tau_is_fitted_at_the_end_of_a_warm_up_that_ends_within_an_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cotraining.CoTraining, "_fitted_taus", lambda self, validated: {"pixels": 2.0})
+    monkeypatch.setattr(calibration, "view_temperatures", lambda trainer, validated: {"pixels": 2.0})
     training = training_of(tmp_path, "--num_labels", 40, "--max_steps", 40)
     assert training.schedule.warmup_steps % training.schedule.steps_per_epoch
-    training.fill_bank()
-    training.learn(experiment.Progress())
+    fill_banks(training)
+    learn(training)
     assert [float(learner.temperature) for learner in training.learners] == [2.0, 1.0]
 
 
 def test_tau_makes_no_view_surer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fitted = {"pixels": 0.5, "gradients": 2.0}
-    monkeypatch.setattr(cotraining, "fit_temperatures", lambda predictions, labels: fitted)
+    monkeypatch.setattr(calibration, "fit_temperatures", lambda predictions, labels: fitted)
     training = training_of(tmp_path, "--num_labels", 40, "--max_steps", 8, "--unlabeled_batch_size", 500)
-    training.fill_bank()
-    training.learn(experiment.Progress())
+    fill_banks(training)
+    learn(training)
     assert [float(learner.temperature) for learner in training.learners] == [1.0, 2.0]
 
 
@@ -631,22 +639,22 @@ def test_the_folds_of_a_calibration_have_the_tau_of_the_run(tmp_path: Path, monk
     training = training_of(tmp_path, "--num_labels", 40, "--max_steps", 8, "--unlabeled_batch_size", 500)
     for learner, tau in zip(training.learners, (2.0, 1.5), strict=True):
         learner.calibrate(tau)
-    made, real = [], run_training.Training.learn
-    monkeypatch.setattr(run_training.Training, "learn", lambda self, *a, **k: made.append(self) or real(self, *a, **k))
-    training._cross_fitted(2)
+    made, real = [], Trainer.learn
+    monkeypatch.setattr(Trainer, "learn", lambda self, *a, **k: made.append(self) or real(self, *a, **k))
+    calibration.cross_fitted(training, 2)
     assert [[float(x.temperature) for x in fold.learners] for fold in made] == [[2.0, 1.5]] * 2
 
 
 def test_all_folds_have_the_prior_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also those that end with the warm-up, and see fewer draws: tau is that of the heads that will speak."""
-    fits, real = [], run_training.fit_axes
-    monkeypatch.setattr(run_training, "fit_axes", lambda views: fits.append(views) or real(views))
+    fits, real = [], unlabeled.fit_axes
+    monkeypatch.setattr(unlabeled, "fit_axes", lambda views: fits.append(views) or real(views))
     line = ("--num_labels", 40, "--max_steps", 20, "--unlabeled_batch_size", 500, "--augmentation_draws", 4)
     training = training_of(tmp_path, *line)
     assert training.order.wanted(training.schedule.warmup_steps).keys() < training.order.wanted(20).keys()
-    training.fill_bank()
-    training.learn(experiment.Progress())
-    training.calibrate()
+    fill_banks(training)
+    learn(training)
+    calibration.calibrate(training)
     assert len(fits) == len(training.views) == 2
 
 

@@ -17,8 +17,11 @@ from transfermpl import args
 from transfermpl.base.metrics import wilson_interval
 from transfermpl.comparison import view_report
 from transfermpl.comparison.view_report import overlap, verdict
+from transfermpl.data import folds_of
+from transfermpl.features.sources import FrozenSource
 from transfermpl.runs import run as experiment
-from transfermpl.runs import setup
+from transfermpl.runs.context import make_context
+from transfermpl.runs.prepare import prepare_views
 
 LINE = ("--name", "x", "--view_report", "--data_dir", "digits", "--num_labels", 30, "--num_workers", 0)
 
@@ -64,15 +67,16 @@ def test_no_image_is_judged_by_who_learned_it_and_the_test_is_not_touched(monkey
         assert len(labels) == len(features)
         return np.zeros((len(held_out), 10))
 
-    inputs = setup.FrozenSource.inputs
+    inputs = FrozenSource.inputs
 
-    def watch(self: setup.FrozenSource, rows: np.ndarray) -> Any:
+    def watch(self: FrozenSource, rows: np.ndarray) -> Any:
         asked.append(rows)
         return inputs(self, rows)
 
     monkeypatch.setattr(view_report, "_probabilities", look)
-    monkeypatch.setattr(setup.FrozenSource, "inputs", watch)
-    view_report.held_out_predictions(setup.Setup(options, dataset, split), 3)
+    monkeypatch.setattr(FrozenSource, "inputs", watch)
+    views = prepare_views(options, make_context(options.run, dataset, split)).each
+    view_report.held_out_predictions(views, dataset, split, folds_of(dataset, split, 3, 0))
     assert len(calls) == 2 * 3
     assert not any(learned & judged for learned, judged in calls)
     assert [sum(len(judged) for _, judged in calls[i : i + 3]) for i in (0, 3)] == [30, 30]
@@ -131,7 +135,7 @@ def test_the_verdict_warns_of_a_pair_that_gains_nothing() -> None:
 def test_what_the_report_leaves(made: Outcome) -> None:
     files = {path.name for path in made.folder().iterdir()}
     assert files == {"view_report.json", "view_report.csv", "view_report.png", "report.html", "commandline_args.txt",
-                     "bad_files.txt"}  # fmt: skip
+                     "bad_files.txt", "run.log"}  # fmt: skip
     summary = left(made)
     assert [view["view"] for view in summary["views"]] == ["pixels", "gradients", "cnn"]
     assert len(summary["pairs"]) == 3

@@ -19,10 +19,12 @@ from PIL import Image
 
 from runs import COLOURS, FROZEN, MOONS, ROOT, Outcome, make_data, make_images, run, same, start
 from transfermpl import args
+from transfermpl.base.folder_walk import FoundFile, files_below
 from transfermpl.base.metrics import ENOUGH_TO_FIT, fit_temperatures, tempered
 from transfermpl.data import find_dataset
-from transfermpl.deploy import classifier, export, predict
-from transfermpl.runs import setup, training
+from transfermpl.deploy import classifier, export, output, predict
+from transfermpl.runs import trainer, training
+from transfermpl.runs.trainer import Trainer
 from transfermpl.utils import UserError
 
 Rows = list[dict[str, str]]
@@ -206,7 +208,7 @@ def test_files_are_found_as_they_are_asked_for(tmp_path: Path, monkeypatch: pyte
     scanned = []
     scandir = os.scandir
     monkeypatch.setattr(os, "scandir", lambda path: (scanned.append(Path(path).name), scandir(path))[1])
-    files = predict.files_under(tmp_path)
+    files = files_below(tmp_path)
     assert [next(files).path for _ in range(3)] == ["a-1", "a.x", "a/1"]
     assert "b" not in scanned
     assert [image.path for image in files] == ["a/2", "b/1", "c"]
@@ -229,7 +231,7 @@ def test_rows_are_written_as_they_come_and_an_interrupted_run_keeps_them(
     monkeypatch.setattr(predict, "EVALUATION_BATCH", 2)
     seen = []
 
-    def place(self: predict.Sorter, image: classifier.NewImage, name: str | None) -> None:
+    def place(self: predict.Sorter, image: FoundFile, name: str | None) -> None:
         (part,) = tmp_path.glob(".part*")
         seen.append(part.read_bytes().count(b"\n"))
         if len(seen) == 4:
@@ -405,8 +407,8 @@ def test_one_file_gives_the_same_without_this_project(
     assert "checked on 36 images: the probabilities differ by" in outcome.out
     assert [path.name for path in tmp_path.iterdir()] == [file.name]  # weights inside
     # A file is of full precision; by default a frozen backbone need not be.
-    line = ("--export", kind, "--load_path", str(base.folder(name)), "--device", "cpu", "--precision", "fp32")
-    library = predict.classifier_of(args.parse(line), "--export", set())
+    line = ("--export", kind, "--load_path", str(base.folder(name)))
+    library = output.classifier_of(args.parse(line), "export", device="cpu", precision="fp32")
     images = sorted((base.cwd / "d").rglob("*.png"))[::5]
     fitted = [pixels for _, pixels in library.decoded(images)]
     about, found = in_a_process_of_its_own(file, np.stack([pixels[0] for pixels in fitted]))  # type: ignore[index]
@@ -531,13 +533,13 @@ def test_a_frozen_run_is_calibrated_on_labels_that_it_has_not_learned(
             assert 0 <= errors["brier"] <= 2
     make_data(tmp_path / "d")
     splits = []
-    real = training.Training.learn
+    real = Trainer.learn
 
     def learn(self: Any, *rest: Any, **named: Any) -> None:
-        splits.append(self.split)
+        splits.append(self.context.split)
         real(self, *rest, **named)
 
-    monkeypatch.setattr(training.Training, "learn", learn)
+    monkeypatch.setattr(Trainer, "learn", learn)
     again = run("--name", "x", *TINY, cwd=tmp_path)
     assert again.summary()["calibration"] == found
     whole, *folds = splits
@@ -569,7 +571,7 @@ def test_validation_images_are_taken_where_there_are_enough(tmp_path: Path, monk
     seen = []
     real = fit_temperatures
     monkeypatch.setattr(
-        "transfermpl.runs.training.fit_temperatures", lambda p, labels: (seen.append(labels), real(p, labels))[1]
+        "transfermpl.runs.calibration.fit_temperatures", lambda p, labels: (seen.append(labels), real(p, labels))[1]
     )
     outcome = run("--name", "x", *MOONS, "--val_percent", "20%", cwd=tmp_path)
     found = outcome.summary()["calibration"]
@@ -589,12 +591,11 @@ def test_a_fold_whose_views_are_its_own_is_predicted_through_them(
     """Views tuned on all labeled images have learned what is held out, so a fold's heads stand on views of its own."""
     make_data(tmp_path / "d")
     seen = []
-    real = setup.Setup.predicted
-    monkeypatch.setattr(
-        setup.Setup,
-        "predicted",
-        lambda self, models, inputs: (seen.append(self.views), real(self, models, inputs))[1],
-    )
+    real = trainer.predict_rows
+    for module in (trainer, training):
+        monkeypatch.setattr(
+            module, "predict_rows", lambda models, views, rows: (seen.append(views), real(models, views, rows))[1]
+        )
     line = ("--cotrain_mode", "--views", "pixels", "cnn", "--finetune_views", "--data_dir", "d", "--num_labels", 9)
     outcome = run("--name", "x", *line, "--num_workers", 0, "--max_steps", 3, "--head_prior", "none", cwd=tmp_path)
     assert outcome.code == 0, outcome.err

@@ -26,9 +26,9 @@ from transfermpl.features import bank as features
 from transfermpl.features import blocks
 from transfermpl.features.bank import FeatureBank
 from transfermpl.features.blocks import evict, read_block, write_block
-from transfermpl.features.sources import Ask, FrozenSource, ImageSource
+from transfermpl.features.sources import FrozenSource, ImageRequest, ImageSource
 from transfermpl.images import augment
-from transfermpl.learning.batches import Order
+from transfermpl.learning.batches import BatchSampler
 from transfermpl.utils import UserError
 
 CPU = torch.device("cpu")
@@ -69,13 +69,13 @@ def direct(frozen: FrozenSource, rows: np.ndarray, kind: Kind) -> torch.Tensor:
     for row in rows:
         one = np.array([row])
         image = next(frozen.images.decoded(iter([one])))
-        parts.append(frozen.backbone(frozen.images.view(image, Ask(one, np.array([kind[1]]), kind[0]))))
+        parts.append(frozen.backbone(frozen.images.view(image, ImageRequest(one, np.array([kind[1]]), kind[0]))))
     return torch.cat(parts)
 
 
 def stored(bank: FeatureBank, kind: Kind, rows: np.ndarray | None = None) -> torch.Tensor:
     rows = np.arange(len(bank.hashes)) if rows is None else rows
-    return bank.rows(Ask(rows, np.full(len(rows), kind[1]), kind[0]))
+    return bank.rows(ImageRequest(rows, np.full(len(rows), kind[1]), kind[0]))
 
 
 def block_files(bank: FeatureBank) -> list[Path]:
@@ -106,7 +106,7 @@ def test_a_float32_bank_streams_what_is_computed_without_it(
 ) -> None:
     dataset = read(folder)
     frozen = source(dataset, model, size)
-    order = Order(np.arange(3), np.arange(1, 8), 2, 4, seed=1, draws=2)
+    order = BatchSampler(np.arange(3), np.arange(1, 8), 2, 4, seed=1, draws=2)
     bank = FeatureBank(tmp_path, frozen, "float32")
     bank.fill(order.wanted(3))
     for _, ours, theirs in zip(range(3), bank.stream(order.asks, 0), frozen.stream(order.asks, 0), strict=False):
@@ -133,19 +133,19 @@ def test_rows_come_in_the_order_asked_with_each_its_draw(tmp_path: Path, folder:
     bank.fill(everything(dataset))
     rows, draws = np.array([7, 3, 3, 20, 7]), np.array([1, 0, 1, 0, 1])
     expected = [stored(bank, ("weak", draw), np.array([row])) for row, draw in zip(rows, draws, strict=True)]
-    assert bank.rows(Ask(rows, draws, "weak")).equal(torch.cat(expected))
+    assert bank.rows(ImageRequest(rows, draws, "weak")).equal(torch.cat(expected))
 
 
 def test_a_bank_larger_than_memory_is_read_from_disk(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset = read(folder)
-    monkeypatch.setattr(blocks, "BLOCK_ROWS", 8)
+    monkeypatch.setattr(features, "BLOCK_ROWS", 8)
     bank = FeatureBank(tmp_path, source(dataset))
     bank.fill(everything(dataset))
     held = {kind: stored(bank, kind) for kind in everything(dataset)}
     assert bank.table(("eval", 0)).resident is not None
-    monkeypatch.setattr(blocks, "free_memory", lambda device: 0)
+    monkeypatch.setattr(features, "free_memory", lambda device: 0)
     other = FeatureBank(tmp_path, source(dataset))
     for kind, rows in held.items():
         assert stored(other, kind).equal(rows)
@@ -299,7 +299,7 @@ def test_a_block_that_another_process_is_writing_is_left_alone(
 def test_a_damaged_block_is_computed_again(
     tmp_path: Path, folder: Path, damage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(blocks, "BLOCK_ROWS", 16)
+    monkeypatch.setattr(features, "BLOCK_ROWS", 16)
     dataset = read(folder)
     wanted = everything(dataset, ("eval", 0), ("weak", 0))
     bank = FeatureBank(tmp_path, source(dataset))
@@ -389,7 +389,7 @@ def slow(frozen: FrozenSource, seconds: float) -> FrozenSource:
 def test_processes_that_fill_one_bank_share_the_work(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, processes: int
 ) -> None:
-    monkeypatch.setattr(blocks, "BLOCK_ROWS", 4)
+    monkeypatch.setattr(features, "BLOCK_ROWS", 4)
     dataset = read(folder)
     wanted = everything(dataset, ("eval", 0), ("strong", 0))
     total = 2 * len(dataset)
@@ -417,7 +417,7 @@ def test_processes_that_fill_one_bank_share_the_work(
 
 
 def test_processes_with_other_wishes_end_right(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(blocks, "BLOCK_ROWS", 4)
+    monkeypatch.setattr(features, "BLOCK_ROWS", 4)
     dataset = read(folder)
     begin = time.monotonic() + 0.2
 
@@ -440,7 +440,7 @@ def test_a_killed_writer_leaves_no_wrong_row_and_no_lock(
 ) -> None:
     from runs import _arm
 
-    monkeypatch.setattr(blocks, "BLOCK_ROWS", 8)
+    monkeypatch.setattr(features, "BLOCK_ROWS", 8)
     dataset = read(folder)
     wanted = everything(dataset, ("eval", 0))
 
@@ -472,9 +472,9 @@ def test_a_full_disk_is_one_line_with_folder_and_size(
 ) -> None:
     dataset = read(folder)
     bank = FeatureBank(tmp_path, source(dataset, "squeezenet1_1", 32))
-    monkeypatch.setattr(blocks, "BLOCK_ROWS", 8)
+    monkeypatch.setattr(features, "BLOCK_ROWS", 8)
     with monkeypatch.context() as patch:
-        patch.setattr(features, "atomic_file", full_disk)
+        patch.setattr(blocks, "atomic_file", full_disk)
         with pytest.raises(UserError) as caught:
             bank.fill(everything(dataset))
     message = str(caught.value)
@@ -489,7 +489,7 @@ def test_a_full_disk_is_one_line_with_folder_and_size(
 
 
 def test_a_full_disk_ends_a_run_with_code_2(tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "atomic_file", full_disk)
+    monkeypatch.setattr(blocks, "atomic_file", full_disk)
     line = ("--name", "x", "--data_dir", folder, *FROZEN, "--num_labels", 6, "--max_steps", 2)
     outcome = run(*line, cwd=tmp_path)
     assert outcome.code == 2

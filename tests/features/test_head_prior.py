@@ -18,10 +18,12 @@ from transfermpl import args
 from transfermpl.data import folds_of
 from transfermpl.features import head_prior
 from transfermpl.features.head_prior import LEAST, RIDGE, SCALE, center_of, fit_axes
-from transfermpl.learning.learner import Learner, Prior
+from transfermpl.learning.learner import HeadPrior, Learner
 from transfermpl.models import build_head
 from transfermpl.runs import run as experiment
-from transfermpl.runs.setup import Kept
+from transfermpl.runs.prepare import fill_banks, make_trainer
+from transfermpl.runs.training import about
+from transfermpl.runs.views import FeatureCache
 from transfermpl.utils import UserError
 
 
@@ -81,10 +83,10 @@ def made_learner(members: int = 1, **learning: object) -> Learner:
     return Learner("x", head, args.Learning(**learning), classes=3, start=0, total=20)  # type: ignore[arg-type]
 
 
-def a_prior() -> Prior:
+def a_prior() -> HeadPrior:
     random = torch.Generator().manual_seed(0)
     axes = torch.randn(6, 6, generator=random, dtype=torch.float64)
-    return Prior(torch.randn(6, generator=random, dtype=torch.float64), axes)
+    return HeadPrior(torch.randn(6, generator=random, dtype=torch.float64), axes)
 
 
 def steps(learner: Learner, count: int, first: int = 0) -> None:
@@ -99,7 +101,7 @@ def test_what_learns_are_the_weights_along_the_axes(learning: dict[str, object])
     """The same learner's v and b, written out as a layer on A (x - center), come to the same logits."""
     learner, twin, (center, axes) = made_learner(**learning), made_learner(**learning), a_prior()
     twin.network.layers.insert(1, Shifted(center, axes))  # type: ignore[union-attr, operator, arg-type]
-    learner.take_prior(a_prior())
+    learner.take_head_prior(a_prior())
     features = torch.randn(4, 6, dtype=torch.float64)
     torch.testing.assert_close(learner.network(features), twin.network(features))
     steps(learner, 20)
@@ -121,7 +123,7 @@ class Shifted(torch.nn.Module):
 
 def test_the_members_of_an_ensemble_learn_along_it_each() -> None:
     learner = made_learner(members=3)
-    learner.take_prior(a_prior())
+    learner.take_head_prior(a_prior())
     steps(learner, 3)
     weight, bias = (learner.network.get_parameter(f"member.layers.1.{name}") for name in ("weight", "bias"))
     [along], (center, axes) = learner.along, a_prior()
@@ -134,10 +136,10 @@ def test_the_members_of_an_ensemble_learn_along_it_each() -> None:
 def test_a_learner_goes_on_along_it_to_the_same_bits(after: int) -> None:
     whole, first, second = (made_learner(ema=0.9) for _ in range(3))
     for learner in (whole, first):
-        learner.take_prior(a_prior())
+        learner.take_head_prior(a_prior())
         steps(learner, after)
     second.load_state_dict(copy.deepcopy(first.state_dict()))
-    second.take_prior(a_prior())
+    second.take_head_prior(a_prior())
     for learner in (whole, second):
         steps(learner, 4, first=after)
     for key, value in whole.evaluation_state().items():
@@ -148,7 +150,7 @@ def test_a_learner_goes_on_along_it_to_the_same_bits(after: int) -> None:
 
 def test_the_average_begins_where_the_head_with_its_prior_does() -> None:
     learner = made_learner(ema=0.9)
-    learner.take_prior(a_prior())
+    learner.take_head_prior(a_prior())
     for key, value in learner.network.state_dict().items():
         assert value.equal(learner.evaluation_state()[key])
 
@@ -160,15 +162,15 @@ def test_weights_that_were_learned_otherwise_are_not_taken_for_such() -> None:
     del state["along"]
     new.load_state_dict(state)
     with pytest.raises(UserError, match="older version"):
-        new.take_prior(a_prior())
+        new.take_head_prior(a_prior())
 
 
 def test_a_training_with_a_pile_gives_it_to_all_its_heads(folder: Path) -> None:
     made = training(folder)
-    made.fill_bank()
+    fill_banks(made)
     made.learn(experiment.Progress())
     assert [len(learner.along) for learner in made.learners] == [1, 1]
-    assert made.about_priors() == {"views_with_prior": ["cnn"]}
+    assert about(made)["views_with_prior"] == ["cnn"]
 
 
 @pytest.mark.parametrize(
@@ -184,23 +186,23 @@ def test_a_training_with_a_pile_gives_it_to_all_its_heads(folder: Path) -> None:
 )
 def test_others_have_none(folder: Path, words: tuple[object, ...]) -> None:
     made = training(folder, *words)
-    made.fill_bank()
-    made.take_priors()
-    assert made.axes == [None]
+    fill_banks(made)
+    made.take_statistics()
+    assert made.statistics.head_priors == (None,)
     assert not any(learner.along for learner in made.learners)
-    assert made.about_priors() == {"views_with_prior": []}
+    assert about(made)["views_with_prior"] == []
 
 
 def test_the_bank_and_the_loader_tell_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kept = training(folder, "--cache_dtype", "float32")
-    kept.fill_bank()
-    [banked] = kept.axes
+    fill_banks(kept)
+    [banked] = kept.statistics.head_priors
     assert "for the prior" not in capsys.readouterr().out
-    [direct] = training(folder, "--no_cache").axes
+    [direct] = training(folder, "--no_cache").statistics.head_priors
     assert re.search(r"^features of \S+ for the prior: image (\d+)/\1 ", capsys.readouterr().out, re.MULTILINE)
     assert banked is not None
     assert direct is not None
-    assert banked.equal(direct)
+    assert banked.axes.equal(direct.axes)
 
 
 def test_trials_and_folds_of_a_calibration_share_the_axes_and_have_centers_of_their_own(
@@ -208,17 +210,17 @@ def test_trials_and_folds_of_a_calibration_share_the_axes_and_have_centers_of_th
 ) -> None:
     fits: list[Tensor] = []
     monkeypatch.setattr(
-        "transfermpl.runs.training.fit_axes", lambda views: fits.append(views) or head_prior.fit_axes(views)
+        "transfermpl.runs.unlabeled.fit_axes", lambda views: fits.append(views) or head_prior.fit_axes(views)
     )
-    kept = Kept()
-    first = training(folder, kept=kept)
-    fold = folds_of(first.dataset, first.split, 3, 0)[0]
+    cache = FeatureCache()
+    first = training(folder, cache=cache)
+    fold = folds_of(first.context.data, first.context.split, 3, 0)[0]
     fold = dataclasses.replace(fold, unlabeled=np.setdiff1d(fold.unlabeled, fold.val))
     centers = []
-    for split in (first.split, fold):
-        made = experiment.make_training(first.options.changed(max_lr=0.01), first.dataset, split, kept=kept)
-        made.fill_bank()
-        made.take_priors()
+    for split in (first.context.split, fold):
+        made = make_trainer(first.options.changed(max_lr=0.01), first.context.data, split, cache=cache)
+        fill_banks(made)
+        made.take_statistics()
         centers.append(made.learners[0].along[0].prior.center)
     assert len(fits) == 1
     assert not torch.equal(*centers)
@@ -249,22 +251,12 @@ def test_a_run_that_goes_on_fits_the_axes_once(folder: Path, tmp_path: Path, mon
         (outcome.folder() / name).unlink()
     fits: list[object] = []
     monkeypatch.setattr(
-        "transfermpl.runs.training.fit_axes", lambda views: fits.append(views) or head_prior.fit_axes(views)
+        "transfermpl.runs.unlabeled.fit_axes", lambda views: fits.append(views) or head_prior.fit_axes(views)
     )
     again = run("--name", "x", "--resume", cwd=tmp_path)
     assert again.code == 0, again.err
     assert again.summary()["calibration"]["folds"] == 3
     assert len(fits) == 1
-
-
-def test_a_run_from_before_there_were_priors_goes_on_without(folder: Path, tmp_path: Path) -> None:
-    line = ("--name", "x", "--data_dir", folder, *FROZEN, "--num_labels", 9, "--max_steps", 4, "--calibration_folds", 0)
-    outcome = run(*line, "--head_prior", "none", cwd=tmp_path)
-    path = outcome.folder() / "commandline_args.txt"
-    stored = json.loads(path.read_text(encoding="utf-8"))
-    assert stored.pop("head_prior") == "none"
-    path.write_text(json.dumps(stored), encoding="utf-8")
-    goes_on_to_the_same(outcome)
 
 
 def test_a_run_that_ended_by_patience_is_tested_with_what_it_learned(tmp_path: Path) -> None:

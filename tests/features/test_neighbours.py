@@ -13,13 +13,13 @@ import torch.nn.functional as F
 
 from runs import FROZEN, make_data, make_images, prepared, run, training
 from transfermpl.features import neighbours
-from transfermpl.features.neighbours import blend, nearest
-from transfermpl.features.sources import Ask, as_heads_see
-from transfermpl.learning.batches import Batches, Order
+from transfermpl.features.neighbours import blend, nearest_images
+from transfermpl.features.sources import ImageRequest, normalized_features
+from transfermpl.learning.batches import Batches, BatchSampler
 from transfermpl.models import feature_norm
-from transfermpl.runs import run as experiment
-from transfermpl.runs import training as training_module
-from transfermpl.runs.setup import Kept
+from transfermpl.runs import unlabeled
+from transfermpl.runs.prepare import fill_banks, make_trainer
+from transfermpl.runs.views import FeatureCache
 from transfermpl.train import Progress
 
 CPU, FIVE = torch.device("cpu"), ("--neighbours", 5)
@@ -34,7 +34,7 @@ def test_the_nearest_are_those_of_the_largest_cosine_and_never_oneself() -> None
     random = np.random.default_rng(0)
     features = torch.from_numpy(random.normal(size=(40, 6))).float()
     rows = random.permutation(40)[:25]
-    found = nearest(lambda some: features[torch.from_numpy(some)], rows, 3)
+    found = nearest_images(lambda some: features[torch.from_numpy(some)], rows, 3)
     for row, near in zip(rows, found, strict=True):
         others = [other for other in rows if other != row]
         cosines = F.cosine_similarity(features[row : row + 1], features[others])
@@ -42,8 +42,8 @@ def test_the_nearest_are_those_of_the_largest_cosine_and_never_oneself() -> None
         assert near.tolist() == expected
 
 
-def test_a_large_pile_is_cut_into_crowds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbours, "CROWD", 10)
+def test_a_large_unlabeled_set_is_cut_into_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "PART", 10)
     asked = []
 
     def features(rows: np.ndarray) -> torch.Tensor:
@@ -51,15 +51,15 @@ def test_a_large_pile_is_cut_into_crowds(monkeypatch: pytest.MonkeyPatch) -> Non
         return torch.from_numpy(rows).float()[:, None] * torch.ones(1, 2) + torch.tensor([[0.0, 1.0]])
 
     rows = np.random.default_rng(0).permutation(25)
-    found = nearest(features, rows, 2)
-    assert [len(crowd) for crowd in asked] == [9, 8, 8]
-    for crowd in asked:
-        assert np.isin(found[np.isin(rows, crowd)], crowd).all()
+    found = nearest_images(features, rows, 2)
+    assert [len(part) for part in asked] == [9, 8, 8]
+    for part in asked:
+        assert np.isin(found[np.isin(rows, part)], part).all()
 
 
 @pytest.mark.parametrize(("rows", "count"), [(3, 2), (2, 1)])
 def test_where_there_are_few_others_there_are_fewer_neighbours(rows: int, count: int) -> None:
-    found = nearest(lambda some: torch.eye(4)[torch.from_numpy(some)], np.arange(rows), 5)
+    found = nearest_images(lambda some: torch.eye(4)[torch.from_numpy(some)], np.arange(rows), 5)
     assert found.shape == (rows, count)
 
 
@@ -81,13 +81,13 @@ class Numbered:
             start += 1
 
     @staticmethod
-    def features(ask: Ask) -> torch.Tensor:
+    def features(ask: ImageRequest) -> torch.Tensor:
         rows, draws = torch.from_numpy(ask.rows), torch.from_numpy(ask.draws)
         return torch.stack([1.0 + rows, 1.0 + draws, torch.full((len(rows),), float(len(ask.view)))], dim=1)
 
 
 def test_only_the_weak_images_that_give_targets_are_blended_and_in_their_own_draw() -> None:
-    order = Order(np.arange(3), np.arange(3, 12), 2, 4, seed=0, draws=8)
+    order = BatchSampler(np.arange(3), np.arange(3, 12), 2, 4, seed=0, draws=8)
     near = np.stack([(np.arange(12) + 1) % 12, (np.arange(12) + 5) % 12], axis=1)
     source, labels = Numbered(), np.arange(12) % 2
     plain, blended = (Batches(order, source, labels, CPU, which) for which in (None, near))
@@ -121,8 +121,8 @@ def test_the_summary_says_how_many_were_used_and_a_line_that_none_were(
 
 def test_the_bank_and_the_loader_find_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     kept = training(folder, "--cache_dtype", "float32", *FIVE)
-    kept.fill_bank()
-    [banked], [direct] = kept.near, training(folder, "--no_cache", *FIVE).near
+    fill_banks(kept)
+    [banked], [direct] = kept.statistics.neighbours, training(folder, "--no_cache", *FIVE).statistics.neighbours
     assert np.array_equal(banked, direct)
     assert capsys.readouterr().out.count(" for neighbours: ") == 1  # there is no bank to read them from
 
@@ -132,27 +132,27 @@ def test_each_view_has_neighbours_of_its_own_in_the_pile_alone(tmp_path: Path, m
     made = prepared(
         "--name", "x", "--data_dir", "digits", *views, *FIVE, "--max_steps", 60, "--cache_dir", tmp_path / "c"
     )
-    made.fill_bank()
+    fill_banks(made)
     pile = made.order.unlabeled
-    first, second = (near[pile] for near in made.near)
+    first, second = (near[pile] for near in made.statistics.neighbours)
     assert first.shape == (len(pile), 5)
     assert np.isin(first, pile).all()
     assert not np.array_equal(first, second)
-    assert made.near is made.near  # found once
+    assert made.statistics.neighbours is made.statistics.neighbours  # found once
     given: list[np.ndarray] = []
     monkeypatch.setattr(
-        "transfermpl.runs.training.Batches", lambda order, source, labels, device, near: given.append(near)
+        "transfermpl.runs.trainer.Batches", lambda order, source, labels, device, near: given.append(near)
     )
-    monkeypatch.setattr(training_module, "fit", lambda *arguments, **named: None)
+    monkeypatch.setattr("transfermpl.runs.trainer.fit", lambda *arguments, **named: None)
     made.learn(Progress())
-    assert [near is own for near, own in zip(given, made.near, strict=True)] == [True, True]
+    assert [near is own for near, own in zip(given, made.statistics.neighbours, strict=True)] == [True, True]
 
 
 def test_who_is_near_is_told_by_the_mean_of_the_weak_draws(folder: Path) -> None:
     made = training(folder, *FIVE, "--augmentation_draws", 12, "--unlabeled_batch_size", 8, "--max_steps", 40)
-    made.fill_bank()
-    [near], pile = made.near, np.sort(made.order.unlabeled)
-    draws = [as_heads_see(made.views[0].source, pile, "weak", draw) for draw in range(made.order.weak_draws)]
+    fill_banks(made)
+    [near], pile = made.statistics.neighbours, np.sort(made.order.unlabeled)
+    draws = [normalized_features(made.views.first.source, pile, "weak", draw) for draw in range(made.order.weak_draws)]
     assert len(draws) == 3
     direction = F.normalize(torch.stack(draws).mean(dim=0), dim=1)
     likeness = direction @ direction.T - 2 * torch.eye(len(pile))
@@ -161,34 +161,34 @@ def test_who_is_near_is_told_by_the_mean_of_the_weak_draws(folder: Path) -> None
 
 
 def test_what_was_found_once_is_kept_for_the_same_pile_alone(folder: Path) -> None:
-    kept = Kept()
-    first = training(folder, *FIVE, kept=kept)
-    first.fill_bank()
-    smaller = dataclasses.replace(first.split, unlabeled=first.split.unlabeled[:-4])
+    cache = FeatureCache()
+    first = training(folder, *FIVE, cache=cache)
+    fill_banks(first)
+    smaller = dataclasses.replace(first.context.split, unlabeled=first.context.split.unlabeled[:-4])
     for options, split in (
         (first.options, smaller),
-        (first.options.changed(neighbours=3), first.split),
-        (first.options.changed(max_steps=1, warmup_epoch_num=0), first.split),  # without a second weak draw
+        (first.options.changed(neighbours=3), first.context.split),
+        (first.options.changed(max_steps=1, warmup_epoch_num=0), first.context.split),  # without a second weak draw
     ):
-        other = experiment.make_training(options, first.dataset, split, kept=kept)
-        other.fill_bank()
-        assert other.near is not first.near
-        assert np.isin(other.near[0][other.order.unlabeled], other.order.unlabeled).all()
-    again = experiment.make_training(first.options.changed(max_lr=0.01), first.dataset, first.split, kept=kept)
-    assert again.near is first.near
-    kept.forget(views=1, told=1)
-    assert len(kept.near) == 1
+        other = make_trainer(options, first.context.data, split, cache=cache)
+        fill_banks(other)
+        assert other.statistics.neighbours is not first.statistics.neighbours
+        assert np.isin(other.statistics.neighbours[0][other.order.unlabeled], other.order.unlabeled).all()
+    again = make_trainer(first.options.changed(max_lr=0.01), first.context.data, first.context.split, cache=cache)
+    assert again.statistics.neighbours is first.statistics.neighbours
+    cache.forget(views=1, computed=1)
+    assert len(cache.computed) == 1
 
 
-def test_a_crowd_is_not_cut_by_class(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbours, "CROWD", 9)
+def test_a_part_is_not_cut_by_class(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbours, "PART", 9)
     asked: list[np.ndarray] = []
-    monkeypatch.setattr(training_module, "nearest", lambda *given: asked.append(given[1]) or nearest(*given))
+    monkeypatch.setattr(unlabeled, "nearest_images", lambda *given: asked.append(given[1]) or nearest_images(*given))
     made = training(folder, *FIVE)
-    made.fill_bank()
-    _ = made.near
-    for crowd in np.array_split(asked[0], -(-len(asked[0]) // 9)):
-        assert len(np.unique(made.dataset.labels[crowd])) > 1
+    fill_banks(made)
+    _ = made.statistics.neighbours
+    for part in np.array_split(asked[0], -(-len(asked[0]) // 9)):
+        assert len(np.unique(made.context.data.labels[part])) > 1
 
 
 def test_batches_end_their_stream_with_themselves() -> None:
@@ -204,7 +204,9 @@ def test_batches_end_their_stream_with_themselves() -> None:
 
     gc.disable()
     try:
-        batches = Batches(Order(np.arange(3), np.arange(3, 12), 2, 4, seed=0, draws=8), Watched(), np.zeros(12), CPU)
+        batches = Batches(
+            BatchSampler(np.arange(3), np.arange(3, 12), 2, 4, seed=0, draws=8), Watched(), np.zeros(12), CPU
+        )
         batches(0)
         del batches
         assert ended == [0]
@@ -215,5 +217,5 @@ def test_batches_end_their_stream_with_themselves() -> None:
 @pytest.mark.parametrize("words", [(), (*FIVE, "--finetune_mode"), (*FIVE, "--unfreeze", "all")])
 def test_others_have_none(folder: Path, words: tuple[object, ...]) -> None:
     made = training(folder, *words)
-    made.fill_bank()
-    assert made.near == [None]
+    fill_banks(made)
+    assert made.statistics.neighbours == (None,)

@@ -1,4 +1,4 @@
-"""`--inspect` end to end, on folders with planted faults: every kind is found, told and drawn; nothing is changed."""
+"""`--inspect` end to end, on folders with planted faults: every kind is found, named and drawn; nothing is changed."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from PIL import Image
 from runs import COLOURS, ROOT, Outcome, make_data, make_images, photograph, run, snapshot
 from transfermpl import args
 from transfermpl.backbones import library
-from transfermpl.inspection import findings
-from transfermpl.inspection import inspection as audit
+from transfermpl.inspection import findings, pictures
 from transfermpl.reports import galleries
 
 SHARED = ROOT.parent / "shared"
@@ -37,11 +36,11 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def inspected(cwd: Path, data: Path | str, *arguments: object, pictures: bool = False) -> Outcome:
+def inspected(cwd: Path, data: Path | str, *arguments: object, draw: bool = False) -> Outcome:
     with pytest.MonkeyPatch.context() as patch:
-        if not pictures:
+        if not draw:
             for name in ("draw_gallery", "draw_sizes"):
-                patch.setattr(audit, name, lambda path, *args, **named: (path.touch(), path)[1])
+                patch.setattr(pictures, name, lambda path, *args, **named: (path.touch(), path)[1])
         return run("--name", "x", "--inspect", "--data_dir", data, *arguments, cwd=cwd)
 
 
@@ -50,7 +49,7 @@ def rows_of(outcome: Outcome, kind: str | None = None) -> list[dict[str, str]]:
         return [row for row in csv.DictReader(file) if kind in (None, row["kind"])]
 
 
-def told(outcome: Outcome) -> dict[str, Any]:
+def summary_of(outcome: Outcome) -> dict[str, Any]:
     return json.loads((outcome.folder() / "inspect.json").read_text(encoding="utf-8"))
 
 
@@ -59,7 +58,7 @@ def told(outcome: Outcome) -> dict[str, Any]:
 
 @pytest.fixture(scope="session")
 def faulty(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three classes told apart by colour, and one of each fault."""
+    """Three classes that differ in colour, and one of each fault."""
     folder = make_data(
         tmp_path_factory.mktemp("faulty") / "data", 30, classes={EVIL: (200, 60, 50), "b c": (60, 190, 70)}
     )
@@ -94,7 +93,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def outcome(faulty: Path, weights: Path, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
     before = snapshot(faulty)
     line = ("--model_name", "cnn", "--weights", weights, *WIDE)
-    outcome = inspected(tmp_path_factory.mktemp("inspected"), faulty, *line, pictures=True)
+    outcome = inspected(tmp_path_factory.mktemp("inspected"), faulty, *line, draw=True)
     assert outcome.code == 0, outcome.err
     assert snapshot(faulty) == before, "an inspection changes nothing"
     return outcome
@@ -144,7 +143,7 @@ def test_odd_files_are_listed(outcome: Outcome) -> None:
 
 
 def test_counts_and_imbalance(outcome: Outcome) -> None:
-    counts = {row["class"]: row for row in told(outcome)["counts"]}
+    counts = {row["class"]: row for row in summary_of(outcome)["counts"]}
     assert counts["rare"] == {"class": "rare", "files": 3, "unreadable": 0}
     assert counts["日本"] == {"class": "日本", "files": 32, "unreadable": 2}
     assert counts["b c"]["unreadable"] == 1
@@ -155,7 +154,7 @@ def test_counts_and_imbalance(outcome: Outcome) -> None:
 
 
 def test_sizes_formats_and_modes(outcome: Outcome) -> None:
-    summary = told(outcome)
+    summary = summary_of(outcome)
     assert set(summary["formats"]) == {"PNG", "JPEG", "GIF"}
     assert summary["modes"]["CMYK"] == 1
     assert sum(summary["formats"].values()) == sum(summary["modes"].values()) == summary["images"]
@@ -174,7 +173,7 @@ def test_the_screen_names_what_is_grave_and_keeps_to_its_lines(outcome: Outcome)
 
 
 def test_files_agree_with_each_other(outcome: Outcome) -> None:
-    summary, rows = told(outcome), rows_of(outcome)
+    summary, rows = summary_of(outcome), rows_of(outcome)
     assert list(rows[0]) == list(findings.COLUMNS)
     assert len(summary["findings"]) == len(rows)
     assert summary["totals"] == {kind: Counter(row["kind"] for row in rows)[kind] for kind in findings.KINDS}
@@ -182,7 +181,7 @@ def test_files_agree_with_each_other(outcome: Outcome) -> None:
 
 
 def test_each_picture_is_whole(outcome: Outcome) -> None:
-    assert told(outcome)["pictures"] == list(PICTURES)
+    assert summary_of(outcome)["pictures"] == list(PICTURES)
     for name in PICTURES:
         with Image.open(outcome.folder() / name) as picture:
             picture.load()
@@ -190,8 +189,8 @@ def test_each_picture_is_whole(outcome: Outcome) -> None:
 
 
 def test_the_page_gets_plain_sections(outcome: Outcome, faulty: Path) -> None:
-    summary = told(outcome)
-    page = audit.sections(summary)
+    summary = summary_of(outcome)
+    page = findings.sections(summary)
     assert [s["heading"].split(":")[0].lower() for s in page[1:]] == [
         findings.KINDS[kind] for kind, count in summary["totals"].items() if count
     ]
@@ -202,7 +201,9 @@ def test_the_page_gets_plain_sections(outcome: Outcome, faulty: Path) -> None:
     assert any(entry["image"] == str(faulty / "b c/photo.png") for entry in near["gallery"])
     assert page[0]["warnings"]
     image = np.zeros((3, 3, 3), np.uint8)
-    near = next(s for s in audit.sections(summary, {"b c/photo.png": image}, most=1) if s["heading"].startswith("Near"))
+    near = next(
+        s for s in findings.sections(summary, {"b c/photo.png": image}, most=1) if s["heading"].startswith("Near")
+    )
     assert [entry["image"] is image for entry in near["gallery"]] == [True]
 
 
@@ -258,22 +259,22 @@ def test_splits_of_its_own_are_kept_apart(tmp_path: Path) -> None:
     )
     [conflict] = rows_of(outcome, "two classes")
     assert (conflict["path"], conflict["other_path"]) == ("train/r/bild 05.png", "test/g/odd.png")
-    counts = {row["class"]: (row["train"], row["test"]) for row in told(outcome)["counts"]}
+    counts = {row["class"]: (row["train"], row["test"]) for row in summary_of(outcome)["counts"]}
     assert counts == {"r": (6, 4), "g": (6, 5), "new": (0, 2)}
     assert [row["explanation"] for row in rows_of(outcome, "class")][-1].startswith("has no image to learn from")
 
 
-def test_unlabeled_piles_and_tables_are_inspected(tmp_path: Path) -> None:
+def test_unlabeled_images_and_tables_are_inspected(tmp_path: Path) -> None:
     make_data(tmp_path / "d" / "labeled", 3)
     make_images(tmp_path / "d" / "unlabeled", 4, (9, 9, 9))
     outcome = inspected(tmp_path, "d", "--weights", "none", *WIDE)
-    assert {row["class"]: row["files"] for row in told(outcome)["counts"]} == dict.fromkeys(sorted(COLOURS), 3) | {
-        "": 4
-    }
+    assert {row["class"]: row["files"] for row in summary_of(outcome)["counts"]} == dict.fromkeys(
+        sorted(COLOURS), 3
+    ) | {"": 4}
     assert "(unknown)" in outcome.out
     (tmp_path / "d" / "t.csv").write_text("path,label\nunlabeled/bild 00.png,a\nunlabeled/bild 01.png,b\n")
     outcome = inspected(tmp_path, "d", "--weights", "none", "--labels_csv", "t.csv", "--overwrite", *WIDE)
-    assert told(outcome)["files"] == 2
+    assert summary_of(outcome)["files"] == 2
 
 
 def test_without_weights_the_rest_is_done_and_one_line_says_what_is_missing(
@@ -331,7 +332,7 @@ def test_names_that_are_not_text_can_be_written_down(tmp_path: Path) -> None:
     assert outcome.code == 0, outcome.err
     [bad] = rows_of(outcome, "unreadable")
     assert (bad["path"], bad["class"]) == ("b\\xfe/\\xff.png", "b\\xfe")
-    assert "gallery" in str(audit.sections(told(outcome)))
+    assert "gallery" in str(findings.sections(summary_of(outcome)))
 
 
 def test_a_folder_without_one_good_image_is_still_inspected(tmp_path: Path) -> None:
@@ -341,16 +342,16 @@ def test_a_folder_without_one_good_image_is_still_inspected(tmp_path: Path) -> N
     outcome = inspected(tmp_path, "d")
     assert outcome.code == 0, outcome.err
     assert len(rows_of(outcome, "unreadable")) == 2
-    assert audit.sections(told(outcome))
+    assert findings.sections(summary_of(outcome))
 
 
-@pytest.mark.parametrize(("name", "doubts"), [("digits", True), ("moons", False)])
-def test_built_in_data_need_no_backbone(tmp_path: Path, name: str, doubts: bool) -> None:
+@pytest.mark.parametrize(("name", "judged"), [("digits", True), ("moons", False)])
+def test_built_in_data_need_no_backbone(tmp_path: Path, name: str, judged: bool) -> None:
     outcome = inspected(tmp_path, name)
     assert outcome.code == 0, outcome.err
-    summary = told(outcome)
-    assert (summary["classifier_accuracy"] is not None) == doubts
-    if doubts:
+    summary = summary_of(outcome)
+    assert (summary["classifier_accuracy"] is not None) == judged
+    if judged:
         assert summary["classifier_accuracy"] > 0.95
         assert 0 < summary["totals"]["wrong label"] < 60
     assert "near-duplicates: " in " ".join(summary["missing"])
@@ -402,9 +403,9 @@ def test_planted_faults_among_real_photographs(tmp_path: Path) -> None:
     line = ("--labels_csv", tmp_path / "t.csv", "--model_name", "squeezenet1_1", "--weights", weights)
     outcome = inspected(tmp_path, folder, *line, "--num_workers", 0)
     assert outcome.code == 0, outcome.err
-    doubted = [row["path"] for row in rows_of(outcome, "wrong label")]
-    assert len(set(doubted[: len(planted)]) & set(planted)) >= 0.6 * len(planted)
-    assert len(set(doubted) & set(planted)) >= 0.6 * len(planted)
+    wrong = [row["path"] for row in rows_of(outcome, "wrong label")]
+    assert len(set(wrong[: len(planted)]) & set(planted)) >= 0.6 * len(planted)
+    assert len(set(wrong) & set(planted)) >= 0.6 * len(planted)
     assert rows_of(outcome, "outlier")[0]["path"].endswith("noise.png")
     pairs = [{row["path"], row["other_path"]} for row in rows_of(outcome, "near-duplicate")]
     for name in ("half.jpg", "crop.jpg"):

@@ -15,14 +15,14 @@ from runs import make_data
 from transfermpl import args
 from transfermpl.backbones.library import build_backbone
 from transfermpl.data import Dataset, find_dataset
-from transfermpl.features.sources import BATCH_ROWS, EVALUATION_BATCH, Ask, FrozenSource, ImageSource
+from transfermpl.features.sources import BATCH_ROWS, EVALUATION_BATCH, FrozenSource, ImageRequest, ImageSource
 from transfermpl.images.augment import PHOTOS
-from transfermpl.learning.batches import Batch, Batches, Order
+from transfermpl.learning.batches import Batch, Batches, BatchSampler
 
 CPU = torch.device("cpu")
 
 ORDERS = st.builds(
-    lambda labeled, unlabeled, size, unlabeled_size, seed, draws: Order(
+    lambda labeled, unlabeled, size, unlabeled_size, seed, draws: BatchSampler(
         np.arange(labeled) * 3, np.arange(unlabeled) * 2, size, unlabeled_size, seed, draws
     ),
     st.integers(1, 30), st.integers(1, 80), st.integers(1, 40), st.integers(1, 90), st.integers(0, 5),
@@ -35,7 +35,7 @@ ORDERS = st.builds(
 
 @settings(max_examples=60, deadline=None)
 @given(ORDERS, st.integers(0, 3))
-def test_an_epoch_shows_each_unlabeled_image_at_least_once(order: Order, epoch: int) -> None:
+def test_an_epoch_shows_each_unlabeled_image_at_least_once(order: BatchSampler, epoch: int) -> None:
     assert order.unlabeled is not None
     steps = range(epoch * order.steps_per_epoch, (epoch + 1) * order.steps_per_epoch)
     shown = [order.asks(step)[1].rows for step in steps]
@@ -47,7 +47,7 @@ def test_an_epoch_shows_each_unlabeled_image_at_least_once(order: Order, epoch: 
 
 @settings(max_examples=60, deadline=None)
 @given(ORDERS)
-def test_the_labeled_images_go_round_and_round(order: Order) -> None:
+def test_the_labeled_images_go_round_and_round(order: BatchSampler) -> None:
     count = len(order.labeled)
     shown = np.concatenate([order.asks(step)[0].rows for step in range(3 * count)])
     for start in range(0, 2 * count, count):
@@ -57,9 +57,11 @@ def test_the_labeled_images_go_round_and_round(order: Order) -> None:
 
 @settings(max_examples=60, deadline=None)
 @given(ORDERS, st.lists(st.integers(0, 200), min_size=1, max_size=6))
-def test_a_step_is_a_function_of_its_number(order: Order, steps: list[int]) -> None:
+def test_a_step_is_a_function_of_its_number(order: BatchSampler, steps: list[int]) -> None:
     before = {step: order.asks(step) for step in sorted(steps)}
-    again = Order(order.labeled, order.unlabeled, order.batch_size, order.unlabeled_batch_size, order.seed, order.draws)
+    again = BatchSampler(
+        order.labeled, order.unlabeled, order.batch_size, order.unlabeled_batch_size, order.seed, order.draws
+    )
     for step in steps:
         for ours, theirs in zip(before[step], again.asks(step), strict=True):
             assert (ours.rows == theirs.rows).all()
@@ -69,7 +71,7 @@ def test_a_step_is_a_function_of_its_number(order: Order, steps: list[int]) -> N
 
 @settings(max_examples=60, deadline=None)
 @given(ORDERS.filter(lambda order: order.draws is not None), st.integers(1, 40))
-def test_what_a_bank_must_hold_is_what_the_steps_ask_for(order: Order, steps: int) -> None:
+def test_what_a_bank_must_hold_is_what_the_steps_ask_for(order: BatchSampler, steps: int) -> None:
     wanted = order.wanted(steps)
     asked: dict[tuple[str, int], set[int]] = {}
     for step in range(steps):
@@ -83,17 +85,17 @@ def test_what_a_bank_must_hold_is_what_the_steps_ask_for(order: Order, steps: in
 
 
 def test_the_order_changes_every_round_and_with_the_seed() -> None:
-    order = Order(np.arange(20), np.arange(40), 20, 40, seed=0)
+    order = BatchSampler(np.arange(20), np.arange(40), 20, 40, seed=0)
     rounds = [order.asks(step)[0].rows.tolist() for step in range(4)]
     epochs = [order.asks(step)[1].rows.tolist() for step in range(4)]
-    other = Order(np.arange(20), np.arange(40), 20, 40, seed=1)
+    other = BatchSampler(np.arange(20), np.arange(40), 20, 40, seed=1)
     assert len({*map(tuple, rounds)}) == len({*map(tuple, epochs)}) == 4
     assert other.asks(0)[0].rows.tolist() != rounds[0]
     assert other.asks(0)[1].rows.tolist() != epochs[0]
 
 
 def test_weak_and_strong_views_are_of_the_same_images() -> None:
-    order = Order(np.arange(5), np.arange(17), 3, 4, seed=0, draws=2)
+    order = BatchSampler(np.arange(5), np.arange(17), 3, 4, seed=0, draws=2)
     for step in range(12):
         labeled, weak, strong = order.asks(step)
         assert (labeled.view, weak.view, strong.view) == ("weak", "weak", "strong")
@@ -103,26 +105,29 @@ def test_weak_and_strong_views_are_of_the_same_images() -> None:
 
 
 def test_targets_take_a_quarter_of_the_draws_and_what_is_learned_all_of_them() -> None:
-    order = Order(np.arange(4), np.arange(8), 4, 4, seed=0, draws=8)
+    order = BatchSampler(np.arange(4), np.arange(8), 4, 4, seed=0, draws=8)
     asks = [order.asks(step) for step in range(40)]
     seen = {name: {int(ask[i].draws[0]) for ask in asks} for i, name in enumerate(("labeled", "weak", "strong"))}
     assert seen == {"labeled": set(range(8)), "weak": {0, 1}, "strong": set(range(8))}
     # What is kept: all of them for 4 labeled and 8 unlabeled images, no row more.
     assert sum(map(len, order.wanted(40).values())) == 8 * 4 + (2 + 8) * 8 - 2 * 4
-    fresh = Order(np.arange(4), np.arange(8), 4, 4, seed=0)
+    fresh = BatchSampler(np.arange(4), np.arange(8), 4, 4, seed=0)
     assert fresh.weak_draws is None
     assert [fresh.asks(step)[1].draws[0] for step in (0, 9)] == [0, 4]
 
 
 def test_draws_come_round_again_only_where_there_is_a_number_of_them() -> None:
     labeled = np.arange(4)
-    endless, few = Order(labeled, np.arange(4), 4, 4, seed=0), Order(labeled, np.arange(4), 4, 4, seed=0, draws=3)
+    endless, few = (
+        BatchSampler(labeled, np.arange(4), 4, 4, seed=0),
+        BatchSampler(labeled, np.arange(4), 4, 4, seed=0, draws=3),
+    )
     assert [endless.asks(step)[0].draws[0] for step in range(7)] == list(range(7))
     assert [few.asks(step)[2].draws[0] for step in range(7)] == [0, 1, 2, 0, 1, 2, 0]
 
 
 def test_supervised_learning_asks_for_labeled_images_alone() -> None:
-    order = Order(np.arange(10), None, 4, 64, seed=0)
+    order = BatchSampler(np.arange(10), None, 4, 64, seed=0)
     assert order.steps_per_epoch == 3
     assert [len(order.asks(step)) for step in range(3)] == [1, 1, 1]
 
@@ -173,8 +178,8 @@ def net():  # type: ignore[no-untyped-def]
     return made.requires_grad_(False).to(memory_format=torch.channels_last)
 
 
-def order_of(dataset: Dataset) -> Order:
-    return Order(np.arange(4), np.arange(len(dataset)), 3, 7, seed=0)
+def order_of(dataset: Dataset) -> BatchSampler:
+    return BatchSampler(np.arange(4), np.arange(len(dataset)), 3, 7, seed=0)
 
 
 def test_any_step_may_be_asked_for_and_is_the_same(dataset: Dataset, images: ImageSource) -> None:
@@ -194,7 +199,7 @@ def test_a_batch_holds_what_its_step_asks_for(dataset: Dataset, images: ImageSou
         assert tensor.shape == (len(ask.rows), 3, 16, 16)
         assert tensor.is_contiguous(memory_format=torch.channels_last)
         for row, draw, image in zip(ask.rows, ask.draws, tensor, strict=True):
-            one = Ask(np.array([row]), np.array([draw]), ask.view)
+            one = ImageRequest(np.array([row]), np.array([draw]), ask.view)
             alone = images.view(next(images.decoded(iter([one.rows]))), one)
             torch.testing.assert_close(image, alone[0], rtol=0, atol=1e-6)
     assert batch.labels.tolist() == dataset.labels[order.asks(2)[0].rows].tolist()
@@ -205,7 +210,7 @@ def test_a_batch_holds_what_its_step_asks_for(dataset: Dataset, images: ImageSou
 
 def test_labels_that_are_learned_are_not_hidden(dataset: Dataset, images: ImageSource) -> None:
     everything = np.arange(len(dataset))
-    order = Order(everything[:4], everything, 3, len(dataset), seed=0)
+    order = BatchSampler(everything[:4], everything, 3, len(dataset), seed=0)
     hidden = Batches(order, images, dataset.labels, CPU)(0).hidden
     rows = order.asks(0)[1].rows
     assert hidden is not None
@@ -216,9 +221,9 @@ def test_labels_that_are_learned_are_not_hidden(dataset: Dataset, images: ImageS
 
 def test_hidden_labels_are_left_out_where_none_is_known(dataset: Dataset, images: ImageSource) -> None:
     labels = np.where(np.arange(len(dataset)) < 4, dataset.labels, -1)
-    order = Order(np.arange(4), np.arange(4, len(dataset)), 3, 7, seed=0)
+    order = BatchSampler(np.arange(4), np.arange(4, len(dataset)), 3, 7, seed=0)
     assert Batches(order, images, labels, CPU)(0).hidden is None
-    supervised = Batches(Order(np.arange(4), None, 3, 7, seed=0), images, labels, CPU)(0)
+    supervised = Batches(BatchSampler(np.arange(4), None, 3, 7, seed=0), images, labels, CPU)(0)
     assert supervised.weak is None
     assert supervised.strong is None
     assert supervised.hidden is None

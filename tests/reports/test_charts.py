@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from markupsafe import Markup
 
 from pages import Page
-from transfermpl.reports.charts import MOST_POINTS, WIDTH, Markup, Scale, bars, curves, matrix, text
+from transfermpl.reports.charts import MOST_POINTS, WIDTH, Scale, bars, curves, matrix
+from transfermpl.reports.page import style
+from transfermpl.reports.templates import text
 from transfermpl.visualization import BLUE, INK, PALETTE, VERMILION, Panel
 
 EVIL = "<script>alert(1)</script>\"'&"
@@ -120,10 +123,8 @@ def test_ticks_are_round() -> None:
 
 
 def test_each_colour_has_a_shade_of_the_page() -> None:
-    from transfermpl.reports.page import STYLE
-
     for index in range(len(PALETTE)):
-        assert STYLE.count(f"--c{index}: ") == 3  # light, dark, print
+        assert style().count(f"--c{index}: ") == 3  # light, dark, print
 
 
 def test_bars_have_the_length_of_their_share() -> None:
@@ -139,6 +140,6 @@ def test_a_matrix_counts_and_shades() -> None:
     cells = [cell for cell in page.all("td") if "style" in cell]
     assert [cell["class"] for cell in cells] == ["hit", "miss", "none", "none"]
     assert [cell["style"] for cell in cells] == [f"--share:{share:.3f}" for share in (0.75, 0.25, 0, 0)]
-    assert cells[1]["title"] == f"1 of 4 a taken for {EVIL} (25%)"
+    assert cells[1]["title"] == f"1 of 4 a predicted as {EVIL} (25%)"
     assert page.words.count(EVIL) == 2
     assert isinstance(matrix(np.zeros((1, 1), dtype=int), ["a"]), Markup)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -139,6 +141,20 @@ def test_text_can_not_pass_for_a_figure(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="not be escaped"):
         write_report(tmp_path / "r.html", "t", [{"heading": "h", "figures": [EVIL]}])  # type: ignore[list-item]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_page_is_made_where_the_checkout_itself_is_the_package(tmp_path: Path) -> None:
+    """As under `python MPL.py`, where nothing is installed: the templates are found there too."""
+    code = (
+        "import runpy, sys, pathlib; runpy.run_path(sys.argv[1], run_name='__mp_main__')\n"
+        "from transfermpl.reports.page import write_report\n"
+        "write_report(pathlib.Path('r.html'), 'a title', [{'heading': '<b>', 'text': 'words'}])\n"
+    )
+    program = Path(report.__file__).resolve().parents[1] / "MPL.py"
+    subprocess.run([sys.executable, "-I", "-c", code, program], cwd=tmp_path, check=True)
+    page = Page(tmp_path / "r.html")
+    assert page.words.endswith("<b> words")
+    assert "--page: #fbfbfa" in page.source
 
 
 def test_long_lists_are_cut_and_counted(tmp_path: Path) -> None:

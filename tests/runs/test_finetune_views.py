@@ -18,8 +18,13 @@ from transfermpl.backbones.registry import build_view, save_view
 from transfermpl.data import folds_of
 from transfermpl.images.decode import Transform
 from transfermpl.models import PRETRAINED_LR_SCALE, Network, build_head, parameter_groups
-from transfermpl.runs import cotraining, setup, training
+from transfermpl.runs import finetuning
 from transfermpl.runs import run as experiment
+from transfermpl.runs.context import RunContext, make_context
+from transfermpl.runs.networks import make_view, spec_of
+from transfermpl.runs.prepare import make_trainer
+from transfermpl.runs.trainer import Trainer
+from transfermpl.runs.views import views_key
 
 LINE = ("--name", "x", "--cotrain_mode", "--data_dir", "digits", "--num_labels", 40, "--max_steps", 12,
         "--unlabeled_batch_size", 400, "--augmentation_draws", 1, "--num_workers", 0,
@@ -94,9 +99,10 @@ def test_a_tuned_view_decays_as_the_options_say(pretrained: Path) -> None:
                          "finetune_views": True, "num_labels": 20, "num_workers": 0, "device": "cpu"})  # fmt: skip
     dataset = experiment.find_dataset(options.data)
     split = experiment.split_dataset(dataset, options.data, 0)
-    for given, expected in ((None, cotraining.LAYER_DECAY), (0.5, 0.5)):
-        backbone = setup.make_view(f"cnn={pretrained}", options, dataset)
-        tuning = cotraining.ViewTuning(options.changed(layer_decay=given), dataset, split, backbone)
+    for given, expected in ((None, finetuning.LAYER_DECAY), (0.5, 0.5)):
+        backbone = make_view(f"cnn={pretrained}", spec_of(options.model, dataset, 0))
+        context = make_context(options.run, dataset, split)
+        tuning = finetuning.finetuning_trainer(backbone, options.changed(layer_decay=given), context)
         scales = sorted({group["lr_scale"] for group in tuning.learners[0].optimizer.param_groups})
         stages = len(backbone.stages())
         wanted = [PRETRAINED_LR_SCALE * expected**k for k in reversed(range(stages))] + [1.0]
@@ -202,7 +208,7 @@ def test_a_file_that_does_not_tell_its_labels_is_warned_of(
     for text, told in ((json.dumps(record), True), ("not json", False), ("[1]", False), ('{"other": 1}', False)):
         save_file(load_file(saved), tmp_path / "old.safetensors", metadata={"view": text})
         found = weights_module.record_in(str(tmp_path / "old.safetensors"))
-        assert ("does not tell which labels" in capsys.readouterr().err) == told
+        assert ("does not say which labels" in capsys.readouterr().err) == told
         assert (found == record) == told
         assert len(weights_module.learned_in(found)) == 0
 
@@ -222,22 +228,22 @@ def test_only_labeled_images_are_learned_from(
     tuned: Outcome, monkeypatch: pytest.MonkeyPatch, pretrained: Path
 ) -> None:
     splits = []
-    init = training.Training.__init__
+    make = finetuning.finetuning_trainer
 
-    def look(self: training.Training, options: args.Options, dataset: object, split: object, *more: object) -> None:
-        if isinstance(self, cotraining.ViewTuning):
-            splits.append(split)
-        init(self, options, dataset, split, *more)  # type: ignore[arg-type]
+    def look(backbone: Backbone, options: args.Options, context: RunContext) -> Trainer:
+        made = make(backbone, options, context)
+        splits.append(made.context.split)
+        return made
 
-    monkeypatch.setattr(training.Training, "__init__", look)
+    monkeypatch.setattr(finetuning, "finetuning_trainer", look)
     options = args.make({"name": "x", "cotrain_mode": True, "views": [f"cnn={pretrained}", "pixels"], "device": "cpu",
                          "finetune_views": True, "finetune_steps": 1, "num_labels": 20, "num_workers": 0,
                          "cache": False})  # fmt: skip
     dataset = experiment.find_dataset(options.data)
     split = experiment.split_dataset(dataset, options.data, 0)
-    experiment.make_training(options, dataset, split)
+    make_trainer(options, dataset, split)
     fold = folds_of(dataset, split, 2, 0)[0]
-    experiment.make_training(options, dataset, fold)
+    make_trainer(options, dataset, fold)
     assert [np.array_equal(seen.labeled, part.labeled) for seen, part in zip(splits, (split, fold), strict=True)]
     assert all(len(seen.unlabeled) == len(seen.val) == len(seen.test) == 0 for seen in splits)
     assert not np.isin(splits[1].labeled, fold.val).any()
@@ -248,20 +254,20 @@ def test_folds_do_not_share_a_tuned_view(pretrained: Path) -> None:
     dataset = experiment.find_dataset(options.data)
     split = experiment.split_dataset(dataset, options.data, 0)
     parts = folds_of(dataset, split, 2, 0)
-    plain = {setup.foundation_of(options, part) for part in parts}
-    each = {setup.foundation_of(options.changed(finetune_views=True), part) for part in parts}
+    plain = {views_key(options, part) for part in parts}
+    each = {views_key(options.changed(finetune_views=True), part) for part in parts}
     assert (len(plain), len(each)) == (1, 2)
 
 
 def test_a_run_that_goes_on_does_not_tune_again(
     tuned: Outcome, tmp_path: Path, pretrained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    killed(Moment("runs.training:save_checkpoint", 2, "after"), *line(pretrained, *TUNED), cwd=tmp_path)
+    killed(Moment("runs.checkpoints:save_checkpoint", 2, "after"), *line(pretrained, *TUNED), cwd=tmp_path)
 
-    def refuse(self: cotraining.ViewTuning) -> Backbone:
+    def refuse(*_: object) -> Backbone:
         raise AssertionError("tuned again")
 
-    monkeypatch.setattr(cotraining.ViewTuning, "tune", refuse)
+    monkeypatch.setattr(finetuning, "finetune", refuse)
     outcome = run("--name", "x", "--resume", cwd=tmp_path)
     assert outcome.code == 0, outcome.err
     assert same_run(outcome, tuned)
@@ -278,20 +284,20 @@ def test_views_without_parameters_are_left_as_they_are(tmp_path: Path) -> None:
 def test_calibration_folds_never_take_the_runs_own_tuned_view(
     tmp_path: Path, pretrained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows, tune = [], cotraining.ViewTuning.tune
+    rows, tune = [], finetuning.finetune
 
-    def count(self: cotraining.ViewTuning) -> Backbone:
-        rows.append(len(self.split.labeled))
-        return tune(self)
+    def count(backbone: Backbone, options: args.Options, context: RunContext) -> Backbone:
+        rows.append(len(context.split.labeled))
+        return tune(backbone, options, context)
 
-    monkeypatch.setattr(cotraining.ViewTuning, "tune", count)
+    monkeypatch.setattr(finetuning, "finetune", count)
     more = ("--calibration_folds", 2)
-    killed(Moment("runs.training:Training.finish"), *line(pretrained, *TUNED, *more), cwd=tmp_path)
+    killed(Moment("runs.run:finish"), *line(pretrained, *TUNED, *more), cwd=tmp_path)
     outcome = run("--name", "x", "--resume", cwd=tmp_path)
     assert outcome.code == 0, outcome.err
     assert rows == [20, 20]
 
 
 def test_views_of_one_name_and_odd_names_have_files_of_their_own() -> None:
-    assert cotraining.view_file("timm:test_vit.a") == "views/timm_test_vit.a.safetensors"
-    assert cotraining.view_file("cnn-2") != cotraining.view_file("cnn")
+    assert finetuning.view_file("timm:test_vit.a") == "views/timm_test_vit.a.safetensors"
+    assert finetuning.view_file("cnn-2") != finetuning.view_file("cnn")

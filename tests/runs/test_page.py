@@ -167,8 +167,8 @@ def test_classes_are_sorted_by_how_hard_they_are(tmp_path: Path) -> None:
     page = page_of(replace(run_, tested={"student": answers}), tmp_path)
     words = Page(part(page, "Each class")).words
     assert re.findall(r"(ant|bee|cat) (\d+)% of", words) == [("bee", "62"), ("cat", "92"), ("ant", "100")]
-    cells = Page(part(page, "Which class is taken for which")).all("td")
-    assert any(cell.get("title") == "5 of 13 bee taken for ant (38%)" for cell in cells)
+    cells = Page(part(page, "Which class is predicted as which")).all("td")
+    assert any(cell.get("title") == "5 of 13 bee predicted as ant (38%)" for cell in cells)
 
 
 def test_many_classes_come_as_the_picture_and_the_commonest_confusions(tmp_path: Path) -> None:
@@ -177,7 +177,9 @@ def test_many_classes_come_as_the_picture_and_the_commonest_confusions(tmp_path:
     answers = run_.tested["student"].copy()
     answers[[0, 15, 30]] = np.roll(answers[0], 4)
     Image.new("RGB", (60, 30)).save(tmp_path / "student_CM.png")
-    taken = Page(part(page_of(replace(run_, tested={"student": answers}), tmp_path), "Which class is taken for which"))
+    taken = Page(
+        part(page_of(replace(run_, tested={"student": answers}), tmp_path), "Which class is predicted as which")
+    )
     assert "class 0 class 4 3" in taken.words
     assert taken.all("img")[0]["alt"] == "Confusion matrix of the student on the test images"
 

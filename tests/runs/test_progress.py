@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import csv
 import io
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-import torch
 from PIL import Image
 
 from transfermpl.runs import progress
-from transfermpl.runs.progress import Board, MetricsLog, Screen, commit, require_tensorboard, results_table, versions
+from transfermpl.runs.progress import Board, MetricsLog, ProgressBar, require_tensorboard, results_table
 from transfermpl.utils import UserError
 
 RESULT = {"accuracy": 0.8125, "ci95": [0.7, 0.9], "macro_f1": 0.5, "per_class": {"a": 0.5, "b": None}}
@@ -33,7 +31,7 @@ def test_without_a_terminal_lines_come_now_and_then_and_at_the_end(
 ) -> None:
     clock = [100.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
-    with Screen(100) as screen:
+    with ProgressBar(100) as screen:
         for step in range(1, 101):
             clock[0] += 0.4
             screen.show(step, {"supervised_loss": 1.5, "uda_loss": 0.25, "feedback_h": 3.0, "mask_rate": 0.5})
@@ -48,14 +46,14 @@ def test_time_left_counts_from_where_the_run_went_on(
 ) -> None:
     clock = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
-    with Screen(100, 80, what="features", unit="image") as screen:
+    with ProgressBar(100, 80, what="features", unit="image") as screen:
         clock[0] = 11.0
         screen.show(91)
     assert capsys.readouterr().out == "features: image 91/100  1/s  9 s left\n"
 
 
 def test_a_finished_run_shows_nothing_more(capsys: pytest.CaptureFixture[str]) -> None:
-    with Screen(10, 10) as screen:
+    with ProgressBar(10, 10) as screen:
         screen.show(10)
     assert capsys.readouterr().out == ""
 
@@ -67,7 +65,7 @@ def test_on_a_terminal_there_is_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
 
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
-    with Screen(10, 2) as screen:
+    with ProgressBar(10, 2) as screen:
         screen.show(7, {"student_loss": 0.5, "pseudo_label_accuracy": 0.75})
         screen.show(10, {"student_loss": 0.25})
     shown = terminal.getvalue()
@@ -152,16 +150,3 @@ def test_the_table_of_results() -> None:
 def test_where_nothing_was_kept_for_a_test_the_table_says_so() -> None:
     untested = SUMMARY | {"test": {}, "dataset": {"images": {"test": 0}}}
     assert "no image was kept for a test" in results_table(untested).splitlines()[-1]
-
-
-def test_versions_and_commit_are_known_or_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert torch.__version__.startswith(versions()["torch"])
-    assert {"python", "torch", "torchvision", "timm", "numpy"} <= set(versions())
-    found = commit()
-    assert found is None or len(found.removesuffix("+")) == 40
-
-    def missing(*args: object, **named: object) -> None:
-        raise FileNotFoundError("git")
-
-    monkeypatch.setattr(subprocess, "run", missing)
-    assert commit() is None

@@ -19,9 +19,11 @@ from runs import CLOCK, COLOURS, FROZEN, MOONS, Moment, Outcome, killed, make_da
 from transfermpl import args, data, models, utils
 from transfermpl.backbones import small
 from transfermpl.learning import checkpoint, learner
-from transfermpl.runs import progress, setup
+from transfermpl.runs import calibration, context, prepare, progress
 from transfermpl.runs import run as experiment
 from transfermpl.runs import training as run_training
+from transfermpl.runs.prepare import fill_banks, make_trainer
+from transfermpl.runs.trainer import Trainer
 
 # Commands, co-training and what belongs to them are shown to have an effect by their own tests.
 TRAINING = ("run", "data", "model", "learning", "mode")
@@ -486,7 +488,8 @@ def test_the_device_is_asked_for(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> N
         asked.append(name)
         return torch.device("cpu")
 
-    monkeypatch.setattr(setup, "choose_device", choose)
+    monkeypatch.setattr(context, "choose_device", choose)
+    monkeypatch.setattr(prepare, "choose_device", choose)
     lab.run(*MOONS[:2], "--max_steps", 2, "--device", "cuda:7")
     assert asked == ["cuda:7"] * 2  # before the data are read, and for use
 
@@ -555,7 +558,7 @@ def test_curves_go_to_tensorboard_when_asked_for(lab: Lab, monkeypatch: pytest.M
             written.append(("closed",))
 
     monkeypatch.setattr(progress, "_summary_writer", Writer)
-    for module in (progress, run_training):
+    for module in (progress, prepare):
         monkeypatch.setattr(module, "require_tensorboard", lambda: None)
     lab.moons("--tensorboard")
     assert written[0] == ("folder", "tensorboard")
@@ -599,15 +602,15 @@ def test_targets_without_neighbours_teach_otherwise(lab: Lab) -> None:
     assert not same(blended.checkpoint()["models"], alone.checkpoint()["models"])
 
 
-@covers("class_shares")
+@covers("class_prior")
 def test_a_pile_that_is_not_like_the_labels_is_noticed(lab: Lab, tmp_path: Path) -> None:
     for (name, colour), count in zip(COLOURS.items(), (60, 20, 15), strict=True):
         make_images(tmp_path / "d" / name, count, colour)
     line = ("--data_dir", tmp_path / "d", *FROZEN, "--num_labels", 15, "--max_steps", 6, *SURE)
-    noticed, told = lab.run(*line), lab.run(*line, "--class_shares", "labels")
-    shares = noticed.summary()["class_shares"]
+    noticed, told = lab.run(*line), lab.run(*line, "--class_prior", "labels")
+    shares = noticed.summary()["class_prior"]
     assert shares[next(iter(COLOURS))] == max(shares.values()) > 0.5
-    assert set(told.summary()["class_shares"].values()) == {0.3333}
+    assert set(told.summary()["class_prior"].values()) == {0.3333}
     assert not same(noticed.checkpoint()["models"], told.checkpoint()["models"])
 
 
@@ -737,7 +740,7 @@ def test_every_option_was_shown_to_have_an_effect() -> None:
 
 SUMMARY = {
     "name", "mode", "seed", "command", "dataset", "labels_used", "val", "test", "best_epoch", "seconds",
-    "peak_memory_bytes", "versions", "commit", "calibration", "class_shares", "precision", "views_with_prior",
+    "peak_memory_bytes", "versions", "commit", "calibration", "class_prior", "precision", "views_with_prior",
     "neighbours",
 }  # fmt: skip
 
@@ -779,7 +782,7 @@ def test_the_files_that_a_run_leaves(tmp_path: Path) -> None:
     left = {path.relative_to(outcome.folder()).as_posix() for path in outcome.folder().rglob("*") if path.is_file()}
     pictures = {"graphs.png", "samples.png", "teacher_CM.png", "student_CM.png", "ensemble_CM.png", "reliability.png"}
     tables = {"commandline_args.txt", "metrics.csv", "summary.json", "split.csv", "bad_files.txt", "report.html"}
-    assert left == pictures | tables | {"checkpoints/last.pt", "checkpoints/best.pt"}
+    assert left == pictures | tables | {"run.log", "checkpoints/last.pt", "checkpoints/best.pt"}
     for name in pictures:
         with Image.open(outcome.folder() / name) as image:
             assert image.format == "PNG"
@@ -848,14 +851,14 @@ def test_no_run_leaves_a_trace_in_the_next(lab: Lab, tmp_path: Path) -> None:
 # (moment, what is left to go on from)
 MOMENTS = [
     Moment("runs.run:write_split"),
-    Moment("runs.training:warmup_step", 2),
-    Moment("runs.training:mpl_step", 1),
-    Moment("runs.training:mpl_step", 3, "after"),
+    Moment("algorithms.algorithm:warmup_step", 2),
+    Moment("algorithms.algorithm:mpl_step", 1),
+    Moment("algorithms.algorithm:mpl_step", 3, "after"),
     Moment("runs.progress:MetricsLog.add", 2, "after"),
-    Moment("runs.training:save_checkpoint", 2),
-    Moment("runs.training:save_checkpoint", 2, "torn"),
-    Moment("runs.training:save_checkpoint", 2, "after"),
-    Moment("runs.setup:Setup.summary"),
+    Moment("runs.checkpoints:save_checkpoint", 2),
+    Moment("runs.checkpoints:save_checkpoint", 2, "torn"),
+    Moment("runs.checkpoints:save_checkpoint", 2, "after"),
+    Moment("runs.training:run_summary"),
     Moment("runs.training:write_json"),
 ]
 
@@ -880,11 +883,11 @@ def test_a_killed_run_goes_on_bit_for_bit(lab: Lab, tmp_path: Path, moment: Mome
 
 def test_a_killed_run_with_norms_in_its_heads_goes_on_bit_for_bit(lab: Lab, tmp_path: Path) -> None:
     line = (*SURE, "--ema", 0.9, "--head", "mlp", "--head_ensemble", 2, "--max_steps", 9)
-    resumed(Moment("runs.training:mpl_step", 3), lab.moons(*line), (*MOONS, *line), tmp_path)
+    resumed(Moment("algorithms.algorithm:mpl_step", 3), lab.moons(*line), (*MOONS, *line), tmp_path)
 
 
 @pytest.mark.parametrize(
-    "moment", [Moment("runs.training:mpl_step", 2), Moment("runs.training:save_checkpoint", 1, "after")]
+    "moment", [Moment("algorithms.algorithm:mpl_step", 2), Moment("runs.checkpoints:save_checkpoint", 1, "after")]
 )
 def test_a_killed_run_on_digits_goes_on_bit_for_bit(lab: Lab, tmp_path: Path, moment: Moment) -> None:
     line = (
@@ -905,7 +908,7 @@ BANK_MOMENTS = [
     Moment("features.bank:write_block", 1),
     Moment("features.bank:write_block", 3, "torn"),
     Moment("features.bank:write_block", 3, "after"),
-    Moment("runs.training:mpl_step", 3),
+    Moment("algorithms.algorithm:mpl_step", 3),
 ]
 
 
@@ -916,7 +919,7 @@ def test_a_killed_run_with_a_bank_goes_on_bit_for_bit(lab: Lab, tmp_path: Path, 
 
 
 @pytest.mark.parametrize(
-    "moment", [Moment("runs.setup:Setup.summary"), Moment("runs.progress:MetricsLog.add", 4, "after")]
+    "moment", [Moment("runs.training:run_summary"), Moment("runs.progress:MetricsLog.add", 4, "after")]
 )
 def test_a_run_that_had_stopped_early_does_not_train_on(lab: Lab, tmp_path: Path, moment: Moment) -> None:
     still = ("--val_percent", "20%", "--max_lr", "1e-12", "--max_steps", 40, "--patience", 2)
@@ -930,7 +933,7 @@ def test_a_killed_fine_tuning_goes_on_bit_for_bit(tmp_path: Path) -> None:
     other = tmp_path / "other"
     (other / "results").mkdir(parents=True)
     (tmp_path / "results" / "exp").rename(other / "results" / "exp")
-    resumed(Moment("runs.training:supervised_step", 4), whole, line, other)
+    resumed(Moment("algorithms.algorithm:supervised_step", 4), whole, line, other)
 
 
 @pytest.mark.parametrize(
@@ -947,7 +950,7 @@ def test_a_killed_fine_tuning_goes_on_bit_for_bit(tmp_path: Path) -> None:
     ],
 )
 def test_a_resumed_run_keeps_its_options(tmp_path: Path, options: list[str], code: int, says: str) -> None:
-    killed(Moment("runs.training:mpl_step", 6), "--name", "x", *MOONS, cwd=tmp_path)
+    killed(Moment("algorithms.algorithm:mpl_step", 6), "--name", "x", *MOONS, cwd=tmp_path)
     outcome = run("--name", "x", "--resume", *options, cwd=tmp_path)
     assert outcome.code == code, outcome.err
     assert says in outcome.err
@@ -958,7 +961,7 @@ def test_a_resumed_run_keeps_its_options(tmp_path: Path, options: list[str], cod
 def test_a_run_is_not_resumed_on_other_images(lab: Lab, tmp_path: Path) -> None:
     folder = make_data(tmp_path / "d")
     line = ("--data_dir", "d", *FROZEN, "--num_labels", 6, "--unlabeled_batch_size", 15, "--max_steps", 6)
-    killed(Moment("runs.training:mpl_step", 3), "--name", "x", *line, cwd=tmp_path)
+    killed(Moment("algorithms.algorithm:mpl_step", 3), "--name", "x", *line, cwd=tmp_path)
     make_images(folder / "b c", 14, COLOURS["b c"], seed=9)
     outcome = run("--name", "x", "--resume", cwd=tmp_path)
     assert outcome.code == 2
@@ -1019,10 +1022,10 @@ def test_folds_of_a_calibration_end_their_learning_rate_cycle(tmp_path: Path, mo
     line = ("--finetune_mode", "--num_epochs", 4, "--batch_size", 8, "--num_labels", 40, "--cache_dir", tmp_path)
     options = args.parse(["--name", "x", "--data_dir", "moons", *map(str, line)])
     dataset = data.find_dataset(options.data)
-    training = experiment.make_training(options, dataset, data.split_dataset(dataset, options.data, 0))
-    made, real = [], run_training.Training.learn
-    monkeypatch.setattr(run_training.Training, "learn", lambda self, *a, **k: made.append(self) or real(self, *a, **k))
-    training._cross_fitted(4)
+    training = make_trainer(options, dataset, data.split_dataset(dataset, options.data, 0))
+    made, real = [], Trainer.learn
+    monkeypatch.setattr(Trainer, "learn", lambda self, *a, **k: made.append(self) or real(self, *a, **k))
+    calibration.cross_fitted(training, 4)
     assert [x.step for fold in made for x in fold.learners] == [training.schedule.total_steps] * 4
     assert max(x.learning_rate() for fold in made for x in fold.learners) < 1e-3 * options.learning.max_lr
 
@@ -1032,12 +1035,12 @@ def test_a_filled_bank_has_all_that_the_folds_of_a_calibration_ask_for(lab: Lab,
     line = ("--data_dir", lab.data, *FROZEN, "--num_labels", 6, "--max_steps", 3, "--cache_dir", tmp_path)
     options = args.parse(["--name", "x", *map(str, line)])
     dataset = data.find_dataset(options.data)
-    training = experiment.make_training(options, dataset, data.split_dataset(dataset, options.data, 0))
-    training.fill_bank()
-    [bank] = training.banks
+    training = make_trainer(options, dataset, data.split_dataset(dataset, options.data, 0))
+    fill_banks(training)
+    [bank] = training.views.banks
     filled = bank.computed
     training.learn(experiment.Progress())
-    assert training.calibrate()["method"] == "cross-fitted"
+    assert calibration.calibrate(training)["method"] == "cross-fitted"
     assert 0 < bank.computed == filled
 
 
@@ -1045,7 +1048,7 @@ def test_a_run_whose_folds_are_too_small_ends_uncalibrated(tmp_path: Path, monke
     def too_small(*given: object, **more: object) -> None:
         raise utils.UserError("batches of 1 images are too small")
 
-    monkeypatch.setattr(run_training.Training, "_cross_fitted", too_small)
+    monkeypatch.setattr(calibration, "cross_fitted", too_small)
     outcome = run("--name", "x", *MOONS, "--calibration_folds", 2, cwd=tmp_path)
     assert outcome.code == 0, outcome.err
     assert outcome.summary()["calibration"]["reason"] == "batches of 1 images are too small"
@@ -1055,7 +1058,7 @@ def test_the_page_shows_calibrated_probabilities(tmp_path: Path, monkeypatch: py
     shown = []
     monkeypatch.setattr(run_training, "write_run", lambda folder, summary, finished: shown.append(finished.tested))
     found = {"method": "validation", "images": 50, "temperatures": {"student": 10.0}}
-    monkeypatch.setattr(run_training.Training, "calibrate", lambda self: found)
+    monkeypatch.setattr(run_training, "calibrate", lambda trainer: found)
     run("--name", "x", *MOONS, "--finetune_mode", cwd=tmp_path)
     assert shown[0]["student"].max() < 0.9
 

@@ -16,7 +16,7 @@ from runs import Moment, killed, make_data, run, same_run
 from transfermpl.args import parse
 from transfermpl.backbones.library import build_backbone
 from transfermpl.data import find_dataset
-from transfermpl.features import blocks
+from transfermpl.features import bank
 from transfermpl.features.bank import FeatureBank
 from transfermpl.features.sources import FrozenSource, ImageSource
 from transfermpl.images.augment import recipe_for
@@ -131,7 +131,7 @@ def test_a_run_killed_within_an_epoch_goes_on_bit_for_bit(count: int, tmp_path: 
     for place in ("whole", "killed"):
         (tmp_path / place).mkdir()
     whole = run(*words, cwd=tmp_path / "whole")
-    killed(Moment("runs.training:save_checkpoint", count, "after"), *words, cwd=tmp_path / "killed")
+    killed(Moment("runs.checkpoints:save_checkpoint", count, "after"), *words, cwd=tmp_path / "killed")
     saved = torch.load(tmp_path / "killed" / "results" / "x" / "checkpoints" / "last.pt", weights_only=True)
     assert saved["step"] % 50
     resumed = run("--name", "x", "--resume", cwd=tmp_path / "killed")
@@ -148,7 +148,7 @@ def test_a_test_without_images_shows_the_validation(tmp_path: Path) -> None:
 
 def test_a_bank_of_many_blocks_needs_few_open_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Running out of file handles must neither break a run nor pass for damage."""
-    monkeypatch.setattr(blocks, "BLOCK_ROWS", 4)
+    monkeypatch.setattr(bank, "BLOCK_ROWS", 4)
     options = parse(["--name", "x", "--data_dir", "fake", "--model_name", "cnn", "--unfreeze", "head"])
     dataset = find_dataset(options.data)
     backbone = build_backbone(options.model, native_size=32, points=False, seed=0, default_name="")

@@ -1,0 +1,93 @@
+"""Published weights from the network, or from what torch.hub and the Hugging Face hub keep on this disk."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from ..utils import UserError
+from .weights import one_line
+
+NETWORK_TIMEOUT = 8.0  # seconds: without a network the user shall read what to do, not wait
+
+
+class WeightsMissing(UserError):
+    """The library's pretrained weights can't be fetched: what can do without them may go on."""
+
+
+# --- torch.hub --------------------------------------------------------------------------------------------------------
+
+
+def downloaded(name: str, url: str, file: str | None = None) -> Path:
+    """A file of torch.hub's folder; the network is asked only where it is missing. Raises UserError."""
+    target = torch_hub_file(url, file)
+    if not target.is_file():
+        with fetching(name, url, file):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            torch.hub.download_url_to_file(url, str(target))
+    return target
+
+
+@contextlib.contextmanager
+def fetching(name: str, url: str, file: str | None = None) -> Iterator[None]:
+    """Inside, torch.hub fetches the url (see `torch_hub_file`). Raises WeightsMissing, which says what to do."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(NETWORK_TIMEOUT)
+    try:
+        yield
+    except Exception as error:  # no network, no disk, a proxy's page, a broken file: the way out is the same
+        place = torch_hub_file(url, file)
+        raise WeightsMissing(
+            f"the weights of {name} can't be had ({one_line(error)}); put {url} at {place}, "
+            "or use --weights FILE or --weights none"
+        ) from error
+    finally:
+        socket.setdefaulttimeout(before)
+
+
+def torch_hub_file(url: str, file: str | None = None) -> Path:
+    """Where torch.hub keeps a file; `file` is its name there, if not that of the url."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / (file or Path(url).name)
+
+
+# --- the Hugging Face hub ---------------------------------------------------------------------------------------------
+
+
+def hub_file(repository: str, file: str | None = None) -> Path | None:
+    """A file of the hub's cache on this disk (without a name, the weights), or None. Asks no network."""
+    from huggingface_hub import try_to_load_from_cache
+
+    names = (file,) if file else ("model.safetensors", "pytorch_model.bin")
+    found = (try_to_load_from_cache(repository, name) for name in names)
+    return next((Path(path) for path in found if isinstance(path, str)), None)
+
+
+@contextlib.contextmanager
+def hub_or_cache(*, cached: object = None) -> Iterator[None]:
+    """Inside, the hub's client asks the hub, or only its cache, where that has the file or the hub gives no answer.
+
+    Without a network it tries each file six times, which takes a minute; its cache works at once.
+    """
+    from huggingface_hub import constants
+
+    before = constants.HF_HUB_OFFLINE
+    constants.HF_HUB_OFFLINE = before or bool(cached) or not _answers(constants.ENDPOINT)
+    try:
+        yield
+    finally:
+        constants.HF_HUB_OFFLINE = before
+
+
+def _answers(address: str) -> bool:
+    try:
+        urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=NETWORK_TIMEOUT).close()
+    except urllib.error.HTTPError:
+        return True  # an answer, if not a friendly one
+    except OSError:
+        return False
+    return True

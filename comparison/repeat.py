@@ -1,0 +1,74 @@
+"""`--repeat N` beside one method: the same training with several seeds, and the mean of what they reach.
+
+A killed one goes on: the summary of each seed that is finished lies in its folder, and that seed is not trained again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..args import Options
+from ..base.files import read_json, write_json
+from ..data import find_dataset, split_dataset
+from ..runs.resume import check_same_images, resumed_options
+from ..runs.run_folder import going_on
+from ..utils import log_to, say
+from .seeds import check_seeds, make_folder, seeds_of, summary_of
+from .task import Task, prepared, whole_run
+from .verdict import aligned, over_seeds
+
+
+def repeat(options: Options) -> dict[str, Any]:
+    """Train one method with several seeds, each a whole run in `results/NAME/seed-<seed>/`; returns the summary.
+
+    `summary.json` of the whole holds each model's accuracies, their mean and its 95% interval over the seeds (Student's
+    t, not the interval of one test). Raises UserError and TrainingFault.
+    """
+    began = time.monotonic()
+    if options.run.resume:
+        options = resumed_options(options)
+    seeds = seeds_of(options.run, options.study, 1)
+    dataset = find_dataset(options.data)
+    task = Task(options, dataset, split_dataset(dataset, options.data, seeds[0]))
+    first = prepared(task)
+    check_seeds(task, seeds, first.backbones)
+    folder = make_folder(task)
+    task = task.changed(name=folder.name)
+    with log_to(folder), going_on(folder):
+        runs = [one_of(task.of_seed(seed), folder / f"seed-{seed}") for seed in seeds]
+        summary = {
+            **summary_of(task, seeds, first.used_images, began),
+            "mode": options.mode_name,
+            **{part: over_seeds([run[part] for run in runs]) for part in ("val", "test")},
+        }
+        write_json(folder / "summary.json", summary)
+        say(repeat_table(summary))
+        say(f"results: {folder}")
+    return summary
+
+
+def one_of(task: Task, folder: Path) -> dict[str, Any]:
+    """The summary of one whole run of `repeat`, which is trained unless it is there already."""
+    seed = task.options.run.seed
+    if (folder / "summary.json").is_file():
+        say(f"seed {seed}: finished before")
+        return read_json(folder / "summary.json")
+    say(f"\nseed {seed}")
+    check_same_images(folder, task.dataset, task.split)
+    return whole_run(task, folder, time.monotonic())
+
+
+def repeat_table(summary: Mapping[str, Any]) -> str:
+    """Mean and interval of each model over the seeds of `repeat`."""
+    cells = [("model", "mean", "std", "95% interval of the mean")]
+    part = summary["test"] or summary["val"]
+    for name, row in part.items():
+        ends = [f"{100 * end:.1f}%" for end in row["ci95"] or []]
+        std = "" if row["std"] is None else f"{100 * row['std']:.1f}"
+        cells.append((name, f"{100 * row['mean']:.1f}%", std, " to ".join(ends)))
+    where, count = "test" if summary["test"] else "validation", len(summary["seeds"])
+    head = f"{where} accuracy of {count} seeds, each with a split of its own, {summary['labels_used']} labels"
+    return f"\n{head}\n\n{aligned(cells)}" if part else "\nnothing was held out, so nothing was tested"

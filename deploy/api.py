@@ -1,0 +1,75 @@
+"""The package as a library: `train(...)` is one run of the command line, without its screen."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import args
+from ..args import Options
+from ..runs.run_folder import RESULTS
+from ..utils import UserError, as_command, keep_pages, on_screen
+
+if TYPE_CHECKING:
+    from .classifier import Classifier
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run. `summary` is what its summary.json holds, `folder` is where all lies that it left."""
+
+    folder: Path
+    summary: dict[str, Any]
+
+    @cached_property
+    def classifier(self) -> Classifier:
+        """The tested models, ready for new images; loaded when it is first asked for. Raises UserError for points."""
+        from .classifier import load_classifier
+
+        return load_classifier(self.folder)
+
+
+def train(data_dir: str | Path = "digits", *, name: str, verbose: bool = False, **options: Any) -> Run:
+    """Train on a folder of images, test, and leave all in `results/<name>/` (or `<name>-2`, ... where that is taken).
+
+    Args:
+        data_dir: a folder of images in one of the layouts, or the name of a built-in set
+        name: of the run
+        verbose: show on the screen what the command line would show; otherwise nothing is printed, warnings go to the
+            logger `transfermpl`, and `run.log` in the run's folder has both
+        options: every option of a training, by its name on the command line: `num_labels=50`, `finetune_mode=True`,
+            `views=["dinov2", "clip"]`
+
+    Raises:
+        UserError: an option or the data is wrong; the message says what to do
+        transfermpl.train.TrainingFault: the training broke off; `resume=True` goes on after its last checkpoint
+    """
+    settings = _checked({"data_dir": str(data_dir), "name": name, **options})
+    with on_screen() if verbose else contextlib.nullcontext(), as_command(args.command_line(settings)):
+        if settings.run.keep_pages:
+            keep_pages()
+        from ..runs.prepare import check_available
+        from ..runs.run import run
+
+        check_available(settings)
+        summary = run(settings)
+    return Run((RESULTS / summary["name"]).absolute(), summary)
+
+
+def _checked(values: dict[str, Any]) -> Options:
+    """The options, checked as on the command line. Raises UserError, also for what is another command than a training.
+
+    Paths may be given as such.
+    """
+    if values.get("config") is not None:
+        raise UserError("--config is of the command line; read the file, and give its values as options")
+    options = args.make({key: str(value) if isinstance(value, Path) else value for key, value in values.items()})
+    command = next((command for command in args.COMMANDS if getattr(options.mode, command)), None)
+    if command is None and (options.study.repeat or 1) > 1:
+        command = "repeat"
+    if command is not None:
+        raise UserError(f"--{command} is a command of its own, and train() is one run; use the command line for it")
+    return options

@@ -1,0 +1,58 @@
+"""What predict and export share: the classifier of --load_path, and the file to write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from ..args import Options, read_by, warn_of_unused
+from ..base.files import atomic_file
+from ..runs.resume import run_of
+from ..utils import UserError
+from .classifier import Classifier, loaded_checkpoint
+
+
+def classifier_of(options: Options, command: str, **fixed: Any) -> Classifier:
+    """The classifier of `--load_path`, on these settings; options that the command does not read are named."""
+    warn_of_unused(options, command)
+    given = options.given_values(read_by(command, group="run"))
+    return Classifier(*loaded_checkpoint(options.mode.load_path or ""), given | fixed)
+
+
+def output(wanted: str | None, checkpoint: Path, name: str, beside: str = "", *, overwrite: bool) -> tuple[Path, Path]:
+    """The file to write, and another one beside it whose name ends so; nothing that is there is replaced.
+
+    `wanted`, which is --out, or `name` in the run's folder, or its next free number. Raises UserError when `--out` is
+    there already, unless `overwrite`.
+    """
+    given = Path(wanted).expanduser() if wanted else None
+    first = given or run_of(checkpoint) / name
+    for number in count(1):
+        out = first if number == 1 else first.with_stem(f"{first.stem}-{number}")
+        other = out.with_name(out.stem + beside) if beside else out
+        if out.is_dir():
+            raise UserError(f"{out} is a folder; give --out a file")
+        if overwrite or not (out.exists() or other.exists()):
+            return out, other
+        if given is not None:
+            there = out if out.exists() else other
+            raise UserError(f"{there} is there already; give another --out, or --overwrite to replace it")
+    raise AssertionError
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """As `atomic_file`; what an interrupted run has written is kept beside, and a folder closed to us is an error."""
+    partial = path.with_name(f"{path.stem}.partial{path.suffix}")
+    try:
+        with atomic_file(path) as temporary:
+            try:
+                yield temporary
+            except KeyboardInterrupt as stop:
+                temporary.replace(partial)
+                raise KeyboardInterrupt(f"stopped; what was done is in {partial}") from stop
+    except PermissionError as error:
+        raise UserError(f"{error.filename} can't be written ({error.strerror}); give another --out") from error

@@ -1,0 +1,131 @@
+"""How sure the models are, made to say how often they are right: temperatures, on images that were held out.
+
+On the validation images where there are enough of them; else on labeled images that trainings without them predict.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from ..base.metrics import ENOUGH_TO_FIT, fit_temperatures
+from ..data import folds_of
+from ..train import Hooks, Progress, TrainingFault
+from ..utils import UserError, warn
+from .folds import CALIBRATION_FOLDS, calibration_folds, knows_labels, rarest_label
+from .prepare import fill_banks, make_trainer
+from .progress import ProgressBar
+from .trainer import Trainer
+from .views import FeatureCache, views_key
+
+# A head at the end of its warm-up is unsure of most. A temperature that corrects this and stays to the end, when the
+# head has long become sure by itself, lets wrong labels pass (docs/results.md).
+SMALLEST_TEMPERATURE = 1.0
+
+
+# --- at the end of a run ----------------------------------------------------------------------------------------------
+
+
+def calibrate(trainer: Trainer) -> dict[str, Any]:
+    """Temperatures of the models and the ensemble, and how they were found; the test takes no part.
+
+    Returns {method, images, temperatures} and, by method, folds or the reason why there are none.
+    """
+    rows, labels = trainer.context.split.val, trainer.context.data.labels
+    if len(rows) >= ENOUGH_TO_FIT:
+        temperatures = fit_temperatures(trainer.predictions(rows), labels[rows])
+        return {"method": "validation", "images": len(rows), "temperatures": temperatures}
+    count, reason = calibration_folds(trainer)
+    if count:
+        try:
+            held_out, rows = cross_fitted(trainer, count)
+        except (TrainingFault, UserError) as error:  # of a fold, which is smaller: the run itself is whole
+            count, reason = 0, str(error)
+    if not count:
+        return {"method": "none", "reason": reason, "images": 0, "temperatures": {}}
+    temperatures = fit_temperatures(held_out, labels[rows])
+    return {"method": "cross-fitted", "folds": count, "images": len(rows), "temperatures": temperatures}
+
+
+def cross_fitted(
+    trainer: Trainer, count: int, *, warmup_only: bool = False
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Predictions [N, C] of labeled images by trainings that saw nothing of them, and their rows [N].
+
+    Each is as long as the run itself, with its learning rates; with `warmup_only` it ends where the warm-up does.
+    """
+    schedule, context = trainer.schedule, trainer.context
+    parts, steps = [], schedule.warmup_steps if warmup_only else schedule.total_steps
+    # Views that were tuned on the labeled images know what is held out: each fold tunes its own, and takes none that a
+    # stopped run left.
+    options = trainer.options.changed(resume=False, max_steps=schedule.total_steps, num_epochs=None, patience=None)
+    own_views = {views_key(options, context.split): trainer.views} if trainer.views.frozen else {}
+    cache = FeatureCache(own_views, trainer.cache.computed)
+    folds = folds_of(context.data, context.split, count, context.seed)
+    by_view = trainer.algorithm.by_view
+    temperatures = {learner.name: float(learner.temperature) for learner in trainer.learners}
+    with ProgressBar(count * steps, what="calibration of the views" if warmup_only else "calibration") as screen:
+        for index, fold in enumerate(folds):
+
+            def show(step: int, means: Mapping[str, float], done: int = index * steps) -> None:
+                screen.show(done + step)
+
+            # As the test images are: not among the unlabeled ones either.
+            fold = replace(fold, unlabeled=np.setdiff1d(fold.unlabeled, fold.val))
+            training = make_trainer(options, context.data, fold, cache=cache)
+            if warmup_only:
+                training.schedule = replace(training.schedule, warmup_steps=steps, total_steps=steps)
+            fill_banks(training)
+            like_ours = functools.partial(set_temperatures, training, temperatures) if by_view else lambda: None
+            training.learn(Progress(), Hooks(after_warmup=like_ours, show=show), validated=False)
+            parts.append(training.predictions(fold.val))  # its views may be its own
+    predictions = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    return predictions, np.concatenate([fold.val for fold in folds])
+
+
+# --- between the warm-up and co-training ------------------------------------------------------------------------------
+
+
+def after_warmup(trainer: Trainer, *, validated: bool = True) -> Callable[[], None]:
+    """What is done once between the warm-up and the rest: in co-training the views are calibrated."""
+    return (
+        functools.partial(calibrate_views, trainer, validated=validated) if trainer.algorithm.by_view else lambda: None
+    )
+
+
+def calibrate_views(trainer: Trainer, *, validated: bool = True) -> None:
+    """Fit each view's temperature, once, so that it speaks to the others no surer than it is right.
+
+    validated: whether the validation images may take part.
+    """
+    set_temperatures(trainer, view_temperatures(trainer, validated=validated))
+
+
+def set_temperatures(trainer: Trainer, temperatures: Mapping[str, float]) -> None:
+    """Set the temperature of each view by its name; 1 where there is none."""
+    for learner in trainer.learners:
+        learner.calibrate(max(SMALLEST_TEMPERATURE, temperatures.get(learner.name, 1.0)))
+
+
+def view_temperatures(trainer: Trainer, *, validated: bool) -> dict[str, float]:
+    """Temperatures by view, from validation images where there are enough, else from folds; none where neither do."""
+    rows, labels = trainer.context.split.val, trainer.context.data.labels
+    if not trainer.schedule.warmup_steps:
+        return {}
+    if validated and len(rows) >= ENOUGH_TO_FIT:
+        return fit_temperatures(trainer.predictions(rows), labels[rows])
+    rarest = rarest_label(trainer)
+    # Views that were fine-tuned would have to be so again for each fold, within the folds of the end too.
+    tuned = trainer.options.cotraining.finetune_views or knows_labels(trainer)
+    if rarest < 2 or tuned or trainer.options.use.calibration_folds == 0:
+        return {}
+    try:
+        predicted, rows = cross_fitted(trainer, min(CALIBRATION_FOLDS, rarest), warmup_only=True)
+    except (TrainingFault, UserError) as error:  # of a fold, which is smaller: the run itself can go on
+        warn(f"the views' probabilities are not calibrated after the warm-up: {error}")
+        return {}
+    return fit_temperatures(predicted, labels[rows])

@@ -1,0 +1,97 @@
+"""What a run keeps of its training: `last.pt` to go on from, `best.pt` to test and use."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..args import recorded
+from ..backbones.registry import view_record
+from ..learning.checkpoint import layers_checked, load_checkpoint, save_checkpoint
+from ..train import Progress, progress_state, restore_progress
+from ..utils import say, warn
+from .context import RunContext
+from .networks import default_model
+from .resume import hashes_in
+from .trainer import Trainer
+from .views import Views
+
+
+def save_last(path: Path, trainer: Trainer, progress: Progress) -> None:
+    """Write `last.pt`: all that the run needs to go on."""
+    models = {learner.name: learner.evaluation_state() for learner in trainer.learners}
+    save_checkpoint(path, {**description(trainer), "models": models, **progress_state(progress, trainer.learners)})
+
+
+def save_best(
+    path: Path, trainer: Trainer, best_epoch: Mapping[str, int], temperatures: Mapping[str, float] | None = None
+) -> None:
+    """Write `best.pt`: the models as they are tested and used, without what learning needs."""
+    with trainer.evaluated() as models:
+        states = {name: head.state_dict() for name, head in models.heads.items()}
+        content = {**description(trainer), "models": states, "best_epoch": dict(best_epoch)}
+        save_checkpoint(path, {**content, "temperatures": dict(temperatures or {})})
+
+
+def restore(folder: Path, trainer: Trainer) -> Progress:
+    """Go on from `last.pt`, or from the beginning where there is none yet."""
+    path = folder / "checkpoints" / "last.pt"
+    if not path.is_file():
+        return Progress()
+    content = load_checkpoint(path)
+    with layers_checked():
+        progress = restore_progress(content, trainer.learners)
+    before = content["model"].get("precision", {}).get("features")
+    now = trainer.context.precision.described(frozen=trainer.views.frozen).get("features")
+    if before is not None and before != now:
+        warn(
+            f"the run began with features in {before} and goes on with features in {now}, which differ a little; "
+            "where that matters, train under another --name from the beginning"
+        )
+    say(f"going on after epoch {len(progress.rows)}, step {progress.step} of {trainer.schedule.total_steps}")
+    return progress
+
+
+def description(trainer: Trainer) -> dict[str, Any]:
+    """What a checkpoint says of the network, and of the images that were used.
+
+    Returns {format, classes, model, options, seen, labels, validation, views}.
+    """
+    options, data, frozen = trainer.options, trainer.context.data, trainer.views.frozen
+    used = used_images(trainer.context, trainer.views, trainer.loaded)
+    model = {
+        "name": options.model.model_name or default_model(data),
+        "native_size": data.native_size,
+        "kind": data.kind,
+        "frozen": frozen,
+        "precision": trainer.context.precision.described(frozen=frozen),
+    }
+    return {
+        "format": 1,
+        "classes": list(data.classes),
+        "model": model,
+        "options": recorded(options),
+        **{name: torch.from_numpy(hashes.view(np.int64)) for name, hashes in used.items()},
+        "views": {
+            view.name: {
+                "record": view_record(view.backbone),
+                "backbone": view.backbone.state_dict() if frozen else None,
+            }
+            for view in trainer.views
+        },
+    }
+
+
+def used_images(context: RunContext, views: Views, loaded: Mapping[str, Any] | None) -> dict[str, np.ndarray]:
+    """Contents uint64 that this run and those that it came from have used, by what for (see `hashes_in`)."""
+    split, hashes = context.split, context.data.hashes
+    seen = np.concatenate([split.labeled, split.unlabeled, split.val])
+    rows = {"seen": seen, "labels": split.labeled, "validation": split.val}
+    used = {name: np.union1d(hashes[own], hashes_in(loaded, name)) for name, own in rows.items()}
+    learned = [view.backbone.learned for view in views]
+    return used | {name: functools.reduce(np.union1d, learned, used[name]) for name in ("seen", "labels")}

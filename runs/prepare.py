@@ -1,0 +1,110 @@
+"""Everything up to the first step: the views of a run, its training, and the features that it will ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from ..algorithms.algorithm import algorithm_of
+from ..args import Options
+from ..backbones.library import resolve_name
+from ..backbones.registry import check_views
+from ..backbones.weights import weight_file
+from ..base.metrics import ENOUGH_TO_FIT
+from ..data import Dataset, Split
+from ..models import resolve_unfreeze, set_trainable
+from ..utils import UserError, choose_device
+from .context import RunContext, make_context
+from .finetuning import finetuned
+from .folds import calibration_folds
+from .networks import check_not_learned, make_backbones, restored_backbones, spec_of
+from .progress import ProgressBar, require_tensorboard
+from .trainer import Trainer, check_batch_norms
+from .views import FeatureCache, Views, make_views, views_key
+
+
+def make_trainer(
+    options: Options,
+    dataset: Dataset,
+    split: Split,
+    loaded: Mapping[str, Any] | None = None,
+    cache: FeatureCache | None = None,
+) -> Trainer:
+    """The training that the options ask for, with all that can be wrong with it found. Raises UserError."""
+    cache = FeatureCache() if cache is None else cache
+    context = make_context(options.run, dataset, split)
+    views = prepare_views(options, context, loaded, cache)
+    algorithm = algorithm_of(options.mode, options.cotraining, list(views.backbones))
+    trainer = Trainer(options, context, views, algorithm, loaded=loaded, cache=cache)
+    check_batch_norms(trainer)
+    if options.run.tensorboard:
+        require_tensorboard()
+    return trainer
+
+
+def prepare_views(
+    options: Options,
+    context: RunContext,
+    loaded: Mapping[str, Any] | None = None,
+    cache: FeatureCache | None = None,
+) -> Views:
+    """The views of a run: of the cache, of a loaded run, or built, and fine-tuned where that is asked for.
+
+    Raises UserError when a backbone has learned labels of images that would be measured on.
+    """
+    cache = FeatureCache() if cache is None else cache
+    key = views_key(options, context.split)
+    held_out = np.concatenate([context.split.val, context.split.test])
+    if key in cache.views:
+        views = cache.views[key]
+        check_not_learned(views.backbones.values(), context.data, held_out)
+        return views
+    if loaded is not None:
+        backbones = restored_backbones(loaded, context.seed)
+    else:
+        spec = spec_of(options.model, context.data, context.seed)
+        backbones = make_backbones(spec, options.cotraining.views)
+    check_not_learned(backbones.values(), context.data, held_out)
+    if options.cotraining.finetune_views and loaded is None:
+        backbones = finetuned(backbones, options, context)
+    several = len(backbones) > 1  # the views of co-training are frozen whatever they are
+    for backbone in backbones.values():
+        set_trainable(backbone, "head" if several else resolve_unfreeze(options.model, backbone))
+    frozen = not any(p.requires_grad for backbone in backbones.values() for p in backbone.parameters())
+    views = make_views(backbones, options.run, options.data.flip, context, frozen=frozen)
+    if views.frozen and loaded is not None and not loaded["model"]["frozen"]:
+        raise UserError("--unfreeze head: the loaded models have a backbone each; leave out --unfreeze")
+    if views.frozen:
+        cache.views[key] = views
+    return views
+
+
+def fill_banks(trainer: Trainer) -> None:
+    """Compute the features that training, test and calibration will ask for, all at once."""
+    split = trainer.context.split
+    wanted = trainer.order.wanted(trainer.planned_steps) if trainer.views.frozen else {}
+    by_folds = len(split.val) < ENOUGH_TO_FIT and calibration_folds(trainer)[0]
+    held_out = [split.labeled] if by_folds else []
+    wanted["eval", 0] = np.concatenate([split.val, split.test, *held_out])
+    for bank in trainer.views.banks:
+        missing = bank.missing(wanted)
+        if missing:
+            with ProgressBar(missing, what=f"features of {bank.frozen.backbone.name}", unit="image") as screen:
+                bank.fill(wanted, show=screen.show)
+
+
+def check_available(options: Options) -> None:
+    """The device, the names and the weights' file, before minutes go into reading a large folder. Raises UserError.
+
+    A run that is loaded or goes on brings its own, and is soon looked at.
+    """
+    mode = options.mode
+    if options.run.resume or mode.load_path or mode.list_views:
+        return
+    choose_device(options.run.device)
+    if options.model.model_name is not None:
+        resolve_name(options.model.model_name)
+    weight_file(options.model.weights)
+    check_views(options.cotraining.views)

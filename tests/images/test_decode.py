@@ -1,0 +1,145 @@
+"""Decoding: colour modes, orientation, resizing, and files of any size and shape."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from image_folders import noise, transform
+from transfermpl import data
+
+
+def decoded(file: Path, **options: object) -> np.ndarray:
+    """uint8 [H, W, 3]."""
+    dataset = data.Dataset("x", (), (file.name,), np.zeros(1), np.zeros(1), ("",), "photos", 0, sources=(str(file),))
+    tensor = dataset.read(0, transform(**options))  # type: ignore[arg-type]
+    assert tensor.dtype == torch.uint8
+    assert tensor.is_contiguous()
+    return tensor.permute(1, 2, 0).numpy()
+
+
+def palette(transparent: int | bytes | None) -> Image.Image:
+    image = Image.new("P", (8, 8), 1)
+    image.putpalette([0, 0, 0, 200, 10, 30])
+    if transparent is not None:
+        image.info["transparency"] = transparent
+    return image
+
+
+def grey16(value: int) -> Image.Image:
+    return Image.fromarray(np.full((8, 8), value, np.uint16))
+
+
+MODES = {
+    "RGB.png": (Image.new("RGB", (8, 8), (10, 20, 30)), (10, 20, 30)),
+    "L.png": (Image.new("L", (8, 8), 77), (77, 77, 77)),
+    "L.jpg": (Image.new("L", (8, 8), 77), (77, 77, 77)),
+    "1.png": (Image.new("1", (8, 8), 1), (255, 255, 255)),
+    "1.tif": (Image.new("1", (8, 8), 0), (0, 0, 0)),
+    "P.png": (palette(None), (200, 10, 30)),
+    "P.gif": (palette(None), (200, 10, 30)),
+    "P clear.png": (palette(1), (255, 255, 255)),
+    "P half.png": (palette(bytes([255, 0])), (255, 255, 255)),
+    "LA.png": (Image.new("LA", (8, 8), (100, 255)), (100, 100, 100)),
+    "LA clear.png": (Image.new("LA", (8, 8), (100, 0)), (255, 255, 255)),
+    "RGBA.png": (Image.new("RGBA", (8, 8), (200, 100, 0, 255)), (200, 100, 0)),
+    "RGBA half.png": (Image.new("RGBA", (8, 8), (0, 0, 255, 128)), (127, 127, 255)),
+    "RGBA.tif": (Image.new("RGBA", (8, 8), (0, 0, 0, 0)), (255, 255, 255)),
+    "CMYK.jpg": (Image.new("CMYK", (8, 8), (0, 255, 255, 0)), (254, 0, 0)),
+    "CMYK.tif": (Image.new("CMYK", (8, 8), (255, 0, 0, 0)), (0, 255, 255)),
+    "I16.png": (grey16(257 * 60), (60, 60, 60)),
+    "I16.tif": (grey16(65535), (255, 255, 255)),
+    "I16 dark.png": (grey16(200), (1, 1, 1)),
+    "I.tif": (Image.new("I", (8, 8), 257 * 60), (60, 60, 60)),
+    "I small.tif": (Image.new("I", (8, 8), 60), (60, 60, 60)),
+    "F one.tif": (Image.new("F", (8, 8), 0.5), (128, 128, 128)),
+    "F byte.tif": (Image.new("F", (8, 8), 99.0), (99, 99, 99)),
+    "F huge.tif": (Image.new("F", (8, 8), 1e9), (255, 255, 255)),
+    "F nan.tif": (Image.new("F", (8, 8), float("nan")), (0, 0, 0)),
+    "F below.tif": (Image.new("F", (8, 8), -3.0), (0, 0, 0)),
+    "grey.pgm": (Image.new("L", (8, 8), 9), (9, 9, 9)),
+    "RGB.bmp": (Image.new("RGB", (8, 8), (1, 2, 3)), (1, 2, 3)),
+    "YCbCr.tif": (Image.new("RGB", (8, 8), (200, 100, 50)).convert("YCbCr"), (200, 100, 50)),
+}
+
+
+@pytest.mark.parametrize("name", MODES)
+def test_colour_modes(tmp_path: Path, name: str) -> None:
+    image, colour = MODES[name]
+    image.save(tmp_path / name)
+    pixels = decoded(tmp_path / name).astype(int)
+    assert pixels.shape == (8, 8, 3)
+    assert np.abs(pixels - colour).max() <= 2, pixels[0, 0]
+
+
+def test_16_bit_rgb(tmp_path: Path) -> None:
+    import struct
+    import zlib
+
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    row = b"\0" + struct.pack(">3H", 257 * 10, 257 * 200, 257 * 90) * 8
+    header = struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row * 8)) + chunk(b"IEND", b"")
+    (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    assert decoded(tmp_path / "x.png")[3, 3].tolist() == [10, 200, 90]
+
+
+@pytest.mark.parametrize("suffix", ["gif", "webp", "png"])
+def test_the_first_frame_counts(tmp_path: Path, suffix: str) -> None:
+    frames = [Image.new("RGB", (8, 8), c) for c in ("red", "blue", "lime")]
+    frames[0].save(tmp_path / f"x.{suffix}", save_all=True, append_images=frames[1:], duration=50)
+    assert np.abs(decoded(tmp_path / f"x.{suffix}").astype(int) - (255, 0, 0)).max() <= 3
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
+def test_exif_rotation(tmp_path: Path, orientation: int, suffix: str) -> None:
+    upright = Image.new("RGB", (32, 32))
+    for corner, colour in zip(((0, 0), (16, 0), (0, 16)), ("red", "lime", "blue"), strict=True):
+        upright.paste(colour, (*corner, corner[0] + 16, corner[1] + 16))
+    # What a camera held that way has stored: the inverse of what the tag asks for.
+    undo = [None, 0, 3, 1, 5, 2, 6, 4][orientation - 1]
+    stored = upright if undo is None else upright.transpose(Image.Transpose(undo))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    stored.save(tmp_path / f"x.{suffix}", exif=exif)
+    pixels = decoded(tmp_path / f"x.{suffix}", size=32).astype(int)
+    for (y, x), rgb in (((8, 8), (255, 0, 0)), ((8, 24), (0, 255, 0)), ((24, 8), (0, 0, 255))):
+        assert np.abs(pixels[y, x] - rgb).max() < 12
+
+
+def test_broken_exif_does_not_spoil_the_picture(tmp_path: Path) -> None:
+    Image.new("RGB", (8, 8), (9, 90, 200)).save(tmp_path / "x.jpg", exif=b"Exif\0\0MM\0*\xff\xff\xff\xff")
+    assert np.abs(decoded(tmp_path / "x.jpg").astype(int) - (9, 90, 200)).max() < 6
+
+
+@pytest.mark.parametrize("shape", [(60, 40), (41, 77), (16, 16), (9, 30)])
+@pytest.mark.parametrize("how", ["bilinear", "bicubic", "nearest"])
+def test_as_torchvision_resizes(tmp_path: Path, shape: tuple[int, int], how: str) -> None:
+    from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resize
+
+    image = Image.fromarray(noise(*shape, 3))
+    image.save(tmp_path / "x.png")
+    expected = Compose([Resize(20, InterpolationMode(how)), CenterCrop(16)])(image)
+    assert np.array_equal(decoded(tmp_path / "x.png", size=16, resize=20, how=how), np.asarray(expected))
+
+
+def test_a_large_jpeg_is_drafted_but_looks_alike(tmp_path: Path) -> None:
+    wave = np.sin(np.arange(800) / 40)
+    grey = np.rint(127 + 120 * np.outer(wave, wave)).astype(np.uint8)
+    image = Image.fromarray(np.repeat(grey[..., None], 3, 2))
+    image.save(tmp_path / "x.jpg", quality=95)
+    image.save(tmp_path / "x.png")
+    drafted, whole = (decoded(tmp_path / f"x.{suffix}", size=32).astype(int) for suffix in ("jpg", "png"))
+    assert np.abs(drafted - whole).max() <= 6
+
+
+def test_a_long_strip_costs_no_memory(tmp_path: Path) -> None:
+    Image.new("RGB", (60000, 1), "red").save(tmp_path / "x.png")
+    assert decoded(tmp_path / "x.png", size=64)[:, :, 0].min() == 255

@@ -1,0 +1,92 @@
+"""The folder of a run: its name is counted up, only a run is removed, and a checkpoint is found by name or path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from transfermpl.base.files import write_json
+from transfermpl.runs.run_folder import find_checkpoint, remove_run, run_folder
+from transfermpl.utils import UserError
+
+
+@pytest.fixture(autouse=True)
+def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def test_names_are_counted_up() -> None:
+    assert [run_folder("x").name for _ in range(3)] == ["x", "x-2", "x-3"]
+    (Path("results") / "x-2").rmdir()
+    assert run_folder("x").name == "x-2"
+
+
+def test_only_a_run_is_resumed_or_overwritten() -> None:
+    with pytest.raises(UserError, match="no run to resume"):
+        run_folder("x", resume=True)
+    folder = run_folder("x")
+    (folder / "commandline_args.txt").write_text("{}")
+    assert run_folder("x", resume=True) == folder
+    assert run_folder("x", overwrite=True) == folder
+    assert list(folder.iterdir()) == []
+    assert run_folder("new", overwrite=True).name == "new"
+    (folder / "thesis.tex").write_text("mine")
+    with pytest.raises(UserError, match="does not look like a run"):
+        run_folder("x", overwrite=True)
+    assert (folder / "thesis.tex").exists()
+
+
+def test_what_is_no_folder_of_a_run_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "file").write_text("mine")
+    target = tmp_path / "elsewhere"
+    target.mkdir()
+    (target / "commandline_args.txt").write_text("{}")
+    (tmp_path / "results" / "link").symlink_to(target)
+    for name in ("file", "link"):
+        with pytest.raises(UserError, match="does not look like a run"):
+            remove_run(tmp_path / "results" / name)
+    assert (target / "commandline_args.txt").exists()
+    assert run_folder("file").name == "file-2"
+
+
+def test_results_that_are_a_file_are_an_error(tmp_path: Path) -> None:
+    (tmp_path / "results").write_text("not a folder")
+    with pytest.raises(UserError, match="can't make the run folder"):
+        run_folder("x")
+
+
+def make_checkpoint(folder: Path, *names: str) -> None:
+    (folder / "checkpoints").mkdir(parents=True)
+    (folder / "commandline_args.txt").write_text("{}")
+    for name in names:
+        (folder / "checkpoints" / name).touch()
+
+
+def test_a_checkpoint_is_found_by_name_folder_or_file(tmp_path: Path) -> None:
+    folder = Path("results") / "exp"
+    make_checkpoint(folder, "last.pt", "best.pt")
+    last, best = folder / "checkpoints" / "last.pt", folder / "checkpoints" / "best.pt"
+    for place in ("exp", "results/exp", "/checkpoints/flowers/exp", str(tmp_path / "results" / "exp"), "exp/"):
+        assert find_checkpoint(place, best=False).resolve() == last.resolve()
+        assert find_checkpoint(place, best=True).resolve() == best.resolve()
+    assert find_checkpoint(str(last), best=True) == last
+    assert find_checkpoint("results/exp/checkpoints", best=True).resolve() == best.resolve()
+
+
+def test_a_checkpoint_that_is_not_there_is_explained() -> None:
+    make_checkpoint(Path("results") / "young")
+    make_checkpoint(Path("results") / "going", "last.pt")
+    with pytest.raises(UserError, match=r"no last\.pt yet.*--resume"):
+        find_checkpoint("young", best=False)
+    with pytest.raises(UserError, match=r"no best\.pt yet; leave out --load_best"):
+        find_checkpoint("going", best=True)
+    with pytest.raises(UserError, match="no such run, folder or checkpoint"):
+        find_checkpoint("absent", best=False)
+    for command, says in (("optuna_mode", "best_args.json"), ("inspect", "a report"), ("view_report", "a report")):
+        folder = Path("results") / command
+        folder.mkdir()
+        write_json(folder / "commandline_args.txt", {"name": command, command: True})
+        with pytest.raises(UserError, match=says):
+            find_checkpoint(command, best=False)
