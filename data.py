@@ -7,7 +7,6 @@ function of the seed and the files' paths, so any machine makes the same one.
 from __future__ import annotations
 
 import csv
-import io
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 from . import args
 from .base.files import write_text
 from .base.folds import dealt_folds
+from .base.tables import csv_text, text_table
 from .images.builtin import Found, Item
 from .images.decode import Transform, fit, open_rgb, quiet_pil, reason_of
 from .images.layouts import HELD_OUT_PLACES, LAYOUTS, find_files, listed
@@ -301,11 +301,7 @@ def write_split(path: Path, dataset: Dataset, split: Split) -> None:
         names[getattr(split, name)] = name
     labels = [dataset.classes[c] if c >= 0 else "" for c in dataset.labels]
     rows = [(p, f"{h:016x}", c, n) for p, h, c, n in zip(dataset.paths, dataset.hashes, labels, names, strict=True)]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(("path", "hash", "label", "split"))
-    writer.writerows(sorted([*rows, *dataset.left_out]))
-    write_text(path, text.getvalue())
+    write_text(path, csv_text([("path", "hash", "label", "split"), *sorted([*rows, *dataset.left_out])]))
 
 
 def read_split(path: Path) -> dict[str, set[int]]:
@@ -338,6 +334,4 @@ def summary_table(dataset: Dataset, split: Split) -> str:
     if counts["images"][-1]:
         lines.append(("(unknown)", *(str(count[-1]) for count in counts.values())))
     lines.append((f"{len(dataset.classes)} classes", *(str(len(rows)) for rows in columns.values())))
-    first = max(len(line[0]) for line in lines)
-    table = ["  ".join((line[0].ljust(first), *(cell.rjust(9) for cell in line[1:]))) for line in lines]
-    return "\n".join([f"data set {dataset.name}", *table])
+    return f"data set {dataset.name}\n{text_table(lines)}"

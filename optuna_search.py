@@ -6,8 +6,6 @@ images are never used.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from . import args
 from .args import Options
 from .base.files import read_json, write_json, write_text
+from .base.tables import csv_text
 from .data import summary_table
 from .runs.resume import resumed_options
 from .runs.run_folder import going_on, run_folder
@@ -161,14 +160,11 @@ def write_results(study: optuna.Study, job: Job) -> dict[str, Any]:
 
 def write_trials(path: Path, trials: list[FrozenTrial], searched: list[str]) -> None:
     """Write trials.csv: one row a trial."""
-    text = io.StringIO()
-    out = csv.writer(text, lineterminator="\n")
-    out.writerow(["number", "state", "value", *searched, "seconds", "reason", "retry_of"])
+    rows: list[list[object]] = [["number", "state", "value", *searched, "seconds", "reason", "retry_of"]]
     for trial in trials:
         seconds = f"{trial.duration.total_seconds():.3f}" if trial.duration is not None else ""
         lost = "its heartbeat stopped" if trial.state == TrialState.FAIL else ""
         values = [trial.params.get(name, "") for name in searched]
         marks = [trial.user_attrs.get("reason", lost), trial.user_attrs.get("retry_of", "")]
-        value = "" if trial.value is None else trial.value
-        out.writerow([trial.number, trial.state.name.lower(), value, *values, seconds, *marks])
-    write_text(path, text.getvalue())
+        rows.append([trial.number, trial.state.name.lower(), trial.value, *values, seconds, *marks])
+    write_text(path, csv_text(rows))

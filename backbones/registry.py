@@ -16,6 +16,7 @@ from typing import Any
 
 from .. import args
 from ..base.files import atomic_file
+from ..base.tables import text_table
 from ..images.decode import Transform
 from ..utils import UserError, say
 from . import hub, library, published, raw_views, vision_towers
@@ -239,13 +240,8 @@ def list_views(options: args.Options) -> None:
     """Print what --views knows by a short name, and what of it lies on this disk. Asks no network, builds nothing."""
     head = ("name", "source", "px", "parameters", "features", "licence", "ImageNet labels", "on this disk")
     rows = [head, *(_row(name, entry) for name, entry in CATALOGUE.items())]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
-    right = {head.index(name) for name in ("px", "parameters", "features")}
-    for row in rows:
-        cells = (
-            cell.rjust(w) if i in right else cell.ljust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        say("  ".join(cells).rstrip())
+    numbers = ("px", "parameters", "features")
+    say(text_table(rows, left=[column for column, name in enumerate(head) if name not in numbers]))
     say("\nand whatever --model_name takes: resnet50, timm:NAME, ...; NAME=FILE takes the weights of a file")
 
 

@@ -44,3 +44,8 @@ def _csv_line(row: Iterable[object]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\r\n").writerow(row)
     return text.getvalue().removesuffix("\r\n") + "\n"
+
+
+def percent(fraction: float) -> str:
+    """A number in [0, 1] as percent with one digit behind the point."""
+    return f"{100 * fraction:.1f}%"

@@ -12,13 +12,14 @@ from typing import Any
 
 from ..args import Options
 from ..base.files import read_json, write_json
+from ..base.tables import text_table
 from ..data import find_dataset, split_dataset
 from ..runs.resume import check_same_images, resumed_options
 from ..runs.run_folder import going_on
 from ..utils import log_to, say
 from .seeds import check_seeds, make_folder, seeds_of, summary_of
 from .task import Task, prepared, whole_run
-from .verdict import aligned, over_seeds
+from .verdict import over_seeds
 
 
 def repeat(options: Options) -> dict[str, Any]:
@@ -71,4 +72,5 @@ def repeat_table(summary: Mapping[str, Any]) -> str:
         cells.append((name, f"{100 * row['mean']:.1f}%", std, " to ".join(ends)))
     where, count = "test" if summary["test"] else "validation", len(summary["seeds"])
     head = f"{where} accuracy of {count} seeds, each with a split of its own, {summary['labels_used']} labels"
-    return f"\n{head}\n\n{aligned(cells)}" if part else "\nnothing was held out, so nothing was tested"
+    shown = text_table(cells, left=range(4), markdown=True)
+    return f"\n{head}\n\n{shown}" if part else "\nnothing was held out, so nothing was tested"

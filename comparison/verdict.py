@@ -5,9 +5,7 @@ Functions of accuracies alone: nothing here trains or reads a file.
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ import numpy as np
 
 from .. import visualization
 from ..base.metrics import paired_difference
+from ..base.tables import csv_text, text_table
 from .methods import BASE, METHODS, Method
 
 DEFAULT_REPEAT = 5  # seeds of --compare
@@ -129,7 +128,7 @@ def table(results: Results) -> str:
     for row in rows:
         std = "" if row["std"] is None else f"{100 * row['std']:.1f}"
         cells.append((row["method"], f"{100 * row['mean']:.1f}%", std, "" if row["method"] == base else gain_of(row)))
-    return aligned(cells)
+    return text_table(cells, left=range(4), markdown=True)
 
 
 def gain_of(row: Mapping[str, Any]) -> str:
@@ -137,26 +136,14 @@ def gain_of(row: Mapping[str, Any]) -> str:
     return points(row["difference"]) + interval
 
 
-def aligned(cells: Sequence[Sequence[str]]) -> str:
-    """Rows of cells as a Markdown table with straight columns; the first row is its head."""
-    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
-
-    def line(row: Iterable[str]) -> str:
-        return "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-
-    return "\n".join([line(cells[0]), line("-" * width for width in widths), *map(line, cells[1:])])
-
-
 def table_as_csv(rows: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> str:
     """The comparison as CSV, accuracies in [0, 1], a column a seed."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["method", "mean", "std", "difference", "ci95_low", "ci95_high", *(f"seed_{s}" for s in seeds)])
-    for row in rows:
-        ends = row["ci95"] or ["", ""]
-        std = "" if row["std"] is None else row["std"]
-        writer.writerow([row["method"], row["mean"], std, row["difference"], *ends, *row["accuracies"]])
-    return text.getvalue()
+    head = ["method", "mean", "std", "difference", "ci95_low", "ci95_high", *(f"seed_{seed}" for seed in seeds)]
+    cells = [
+        [row["method"], row["mean"], row["std"], row["difference"], *(row["ci95"] or ["", ""]), *row["accuracies"]]
+        for row in rows
+    ]
+    return csv_text([head, *cells])
 
 
 def picture(path: Path, results: Results, *, title: str) -> Path:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import shlex
 from collections.abc import Mapping, Sequence
@@ -14,6 +12,7 @@ import numpy as np
 
 from .. import visualization
 from ..base.files import write_json, write_text
+from ..base.tables import csv_text, percent, text_table
 from ..reports import charts
 from ..reports.page import Section, write_report
 from ..visualization import BLUE, FAINT, INK, clear, paint, plain
@@ -32,10 +31,6 @@ def write_files(folder: Path, summary: Mapping[str, Any], words: Sequence[str]) 
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------
-
-
-def percent(share: float) -> str:
-    return f"{100 * share:.1f}%"
 
 
 def kappa_text(kappa: float | None) -> str:
@@ -71,34 +66,21 @@ def interval(found: Mapping[str, Any]) -> str:
 
 def table(summary: Mapping[str, Any]) -> str:
     """The tables of views and pairs and the verdict, as they are shown on the screen."""
-    lines = ["", *aligned([VIEW_COLUMNS, *view_rows(summary)])]
+    lines = ["", text_table([VIEW_COLUMNS, *view_rows(summary)])]
     if summary["pairs"]:
-        lines += ["", *aligned([PAIR_COLUMNS, *pair_rows(summary)])]
+        lines += ["", text_table([PAIR_COLUMNS, *pair_rows(summary)])]
     how = f"on {summary['labeled']} labeled images, each predicted by one of {summary['folds']} folds"
     return "\n".join([*lines, how, "", summary["verdict"]])
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Lines of columns, the first to the left, the others to the right."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join((row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))))
-        for row in rows
-    ]
-
-
 def as_csv(summary: Mapping[str, Any]) -> str:
     """A row a view (second empty) and a row a pair."""
-    columns = ["first", "second", "accuracy", "low", "high", "both_wrong", "both_wrong_by_chance", "only_first_wrong",
-               "only_second_wrong", "kappa"]  # fmt: skip
-    text = io.StringIO()
-    writer = csv.DictWriter(text, columns, restval="", extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
+    measured = ("both_wrong", "both_wrong_by_chance", "only_first_wrong", "only_second_wrong", "kappa")
+    rows: list[list[object]] = [["first", "second", "accuracy", "low", "high", *measured]]
     for row in (*summary["views"], *summary["pairs"]):
-        first, second = row.get("views", (row.get("view"), ""))
-        low, high = row["ci95"]
-        writer.writerow({**row, "first": first, "second": second, "low": low, "high": high})
-    return text.getvalue()
+        names = row.get("views", (row.get("view"), ""))
+        rows.append([*names, row["accuracy"], *row["ci95"], *(row.get(name) for name in measured)])
+    return csv_text(rows)
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------

@@ -17,9 +17,10 @@ import numpy as np
 from ..args import Options, command_line, recorded, warn_of_unused
 from ..base.files import write_json
 from ..base.metrics import wilson_interval
+from ..base.progress import ProgressBar
+from ..base.tables import percent
 from ..data import Dataset, Split, find_dataset, folds_of, split_dataset, summary_table
 from ..runs.networks import check_not_learned
-from ..runs.progress import ProgressBar
 from ..runs.run import write_bad_files
 from ..runs.run_folder import run_folder
 from ..runs.summary import made_with, summary_header
@@ -28,7 +29,7 @@ from ..utils import UserError, choose_device, log_to, peak_memory_bytes, say
 from ..visualization import plain
 from .baselines import Given, logistic_model
 from .task import Task
-from .view_page import percent, table, write_files
+from .view_page import table, write_files
 
 FOLDS = 5
 ALIKE = 0.6  # kappa of errors from which two views can teach each other little ("substantial" of Landis and Koch 1977)
@@ -97,7 +98,7 @@ def held_out_predictions(
     labels = dataset.labels
     place = {row: index for index, row in enumerate(split.labeled.tolist())}
     predictions: dict[str, np.ndarray] = {}
-    with ProgressBar(len(folds) * len(views), what="views", unit="fold") as screen:
+    with ProgressBar(len(folds) * len(views), what="views", unit="fold") as bar:
         for view in views:
             features = np.concatenate([part.float().cpu().numpy() for part in view.source.inputs(split.labeled)])
             predicted = np.zeros((len(split.labeled), len(dataset.classes)))
@@ -105,7 +106,7 @@ def held_out_predictions(
                 learned, asked = ([place[row] for row in rows.tolist()] for rows in (fold.labeled, fold.val))
                 predicted[asked] = _probabilities(features[learned], labels[fold.labeled], features[asked])
             predictions[view.name] = predicted
-            screen.show(len(predictions) * len(folds))
+            bar.show(len(predictions) * len(folds))
     return predictions
 
 

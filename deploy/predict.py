@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import io
 import os
 import shutil
 from array import array
@@ -18,9 +17,10 @@ import numpy as np
 from ..args import Options, Use
 from ..base.files import atomic_file
 from ..base.folder_walk import FoundFile, files_below, printable
+from ..base.progress import ProgressBar
+from ..base.tables import csv_text, text_table
 from ..features.sources import EVALUATION_BATCH
 from ..images.decode import reason_of
-from ..runs.progress import ProgressBar
 from ..utils import UserError, say, warn
 from .classifier import Classifier, disagreement, in_batches
 from .output import classifier_of, output, writing
@@ -58,11 +58,11 @@ def predict(options: Options) -> dict[str, Any]:
     say(f"classifying {total} files below {folder} by {classifier.path}")
     with writing(out) as temporary:
         table = Table(temporary, classifier, options.use.min_probability)
-        with table, ProgressBar(total, what="predicting", unit="image") as screen:
+        with table, ProgressBar(total, what="predicting", unit="image") as bar:
             for batch in in_batches(classifier.decoded(_but(files_below(folder), out)), EVALUATION_BATCH):
                 for (image, _), name in zip(batch, table.add(batch), strict=True):
                     sorter.place(image, name)
-                screen.show(table.rows)
+                bar.show(table.rows)
         if unsure:
             table.write_unsure(unsure_out)
     return _told(table, out, unsure_out if unsure else None, sorter.folder)
@@ -129,9 +129,7 @@ class Table:
         return self.classifier.classes[order[0]] if sure else None
 
     def _write(self, cells: Sequence[str]) -> None:
-        line = io.StringIO()
-        csv.writer(line, lineterminator="\n").writerow(cells)
-        self.file.write(line.getvalue().encode())
+        self.file.write(csv_text([cells]).encode())
 
     def write_unsure(self, path: Path) -> None:
         """A table of what is left to a person: first what the models disagree on most, then the least probable.
@@ -140,13 +138,13 @@ class Table:
         """
         order = np.lexsort((np.array(self.sure), -np.array(self.apart)))
         with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(UNSURE)
+            file.write(csv_text([UNSURE]))
             with self.path.open(encoding="utf-8", newline="") as table:
                 for place in order.tolist():
                     table.seek(self.places[place])
                     cells = dict(zip(self.columns, next(csv.reader(table)), strict=True))
-                    writer.writerow([cells["path"], "", cells["top1"], cells["probability"], cells["disagreement"]])
+                    row = [cells["path"], "", cells["top1"], cells["probability"], cells["disagreement"]]
+                    file.write(csv_text([row]))
 
 
 class Sorter:
@@ -194,12 +192,13 @@ def folder_names(classes: Sequence[str]) -> dict[str, str]:
 
 def _told(table: Table, out: Path, unsure_out: Path | None, sorted_into: Path | None) -> dict[str, Any]:
     """Say what was found; returns the same."""
-    for name, number in table.counts.most_common(20):
-        say(f"{number:>9}  {printable(name)}")
+    counted = [(number, printable(name)) for name, number in table.counts.most_common(20)]
     if len(table.counts) > 20:
-        say(f"{sum(sorted(table.counts.values())[:-20]):>9}  of {len(table.counts) - 20} other classes")
+        counted.append((sum(sorted(table.counts.values())[:-20]), f"of {len(table.counts) - 20} other classes"))
     if unsure_out is not None:
-        say(f"{len(table.places):>9}  left to a person: {unsure_out}")
+        counted.append((len(table.places), f"left to a person: {unsure_out}"))
+    if counted:
+        say(text_table(counted, left=(1,)))
     if table.bad:
         warn(f"{table.bad} files can't be classified; the table's column error says why")
     if sorted_into is not None:

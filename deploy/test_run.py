@@ -14,7 +14,7 @@ from ..data import find_dataset
 from ..runs.checkpoints import used_images
 from ..runs.context import make_context, only
 from ..runs.evaluation import draw_confusions, measure, predict_rows, report_reliability
-from ..runs.progress import results_table
+from ..runs.run_summary import results_table
 from ..runs.resume import hashes_in, load_run, run_of, with_classes
 from ..runs.run_summary import run_summary
 from ..runs.trained_models import restored_models

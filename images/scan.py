@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..utils import bars_wanted
+from ..base.progress import with_bar
 from .builtin import Found
 from .decode import open_rgb, quiet_pil, reason_of
 
@@ -21,12 +21,10 @@ def scan(found: Found) -> list[tuple[int | None, str]]:
     if found.array is not None:
         array = found.array
         return [(_hash_array(array[item.source]), "") for item in found.items]
-    from tqdm import tqdm
-
     files = [str(item.source) for item in found.items]
-    quiet = len(files) <= 1000 or not bars_wanted()
     with quiet_pil(), ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
-        return list(tqdm(pool.map(_scan_file, files), "scanning", len(files), leave=False, disable=quiet))
+        scanned = pool.map(_scan_file, files)
+        return list(with_bar(scanned, len(files), what="scanning", unit="file") if len(files) > 1000 else scanned)
 
 
 def _scan_file(file: str) -> tuple[int | None, str]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..base.files import write_text
+from ..base.tables import csv_text, text_table
 from ..reports.page import Section
 from ..runs.run_folder import RESULTS
 from ..visualization import plain
@@ -68,17 +67,20 @@ COLUMNS = ("kind", "path", "class", "split", "other_path", "suggested_class", "s
 def table(summary: Mapping[str, Any]) -> str:
     """The text on the screen, from what inspect.json holds."""
     lines = [f"data set {plain(summary['data'], 80)}: {summary['files']} files, {summary['images']} different images"]
-    lines += _count_lines(summary["counts"])
-    lines += ["", *facts(summary)]
-    lines += ["", f"{'found':<32} {'count':>6}  first"]
-    for kind, title in KINDS.items():
-        of_kind = [finding for finding in summary["findings"] if finding["kind"] == kind]
-        named = [_in_short(finding) for finding in of_kind[: LISTED if kind in SERIOUS else 1]]
-        lines.append(f"{title:<32} {len(of_kind):>6}  {named[0] if named else ''}".rstrip())
-        lines += [f"{'':<41}{text}" for text in named[1:]]
+    lines += [_count_table(summary["counts"]), "", *facts(summary), "", _kind_table(summary["findings"])]
     lines += [f"warning: {line}" for line in summary["warnings"]]
     lines += [f"not done: {line}" for line in summary["missing"]]
     return "\n".join(lines)
+
+
+def _kind_table(findings: Sequence[Mapping[str, Any]]) -> str:
+    """How many findings there are of each kind, with the first of them."""
+    rows: list[tuple[object, ...]] = [("found", "count", "first")]
+    for kind, title in KINDS.items():
+        of_kind = [finding for finding in findings if finding["kind"] == kind]
+        first, *more = [_in_short(finding) for finding in of_kind[: LISTED if kind in SERIOUS else 1]] or [""]
+        rows += [(title, len(of_kind), first), *(("", "", text) for text in more)]
+    return text_table(rows, left=(0, 2))
 
 
 def facts(summary: Mapping[str, Any]) -> list[str]:
@@ -93,7 +95,7 @@ def facts(summary: Mapping[str, Any]) -> list[str]:
     return lines if sizes else lines[-1:]
 
 
-def _count_lines(counts: Sequence[Mapping[str, Any]]) -> list[str]:
+def _count_table(counts: Sequence[Mapping[str, Any]]) -> str:
     """The classes with their counts; of many classes the largest and the smallest."""
     columns = list(counts[0])[1:]
     shown: list[Sequence[str]] = [
@@ -105,8 +107,7 @@ def _count_lines(counts: Sequence[Mapping[str, Any]]) -> list[str]:
         shown = [shown[i] for i in by_size[:10]] + gap + [shown[i] for i in by_size[-5:]]
     totals = [str(sum(row[column] for row in counts)) for column in columns]
     shown = [["class", *columns], *shown, [f"{sum(row['class'] != '' for row in counts)} classes", *totals]]
-    first = max(len(line[0]) for line in shown)
-    return ["  ".join((line[0].ljust(first), *(cell.rjust(10) for cell in line[1:]))).rstrip() for line in shown]
+    return text_table(shown)
 
 
 def _in_short(finding: Mapping[str, Any]) -> str:
@@ -127,11 +128,7 @@ def in_order(findings: Iterable[Finding]) -> list[Finding]:
 
 def write_csv(path: Path, findings: Sequence[Finding]) -> None:
     """Write inspect.csv: COLUMNS, a row a finding."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    writer.writerows(["" if cell is None else cell for cell in dataclasses.astuple(f)] for f in findings)
-    write_text(path, text.getvalue())
+    write_text(path, csv_text([COLUMNS, *map(dataclasses.astuple, findings)]))
 
 
 def shown(findings: Sequence[Finding], kinds: Sequence[str]) -> list[Finding]:

@@ -16,13 +16,13 @@ import torch
 from ..args import Options, recorded, warn_of_unused
 from ..backbones.hub import WeightsMissing
 from ..base.files import write_json
+from ..base.progress import ProgressBar
 from ..data import Dataset
 from ..features.bank import FeatureBank
 from ..features.nearest import Neighbours, nearest
 from ..reports.page import write_report
 from ..runs.context import make_context, only
 from ..runs.prepare import prepare_views
-from ..runs.progress import ProgressBar
 from ..runs.run_folder import run_folder
 from ..runs.views import View
 from ..utils import choose_device, log_to, peak_memory_bytes, say
@@ -129,8 +129,8 @@ def compute_features(options: Options, dataset: Dataset, not_done: list[str]) ->
         return None
     wanted = {("eval", 0): rows}
     if isinstance(view.source, FeatureBank) and (missing := view.source.missing(wanted)):
-        with ProgressBar(missing, what="features", unit="image") as screen:
-            view.source.fill(wanted, show=screen.show)
+        with ProgressBar(missing, what="features", unit="image") as bar:
+            view.source.fill(wanted, show=bar.show)
     values = torch.cat([part.cpu() for part in view.source.inputs(rows)]).numpy()
     return Features(values, view.name, bool(np.isin(dataset.hashes, view.backbone.learned).any()))
 

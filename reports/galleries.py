@@ -1,4 +1,4 @@
-"""Pictures of an inspection: how large the images are, and images beside each other with what is to be said of them.
+"""Pictures of an inspection: the sizes of its images, and galleries of images with captions.
 
 The style and the writing of files are visualization.py's.
 """
@@ -21,7 +21,7 @@ _GAP, _TEXT, _LINES = 8, 46, 3  # pixels between tiles and below them, and how m
 
 @dataclass(frozen=True)
 class Tile:
-    """One image or several that belong together, uint8 [h, w, 3] with sides up to CELL, and lines to be read below."""
+    """One image or several that belong together, uint8 [h, w, 3] with sides up to CELL, and their caption in lines."""
 
     images: Sequence[np.ndarray]
     lines: Sequence[str]

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from ..base.metrics import ENOUGH_TO_FIT, fit_temperatures
+from ..base.progress import ProgressBar
 from ..data import folds_of
 from ..train import Hooks, Progress, TrainingFault
 from ..utils import UserError, warn
 from .folds import CALIBRATION_FOLDS, calibration_folds, knows_labels, rarest_label
 from .prepare import fill_banks, make_trainer
-from .progress import ProgressBar
 from .trainer import Trainer
 from .views import FeatureCache, views_key
 
@@ -68,11 +68,11 @@ def cross_fitted(
     folds = folds_of(context.data, context.split, count, context.seed)
     by_view = trainer.algorithm.by_view
     temperatures = {learner.name: float(learner.temperature) for learner in trainer.learners}
-    with ProgressBar(count * steps, what="calibration of the views" if warmup_only else "calibration") as screen:
+    with ProgressBar(count * steps, what="calibration of the views" if warmup_only else "calibration") as bar:
         for index, fold in enumerate(folds):
 
             def show(step: int, means: Mapping[str, float], done: int = index * steps) -> None:
-                screen.show(done + step)
+                bar.show(done + step)
 
             # As the test images are: not among the unlabeled ones either.
             fold = replace(fold, unlabeled=np.setdiff1d(fold.unlabeled, fold.val))

@@ -14,11 +14,11 @@ from ..algorithms.algorithm import supervised
 from ..args import Learning, Options
 from ..backbones.backbone import Backbone
 from ..backbones.registry import parse_view, save_view
+from ..base.progress import ProgressBar
 from ..models import set_trainable
 from ..train import Hooks, Progress
 from .context import RunContext, only
 from .networks import make_view, spec_of
-from .progress import ProgressBar
 from .run_folder import RESULTS
 from .trainer import Trainer
 from .views import Views, make_views
@@ -49,8 +49,8 @@ def finetuned(backbones: Mapping[str, Backbone], options: Options, context: RunC
 def finetune(backbone: Backbone, options: Options, context: RunContext) -> Backbone:
     """Train the whole backbone with a head on the labeled images; returns it, on the CPU, with what it has learned."""
     trainer = finetuning_trainer(backbone, options, context)
-    with ProgressBar(trainer.schedule.total_steps, what=f"fine-tuning {backbone.name}") as screen:
-        trainer.learn(Progress(), Hooks(show=screen.show), validated=False)
+    with ProgressBar(trainer.schedule.total_steps, what=f"fine-tuning {backbone.name}") as bar:
+        trainer.learn(Progress(), Hooks(show=bar.show), validated=False)
     backbone.to("cpu")
     backbone.pretrained = True
     backbone.learned = np.union1d(backbone.learned, context.data.hashes[context.split.labeled])

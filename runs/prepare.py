@@ -13,14 +13,15 @@ from ..backbones.library import resolve_name
 from ..backbones.registry import check_views
 from ..backbones.weights import weight_file
 from ..base.metrics import ENOUGH_TO_FIT
+from ..base.progress import ProgressBar
 from ..data import Dataset, Split
 from ..models import resolve_unfreeze, set_trainable
 from ..utils import UserError, choose_device
 from .context import RunContext, make_context
 from .finetuning import finetuned
 from .folds import calibration_folds
+from .metrics_log import require_tensorboard
 from .networks import check_not_learned, make_backbones, restored_backbones, spec_of
-from .progress import ProgressBar, require_tensorboard
 from .trainer import Trainer, check_batch_norms
 from .views import FeatureCache, Views, make_views, views_key
 
@@ -91,8 +92,8 @@ def fill_banks(trainer: Trainer) -> None:
     for bank in trainer.views.banks:
         missing = bank.missing(wanted)
         if missing:
-            with ProgressBar(missing, what=f"features of {bank.frozen.backbone.name}", unit="image") as screen:
-                bank.fill(wanted, show=screen.show)
+            with ProgressBar(missing, what=f"features of {bank.frozen.backbone.name}", unit="image") as bar:
+                bank.fill(wanted, show=bar.show)
 
 
 def check_available(options: Options) -> None:

@@ -20,7 +20,6 @@ from .checkpoints import restore
 from .evaluation import measure
 from .finetuning import save_finetuned
 from .prepare import fill_banks, make_trainer
-from .progress import results_table
 from .resume import (
     check_classes,
     check_leaks,
@@ -31,6 +30,7 @@ from .resume import (
     resumed_options,
 )
 from .run_folder import RESULTS, going_on, run_folder
+from .run_summary import results_table
 from .trainer import Trainer
 from .training import draw_samples, finish, show_networks, train
 from .views import FeatureCache

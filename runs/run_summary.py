@@ -1,4 +1,4 @@
-"""What `summary.json` of a run holds."""
+"""What `summary.json` of a run holds, and the table of its results."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..args import Options, command_line
+from ..base.tables import text_table
 from ..utils import peak_memory_bytes
 from .context import RunContext
 from .summary import data_used, made_with, summary_header
@@ -39,3 +40,25 @@ def run_summary(
         "precision": context.precision.described(frozen=views.frozen),
         **made_with(),
     }
+
+
+def results_table(summary: Mapping[str, Any]) -> str:
+    """The table at the end of a run: each model on the test images, and on validation images where there are some."""
+    tested, validated = summary["test"], summary.get("val") or {}
+    if tested:
+        lines = ["", text_table(_result_rows(tested, validated))]
+    else:
+        rows = [(name, f"{100 * result['accuracy']:.2f}% on validation") for name, result in validated.items()]
+        lines = [text_table(rows, left=(0, 1))] if rows else []
+    images = summary["dataset"]["images"]["test"]
+    how = f"tested on {images} images" if images else "no image was kept for a test: the accuracy is unknown"
+    return "\n".join([*lines, f"learned from {summary['labels_used']} labels; {how}"])
+
+
+def _result_rows(tested: Mapping[str, Any], validated: Mapping[str, Any]) -> list[list[str]]:
+    rows = [["model", "test accuracy", "95% interval", "macro F1", *(["val accuracy"] if validated else [])]]
+    for name, result in tested.items():
+        low, high = (f"{100 * bound:5.1f}%" for bound in result["ci95"])
+        row = [name, f"{100 * result['accuracy']:.2f}%", f"{low} to {high}", f"{result['macro_f1']:.4f}"]
+        rows.append([*row, *([f"{100 * validated[name]['accuracy']:.2f}%"] if validated else [])])
+    return rows

@@ -11,6 +11,7 @@ import numpy as np
 from .. import visualization
 from ..base.files import write_json
 from ..base.metrics import calibrated
+from ..base.progress import ProgressBar
 from ..features.sources import ImageRequest
 from ..models import describe
 from ..train import Hooks, Progress, Row
@@ -19,9 +20,11 @@ from .calibration import after_warmup, calibrate
 from .checkpoints import save_best, save_last, used_images
 from .evaluation import draw_confusions, measure, predict_rows, report_reliability
 from .finetuning import finetuned_files
-from .page import Finished, worse_than_guessing, write_run
+from .finished_run import FinishedRun
+from .page import write_run
+from .page_warnings import worse_than_guessing
 from .prepare import fill_banks
-from .progress import Board, MetricsLog, ProgressBar
+from .metrics_log import MetricsLog, TensorBoardLog
 from .run_summary import run_summary
 from .trainer import Trainer
 
@@ -38,7 +41,7 @@ def train(trainer: Trainer, folder: Path, progress: Progress) -> float:
     fill_banks(trainer)
     options = trainer.options
     log = MetricsLog(folder / "metrics.csv", trainer.columns(), progress.rows)
-    board = Board(folder, options.run.tensorboard)
+    board = TensorBoardLog(folder, options.run.tensorboard)
     if options.run.tensorboard:
         board.picture("samples", draw_samples(trainer, folder / "samples.png"), progress.step)
     began = time.monotonic()
@@ -51,12 +54,12 @@ def train(trainer: Trainer, folder: Path, progress: Progress) -> float:
         return False
 
     last = folder / "checkpoints" / "last.pt"
-    with ProgressBar(trainer.schedule.total_steps, progress.step) as screen, board:
+    with ProgressBar(trainer.schedule.total_steps, progress.step) as bar, board:
         if not trainer.out_of_patience(progress):
             hooks = Hooks(
                 after_warmup=after_warmup(trainer),
                 after_epoch=write,
-                show=screen.show,
+                show=bar.show,
                 save=lambda: save_last(last, trainer, progress),
             )
             trainer.learn(progress, hooks)
@@ -82,7 +85,7 @@ def finish(trainer: Trainer, folder: Path, progress: Progress, began: float, tra
         "calibration": calibration | report_reliability(folder / "reliability.png", tested, labels, temperatures),
         **about(trainer),
     }
-    with Board(folder, tensorboard) as board:
+    with TensorBoardLog(folder, tensorboard) as board:
         for name in results["test"]:
             board.picture(f"confusion_matrix/{name}", folder / f"{name}_CM.png", progress.step)
     visualization.draw_curves(folder / "graphs.png", progress.rows, title=folder.name)
@@ -93,7 +96,7 @@ def finish(trainer: Trainer, folder: Path, progress: Progress, began: float, tra
     write_json(folder / "summary.json", summary)
     view = trainer.views.first
     probabilities = calibrated(tested, temperatures)
-    run = Finished(trainer.options, data, split, progress.rows, probabilities, view.name, view.source)
+    run = FinishedRun.of(trainer.options, data, split, progress.rows, probabilities, view.name, view.source)
     write_run(folder, summary, run)
     for line in worse_than_guessing(summary, run):
         warn(line)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..args import Learning, Model
+from ..base.progress import ProgressBar
 from ..features.bank import Kind
 from ..features.class_prior import MOST, estimate_class_prior, features_of, label_frequencies, stratified_sample
 from ..features.head_prior import augmented_features, center_of, fit_axes
@@ -19,7 +20,6 @@ from ..learning.batches import BatchSampler
 from ..learning.learner import HeadPrior
 from ..utils import generator
 from .context import RunContext
-from .progress import ProgressBar
 from .views import FeatureCache, View, Views
 
 
@@ -157,9 +157,9 @@ class UnlabeledImages:
         if self.views.banks:
             yield from passes
             return
-        with ProgressBar(len(rows) * len(kinds), what=f"features of {view.name} for {purpose}", unit="image") as screen:
+        with ProgressBar(len(rows) * len(kinds), what=f"features of {view.name} for {purpose}", unit="image") as bar:
             for number, features in enumerate(passes, 1):
-                screen.show(number * len(rows))
+                bar.show(number * len(rows))
                 yield features
 
     def _kinds(self, rows: np.ndarray) -> list[Kind]:

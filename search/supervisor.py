@@ -20,14 +20,13 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from ..base.files import write_json
-from ..utils import bars_wanted, say
+from ..base.progress import ProgressBar
 from .space import best_options
 from .storage import INTERRUPTED, best_of, finished, mend
 from .worker import WORKERS_LOG, Job, work
 
 FAILURES_IN_A_ROW = 10
 TICK_SECONDS = 0.5
-PLAIN_LINE_SECONDS = 10.0  # between two lines where the output is no terminal
 START = "spawn"  # how workers are started: a GPU does not survive a fork
 SHUTDOWN_SECONDS = 15.0  # that a stopped worker gets to record its trial
 
@@ -64,7 +63,7 @@ class Supervisor:
         mend(self.study)
         search = self.job.search
         before = {trial.number for trial in finished(self.trials())}
-        screen = Screen(search.n_trials, search.timeout)
+        progress = SearchProgress(search.n_trials, search.timeout)
         self.began = time.monotonic()
         over = len(before) >= search.n_trials
         try:
@@ -73,12 +72,12 @@ class Supervisor:
                 self.listen()
                 self.remove_dead()
                 trials = self.trials()
-                screen.show(trials)
+                progress.show(trials)
                 self.note_best(trials)
                 self.fault = self.fault_of([trial for trial in trials if trial.number not in before])
                 over = self.hand_out(trials)
         finally:
-            screen.close()
+            progress.bar.close()
             self.end()
             mend(self.study)
 
@@ -180,28 +179,17 @@ class Supervisor:
                 worker.process.join()
 
 
-class Screen:
+class SearchProgress:
     """The progress of a search: a bar in a terminal, plain lines elsewhere."""
 
     def __init__(self, total: int, timeout: float | None) -> None:
-        from tqdm import tqdm
-
         self.total, self.timeout, self.began = total, timeout, time.monotonic()
-        self.last_line, self.last_time = "", 0.0
-        self.bar = tqdm(total=total, desc="search", unit="trial") if bars_wanted() else None
+        self.bar = ProgressBar(total, what="search", unit="trial", slow=True)
 
     def show(self, trials: list[FrozenTrial]) -> None:
         """Show the best value, the finished, pruned and failed trials, and the time left."""
         done, text = len(finished(trials)), self.text(trials)
-        if self.bar is not None:
-            self.bar.set_postfix_str(text, refresh=False)
-            self.bar.n = done
-            self.bar.refresh()
-            return
-        now, line = time.monotonic(), f"search: {done} of {self.total} trials, {text}"
-        if line != self.last_line and (now - self.last_time > PLAIN_LINE_SECONDS or done >= self.total):
-            self.last_line, self.last_time = line, now
-            say(line)
+        self.bar.show_text(done, text, f"search: {done} of {self.total} trials, {text}")
 
     def text(self, trials: list[FrozenTrial]) -> str:
         """What is shown behind the bar."""
@@ -212,8 +200,3 @@ class Screen:
         if self.timeout is not None:
             parts.append(f"{max(0.0, self.timeout - time.monotonic() + self.began):.0f} s left to --timeout")
         return ", ".join(parts)
-
-    def close(self) -> None:
-        """End the bar."""
-        if self.bar is not None:
-            self.bar.close()

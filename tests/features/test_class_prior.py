@@ -223,7 +223,7 @@ def test_the_summary_and_the_page_tell_what_was_assumed(folder: Path, tmp_path: 
     told = outcome.summary()["class_prior"]
     assert list(told) == outcome.summary()["dataset"]["classes"]
     assert sum(told.values()) == pytest.approx(1, abs=1e-3)
-    assert "taken to be" in (tmp_path / "results" / "x" / "report.html").read_text(encoding="utf-8")
+    assert "<bdi>class prior</bdi>" in (tmp_path / "results" / "x" / "report.html").read_text(encoding="utf-8")
     plain = run(*line, "--distribution_alignment", 0, "--overwrite", cwd=tmp_path)
     assert "class_prior" not in plain.summary()
-    assert "taken to be" not in (tmp_path / "results" / "x" / "report.html").read_text(encoding="utf-8")
+    assert "<bdi>class prior</bdi>" not in (tmp_path / "results" / "x" / "report.html").read_text(encoding="utf-8")

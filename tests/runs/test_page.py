@@ -19,8 +19,12 @@ from transfermpl import args
 from transfermpl.base.metrics import confusion_matrix, metrics
 from transfermpl.data import Dataset, Split
 from transfermpl.reports import charts
-from transfermpl.runs import page as run_report
-from transfermpl.runs.page import Finished, far_images, write_run
+from transfermpl.runs import distant_images as distant
+from transfermpl.runs import page as run_page
+from transfermpl.runs import page_warnings
+from transfermpl.runs.distant_images import distant_images
+from transfermpl.runs.finished_run import FinishedRun
+from transfermpl.runs.page import write_run
 
 
 def dataset(count: int, classes: tuple[str, ...], labels: np.ndarray, **named: Any) -> Dataset:
@@ -32,21 +36,26 @@ def dataset(count: int, classes: tuple[str, ...], labels: np.ndarray, **named: A
 
 
 def finished(
-    tested: dict[str, np.ndarray] | None = None, *, classes: tuple[str, ...] = ("ant", "bee", "cat"), **changes: Any
-) -> Finished:
+    tested: dict[str, np.ndarray] | None = None,
+    *,
+    classes: tuple[str, ...] = ("ant", "bee", "cat"),
+    options: args.Options | None = None,
+    backbone: str = "squeezenet",
+    **changes: Any,
+) -> FinishedRun:
     """40 test images of classes in turn, answered rightly and surely unless `tested` says otherwise; 30 labeled."""
     labels = np.arange(100) % len(classes)
     right = np.full((40, len(classes)), 0.1 / (len(classes) - 1))
     right[np.arange(40), labels[:40]] = 0.9
     split = Split(np.arange(40, 70), np.arange(40, 100), np.zeros(0, dtype=np.int64), np.arange(40))
     rows = [{"epoch": i, "step": i, "teacher": "teacher", "supervised_loss": 1 / i, "mask_rate": 0.5} for i in (1, 2)]
-    run = Finished(
-        args.make({"name": "x"}), dataset(100, classes, labels), split, rows, tested or {"student": right}, "squeezenet"
-    )
+    options = options or args.make({"name": "x"})
+    data, tested = dataset(100, classes, labels), tested or {"student": right}
+    run = FinishedRun.of(options, data, split, rows, tested, backbone)
     return replace(run, **changes)
 
 
-def summary(run: Finished, **changes: Any) -> dict[str, Any]:
+def summary(run: FinishedRun, **changes: Any) -> dict[str, Any]:
     classes = run.dataset.classes
     results = {
         name: metrics(confusion_matrix(run.labels, predicted.argmax(axis=1), len(classes)), classes)
@@ -54,14 +63,14 @@ def summary(run: Finished, **changes: Any) -> dict[str, Any]:
     }
     counts = {name: len(rows) for name, rows in vars(run.split).items()}
     return {
-        "name": "x", "mode": run.options.mode_name, "seed": 0, "labels_used": len(run.split.labeled), "val": {},
+        "name": "x", "mode": "mpl", "seed": 0, "labels_used": len(run.split.labeled), "val": {},
         "dataset": {"images": counts}, "test": results, "best_epoch": {}, "commit": "0123456789abcdef+",
         "seconds": {"total": 12.0, "training": 5.0, "features": 6.0}, "peak_memory_bytes": 10**9,
         "versions": {"python": "3.14"},
     } | changes  # fmt: skip
 
 
-def page_of(run: Finished, folder: Path, **changes: Any) -> Page:
+def page_of(run: FinishedRun, folder: Path, **changes: Any) -> Page:
     return Page(write_run(folder, summary(run, **changes), run))
 
 
@@ -112,9 +121,23 @@ def test_what_was_run_is_told(tmp_path: Path) -> None:
     words = page_of(finished(options=options), tmp_path, seed=3).words
     expected = [
         "3: ant, bee, cat", "Meta Pseudo Labels with switched roles", "squeezenet, linear head", "seed 3",
-        "2 steps, 2 epochs", "12 s, of which 5 s training and 6 s features", "commit 0123456789ab",
+        "2 steps, 2 epochs", "time 12 s, of which 5 s training and 6 s features", "commit 0123456789ab",
     ]  # fmt: skip
     assert [told for told in expected if told not in words] == []
+
+
+def test_what_was_learned_of_unlabeled_images_is_told(tmp_path: Path) -> None:
+    prior = {"ant": 0.2, "bee": 0.5, "cat": 0.3}
+    options = args.make({"name": "x", "head_ensemble": 4})
+    run_ = finished(options=options)
+    learned = {"class_prior": prior, "views_with_prior": ["squeezenet"], "neighbours": 5}
+    words = Page(part(page_of(run_, tmp_path, **learned), "What was run")).words
+    assert "class prior 50% bee, 30% cat, 20% ant of the unlabeled images" in words
+    assert "head prior from the unlabeled images" in words
+    assert "targets averaged over each image and its nearest neighbours (5)" in words
+    assert "squeezenet, an ensemble of 4 linear heads" in words
+    plain = Page(part(page_of(finished(), tmp_path), "What was run")).words
+    assert not any(name in plain for name in ("class prior", "head prior", "targets"))
 
 
 @pytest.mark.parametrize(
@@ -177,9 +200,8 @@ def test_many_classes_come_as_the_picture_and_the_commonest_confusions(tmp_path:
     answers = run_.tested["student"].copy()
     answers[[0, 15, 30]] = np.roll(answers[0], 4)
     Image.new("RGB", (60, 30)).save(tmp_path / "student_CM.png")
-    taken = Page(
-        part(page_of(replace(run_, tested={"student": answers}), tmp_path), "Which class is predicted as which")
-    )
+    page = page_of(replace(run_, tested={"student": answers}), tmp_path)
+    taken = Page(part(page, "Which class is predicted as which"))
     assert "class 0 class 4 3" in taken.words
     assert taken.all("img")[0]["alt"] == "Confusion matrix of the student on the test images"
 
@@ -210,7 +232,7 @@ def test_the_surest_mistakes_and_the_least_sure_images(tmp_path: Path) -> None:
     assert "2 of 2 mistakes" in words
     unsure = part(page, "The least sure images")
     assert shades(unsure)[:2] == [12, 9]
-    assert len(shades(unsure)) == run_report.GALLERY
+    assert len(shades(unsure)) == run_page.GALLERY
     assert "ant, 40% right folder/12.png" in Page(unsure).words
 
 
@@ -244,7 +266,7 @@ def test_pictures_of_the_run_are_shown_where_they_are(tmp_path: Path) -> None:
     alts = {image["alt"] for image in page.all("img")}
     assert {"Reliability diagram of the test images", "Labeled images raw, weakly and strongly augmented"} <= alts
     (tmp_path / "empty").mkdir()
-    assert not {"What the network saw", "How far its probabilities can be believed"} & set(
+    assert not {"What the network saw", "How far its probabilities can be trusted"} & set(
         page_of(finished(), tmp_path / "empty").headings
     )
 
@@ -259,13 +281,13 @@ def test_the_errors_of_the_probabilities_stand_beside_each_other(tmp_path: Path)
     assert "model calibration error Brier score student 0.25 0.5" in alone
     for nothing in ({}, None, {"temperatures": {"student": 2.0}}):
         headings = page_of(finished(), tmp_path, calibration=nothing).headings
-        assert "How far its probabilities can be believed" not in headings
+        assert "How far its probabilities can be trusted" not in headings
 
 
 # --- what to distrust -------------------------------------------------------------------------------------------------
 
 
-def warnings_of(run_: Finished, folder: Path) -> str:
+def warnings_of(run_: FinishedRun, folder: Path) -> str:
     return Page(part(page_of(run_, folder), "Warnings")).words
 
 
@@ -285,7 +307,7 @@ def test_files_that_were_left_out_are_named(tmp_path: Path) -> None:
     assert "under more than one class, so that their labels were not used: 1." in words
     assert "copies of others and were left out: 30." in words
     assert "<b>.png not an image a/1.png another class: b/1.png; c/1.png d/0.png copy of d/x.png" in words
-    assert f"d/{run_report.ODD_FILES}.png" not in words
+    assert f"d/{page_warnings.ODD_FILES}.png" not in words
 
 
 def test_uneven_and_rare_classes_are_told(tmp_path: Path) -> None:
@@ -304,15 +326,15 @@ def test_results_that_mislead_are_told(tmp_path: Path) -> None:
     answers[0] = [0.1, 0.8, 0.1]
     words = warnings_of(finished({"student": answers}), tmp_path)
     assert "interval of the accuracy is 28 points wide" in words
-    assert "The student never answers cat." in words
-    assert "The student is too sure: on average 80.0% sure, and right on 32.5%" in words
+    assert "The student never predicts cat." in words
+    assert "The student is overconfident: its mean confidence is 80.0%, its accuracy 32.5%" in words
     humble = finished().tested["student"] * 0.2 + 0.8 / 3
-    assert "The student is not sure enough: on average 44.7% sure, and right on 100.0%" in warnings_of(
+    assert "The student is underconfident: its mean confidence is 44.7%, its accuracy 100.0%" in warnings_of(
         finished({"student": humble}), tmp_path
     )
 
 
-class Bank(run_report.FeatureBank):
+class Bank(distant.FeatureBank):
     """Features that were computed, and for a view that was not, none."""
 
     def __init__(self, features: np.ndarray, views: tuple[str, ...]) -> None:
@@ -326,41 +348,45 @@ class Bank(run_report.FeatureBank):
         return self.features[torch.from_numpy(ask.rows)]
 
 
+def images_far_away(run_: FinishedRun) -> list[distant.DistantImage]:
+    return distant_images(run_.source, run_.dataset, run_.split, run_.seed)
+
+
 def test_images_far_from_every_labeled_one_are_found_and_shown(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     features = np.abs(random.normal(1, 0.2, (100, 20)))
     features[[5, 90], 10:] = 0  # a test image and an unlabeled one
     features[45, 10:] = 0.5  # a labeled one is at no distance from itself
     run_ = finished(source=cast(Any, Bank(features, ("weak", "eval"))))
-    far = far_images(run_)
+    far = images_far_away(run_)
     assert [one.row for one in far[:2]] in ([5, 90], [90, 5])
-    assert {one.row: one.place for one in far[:2]} == {5: 5, 90: None}
+    assert {one.row: one.position for one in far[:2]} == {5: 5, 90: None}
     assert not {one.row for one in far} & set(run_.split.labeled.tolist())
     page = page_of(run_, tmp_path)
     assert f"unusually far from every labeled one: {len(far)}." in page.words
-    assert "cat, 90% right folder/5.png" in Page(part(page, "Far from every class")).words
-    assert "unlabeled folder/90.png" in Page(part(page, "Far from every class")).words
+    assert "cat, 90% right folder/5.png" in Page(part(page, "Far from every labeled image")).words
+    assert "unlabeled folder/90.png" in Page(part(page, "Far from every labeled image")).words
 
 
 def test_distances_are_taken_only_of_features_that_are_there(tmp_path: Path) -> None:
     features = np.ones((100, 4))
     features[5] = [1, 0, 0, 0]
-    seen = {views: [x.row for x in far_images(finished(source=cast(Any, Bank(features, views))))]
+    seen = {views: [x.row for x in images_far_away(finished(source=cast(Any, Bank(features, views))))]
             for views in ((), ("eval",), ("weak",), ("weak", "eval"))}  # fmt: skip
     assert seen == {(): [], ("eval",): [], ("weak",): [], ("weak", "eval"): [5]}
-    assert far_images(finished()) == []
+    assert images_far_away(finished()) == []
     few = finished(source=cast(Any, Bank(features, ("weak", "eval"))))
     few = replace(few, split=replace(few.split, test=np.arange(10)), tested={"s": few.tested["student"][:10]})
-    assert far_images(few) == []
+    assert images_far_away(few) == []
 
 
-def test_a_large_pile_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_large_unlabeled_set_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     rows = Bank.rows
     monkeypatch.setattr(Bank, "rows", lambda self, ask: (asked.append(len(ask.rows)), rows(self, ask))[1])
-    monkeypatch.setattr(run_report, "FAR_SAMPLE", 25)
-    monkeypatch.setattr(run_report, "FAR_LABELED", 11)
-    far_images(finished(source=cast(Any, Bank(np.ones((100, 4)), ("weak", "eval")))))
+    monkeypatch.setattr(distant, "MOST_UNLABELED", 25)
+    monkeypatch.setattr(distant, "MOST_LABELED", 11)
+    images_far_away(finished(source=cast(Any, Bank(np.ones((100, 4)), ("weak", "eval")))))
     assert asked == [11, 40, 25]
 
 
@@ -414,9 +440,9 @@ def test_the_page_s_command_makes_the_run_again(folder_run: Outcome) -> None:
 
 def test_an_image_that_is_gone_at_the_end_spoils_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = make_data(tmp_path / "d")
-    real = run_report.write_run
+    real = run_page.write_run
 
-    def remove_first(folder: Path, summary: Any, run_: Finished) -> Path:
+    def remove_first(folder: Path, summary: Any, run_: FinishedRun) -> Path:
         for row in run_.split.test.tolist():
             Path(str(run_.dataset.sources[row])).unlink()
         return real(folder, summary, run_)
@@ -439,5 +465,5 @@ def test_every_way_to_train_ends_with_a_page(tmp_path: Path, mode: tuple[str, ..
 def test_worse_than_guessing_is_told(tmp_path: Path) -> None:
     good = finished()
     bad = finished({"student": np.roll(good.tested["student"], 1, axis=1)})
-    assert "always answering ant would be right on 35.0%" in part(page_of(bad, tmp_path), "Warnings")
-    assert "always answering" not in part(page_of(good, tmp_path), "Warnings")
+    assert "always predicting ant would be right on 35.0%" in part(page_of(bad, tmp_path), "Warnings")
+    assert "always predicting" not in part(page_of(good, tmp_path), "Warnings")

@@ -854,7 +854,7 @@ MOMENTS = [
     Moment("algorithms.algorithm:warmup_step", 2),
     Moment("algorithms.algorithm:mpl_step", 1),
     Moment("algorithms.algorithm:mpl_step", 3, "after"),
-    Moment("runs.progress:MetricsLog.add", 2, "after"),
+    Moment("runs.metrics_log:MetricsLog.add", 2, "after"),
     Moment("runs.checkpoints:save_checkpoint", 2),
     Moment("runs.checkpoints:save_checkpoint", 2, "torn"),
     Moment("runs.checkpoints:save_checkpoint", 2, "after"),
@@ -919,7 +919,7 @@ def test_a_killed_run_with_a_bank_goes_on_bit_for_bit(lab: Lab, tmp_path: Path, 
 
 
 @pytest.mark.parametrize(
-    "moment", [Moment("runs.training:run_summary"), Moment("runs.progress:MetricsLog.add", 4, "after")]
+    "moment", [Moment("runs.training:run_summary"), Moment("runs.metrics_log:MetricsLog.add", 4, "after")]
 )
 def test_a_run_that_had_stopped_early_does_not_train_on(lab: Lab, tmp_path: Path, moment: Moment) -> None:
     still = ("--val_percent", "20%", "--max_lr", "1e-12", "--max_steps", 40, "--patience", 2)

@@ -50,7 +50,7 @@ def test_no_trial_begins_after_the_timeout(tmp_path: Path, monkeypatch: pytest.M
 def test_what_the_bar_says(easy_objective: None, tmp_path: Path) -> None:
     tune("--n_trials", 3, cwd=tmp_path)
     trials = study_in(tmp_path).trials
-    text = supervisor.Screen(9, 100.0).text(trials)
+    text = supervisor.SearchProgress(9, 100.0).text(trials)
     best = max(trials, key=lambda trial: trial.value or 0.0)
     assert text.startswith(f"best {best.value:.1%} (trial {best.number}), 0 pruned, 0 failed, ")
     left = float(text.split(", ")[-1].split()[0])

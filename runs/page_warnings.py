@@ -1,0 +1,102 @@
+"""What to distrust in a finished run: its files, the counts of its images, and results that mislead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..base.tables import percent
+from ..data import Dataset
+from ..reports.page import Section
+from .finished_run import FinishedRun
+
+FEW_LABELS = 5  # of a class
+ODD_FILES = 10  # of each kind, by name
+UNEVEN = 3.0  # times as many images of one class as of another
+
+
+def warnings_section(summary: Mapping[str, Any], run: FinishedRun, distant: int) -> Section:
+    """The page's warnings; distant: how many images are unusually far from every labeled one."""
+    lines = [*_about_files(run.dataset), *_about_counts(run), *_about_results(summary, run)]
+    if distant:
+        lines.append(f"Images that are unusually far from every labeled one: {distant}. Do they belong to any class?")
+    text = "" if lines else "Nothing odd was found in the files, the counts and the results."
+    return {"heading": "Warnings", "warnings": lines, "text": text, "table": _odd_files(run.dataset)}
+
+
+def worse_than_guessing(summary: Mapping[str, Any], run: FinishedRun) -> list[str]:
+    """A warning where always predicting the most frequent class of the test would be right more often."""
+    if not run.tested:
+        return []
+    accuracy, counts = summary["test"][run.judge]["accuracy"], run.class_counts(run.split.test)
+    guessing = counts.max() / counts.sum()
+    if accuracy >= guessing:
+        return []
+    common = run.dataset.classes[counts.argmax()]
+    return [
+        f"The {run.judge} is right on {percent(accuracy)}; always predicting {common} would be right on "
+        f"{percent(guessing)}. Pseudo-labels can confirm a model's first errors: try --finetune_mode, which uses no "
+        "unlabeled images, or label more; --compare measures which helps."
+    ]
+
+
+def _odd_files(dataset: Dataset) -> dict[str, Any]:
+    """The files of the warnings by name, the first of each kind."""
+    rows = [(path, reason) for path, reason in dataset.bad_files[:ODD_FILES]]
+    rows += [(path, f"another class: {_first_of(others)}") for path, *others in dataset.conflicts[:ODD_FILES]]
+    rows += [(path, f"copy of {kept}") for path, kept in dataset.duplicates[:ODD_FILES]]
+    return {"columns": ["file", "what is wrong"], "rows": rows} if rows else {}
+
+
+def _about_files(dataset: Dataset) -> list[str]:
+    found = (
+        (dataset.bad_files, "Files that can't be decoded and were left out (all of them: bad_files.txt)"),
+        (dataset.conflicts, "Images that lie under more than one class, so that their labels were not used"),
+        (dataset.duplicates, "Files that are copies of others and were left out"),
+    )
+    return [f"{what}: {len(files)}." for files, what in found if files]
+
+
+def _about_counts(run: FinishedRun) -> list[str]:
+    parts = {
+        "labeled": (run.split.labeled, "the rare class may be overlooked"),
+        "test": (run.split.test, "the accuracy says little about the rare class, so look at each class"),
+    }
+    lines, classes = [], run.dataset.classes
+    for part, (rows, advice) in parts.items():
+        counts = run.class_counts(rows)
+        low, high = int(counts.argmin()), int(counts.argmax())
+        if counts[high] >= UNEVEN * max(counts[low], 1):
+            spread = f"{counts[high]} of {classes[high]}, {counts[low]} of {classes[low]}"
+            lines.append(f"The {part} images are unevenly spread ({spread}): {advice}.")
+    counts = run.class_counts(run.split.labeled)
+    few = [f"{classes[i]} ({counts[i]})" for i in np.flatnonzero(counts < FEW_LABELS)]
+    if few:
+        lines.append(f"Fewer than {FEW_LABELS} labels of {_first_of(few, 8)}: a few more would help most.")
+    return lines
+
+
+def _about_results(summary: Mapping[str, Any], run: FinishedRun) -> list[str]:
+    if not run.tested:
+        return []
+    lines, classes = worse_than_guessing(summary, run), run.dataset.classes
+    result, probabilities = summary["test"][run.judge], run.tested[run.judge]
+    low, high = result["ci95"]
+    if high - low > 0.1:
+        lines.append(f"The test is small: the interval of the accuracy is {100 * (high - low):.0f} points wide.")
+    predicted = np.bincount(probabilities.argmax(axis=1), minlength=len(classes))
+    never = [classes[i] for i in np.flatnonzero((predicted == 0) & (run.class_counts(run.split.test) > 0))]
+    if never:
+        lines.append(f"The {run.judge} never predicts {_first_of(never, 8)}.")
+    confidence, accuracy = float(probabilities.max(axis=1).mean()), result["accuracy"]
+    if abs(confidence - accuracy) > 0.1:
+        kind = "overconfident" if confidence > accuracy else "underconfident"
+        means = f"its mean confidence is {percent(confidence)}, its accuracy {percent(accuracy)}"
+        lines.append(f"The {run.judge} is {kind}: {means}.")
+    return lines
+
+
+def _first_of(names: Sequence[str], most: int = 5) -> str:
+    return "; ".join(names[:most]) + (f"; and {len(names) - most} more" if len(names) > most else "")

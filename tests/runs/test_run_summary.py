@@ -1,0 +1,38 @@
+"""The table of a run's results."""
+
+from __future__ import annotations
+
+from transfermpl.runs.run_summary import results_table
+
+RESULT = {"accuracy": 0.8125, "ci95": [0.7, 0.9], "macro_f1": 0.5, "per_class": {"a": 0.5, "b": None}}
+SUMMARY = {
+    "test": {"teacher": RESULT, "student": RESULT | {"accuracy": 1.0}},
+    "val": {},
+    "labels_used": 12,
+    "dataset": {"images": {"test": 16}},
+}
+
+
+def test_the_table_of_results() -> None:
+    lines = results_table(SUMMARY).splitlines()
+    assert "81.25%" in lines[2]
+    assert "70.0% to  90.0%" in lines[2]
+    assert "100.00%" in lines[3]
+    assert lines[-1] == "learned from 12 labels; tested on 16 images"
+    assert "val accuracy" not in lines[1]
+    validated = results_table(SUMMARY | {"val": SUMMARY["test"]})
+    assert "val accuracy" in validated
+    assert validated.splitlines()[2].rstrip().endswith("81.25%")
+
+
+def test_where_nothing_was_kept_for_a_test_the_table_says_so() -> None:
+    untested = SUMMARY | {"test": {}, "dataset": {"images": {"test": 0}}}
+    assert "no image was kept for a test" in results_table(untested).splitlines()[-1]
+
+
+def test_without_a_test_the_accuracy_on_validation_is_shown() -> None:
+    untested = SUMMARY | {"val": SUMMARY["test"], "test": {}, "dataset": {"images": {"test": 0}}}
+    assert results_table(untested).splitlines()[:2] == [
+        "teacher  81.25% on validation",
+        "student  100.00% on validation",
+    ]
