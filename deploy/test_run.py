@@ -14,9 +14,8 @@ from ..data import find_dataset
 from ..runs.checkpoints import used_images
 from ..runs.context import make_context, only
 from ..runs.evaluation import draw_confusions, measure, predict_rows, report_reliability
-from ..runs.run_summary import results_table
 from ..runs.resume import hashes_in, load_run, run_of, with_classes
-from ..runs.run_summary import run_summary
+from ..runs.run_summary import results_table, run_summary
 from ..runs.trained_models import restored_models
 from ..runs.views import make_views
 from ..utils import UserError, say

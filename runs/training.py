@@ -21,10 +21,10 @@ from .checkpoints import save_best, save_last, used_images
 from .evaluation import draw_confusions, measure, predict_rows, report_reliability
 from .finetuning import finetuned_files
 from .finished_run import FinishedRun
+from .metrics_log import MetricsLog, TensorBoardLog
 from .page import write_run
 from .page_warnings import worse_than_guessing
 from .prepare import fill_banks
-from .metrics_log import MetricsLog, TensorBoardLog
 from .run_summary import run_summary
 from .trainer import Trainer
 

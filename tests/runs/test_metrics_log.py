@@ -12,7 +12,6 @@ from PIL import Image
 from transfermpl.runs.metrics_log import MetricsLog, TensorBoardLog, require_tensorboard
 from transfermpl.utils import UserError
 
-
 # --- metrics.csv ------------------------------------------------------------------------------------------------------
 
 
