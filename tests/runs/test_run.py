@@ -19,7 +19,7 @@ from runs import CLOCK, COLOURS, FROZEN, MOONS, Moment, Outcome, killed, make_da
 from transfermpl import args, data, models, utils
 from transfermpl.backbones import small
 from transfermpl.learning import checkpoint, learner
-from transfermpl.runs import calibration, context, prepare, progress
+from transfermpl.runs import calibration, context, metrics_log, prepare
 from transfermpl.runs import run as experiment
 from transfermpl.runs import training as run_training
 from transfermpl.runs.prepare import fill_banks, make_trainer
@@ -557,8 +557,8 @@ def test_curves_go_to_tensorboard_when_asked_for(lab: Lab, monkeypatch: pytest.M
         def close(self) -> None:
             written.append(("closed",))
 
-    monkeypatch.setattr(progress, "_summary_writer", Writer)
-    for module in (progress, prepare):
+    monkeypatch.setattr(metrics_log, "_summary_writer", Writer)
+    for module in (metrics_log, prepare):
         monkeypatch.setattr(module, "require_tensorboard", lambda: None)
     lab.moons("--tensorboard")
     assert written[0] == ("folder", "tensorboard")
