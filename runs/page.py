@@ -196,7 +196,7 @@ def _galleries(run: FinishedRun, predicted: np.ndarray) -> list[Section]:
     sections: list[Section] = []
     if len(surest):
         text = f"{len(surest)} of {len(wrong)} mistakes on the test, the surest first. "
-        text += "Some are no mistakes: a wrong label in the folder looks like this."
+        text += "Some may be no mistakes: a wrong label in the folder looks like this."
         gallery = [_card(run, position) for position in surest.tolist()]
         sections.append({"heading": "The surest mistakes", "text": text, "gallery": gallery})
     text = "The test images whose likeliest class has the lowest probability. Labels for images like these help most."
