@@ -454,6 +454,38 @@ class Options:
             groups.setdefault(TABLE[name].group, {})[name] = value
         return dataclasses.replace(self, **{g: dataclasses.replace(getattr(self, g), **v) for g, v in groups.items()})
 
+    def recorded(self) -> dict[str, Any]:
+        """What `commandline_args.txt` holds, and `--config` takes back."""
+        return {name: value for name, value in self.flat().items() if name not in NOT_RECORDED}
+
+    def command_line(self) -> list[str]:
+        """The words that make these options again, without those that do so by themselves.
+
+        Beside a loaded run, which brings values of its own, what the user gave is said even where it is the default.
+        """
+        said = self.given if self.mode.load_path is not None else frozenset()
+        return words_of(TABLE, self.recorded(), said)
+
+    def warn_of_unused(self, command: str, *, but: str = "", also_defaults: bool = True) -> None:
+        """Name the given options that the command does not read, in one warning.
+
+        but: what the command reads instead; also_defaults: whether to name those with their default value too.
+        """
+        asking = next(name for name, asked_for in COMMANDS.items() if asked_for == command)
+        usual, unused = Options().flat(), self.given_values(self.given - read_by(command))
+        names = sorted(name for name, value in unused.items() if also_defaults or value != usual[name])
+        if names:
+            warn(f"--{', --'.join(names)}: not used by --{asking}" + (f"; {but}" if but else ""))
+
+    def check(self, on: set[str]) -> None:
+        """Whether the options that are turned on can stand together. Raises UserError."""
+        check_rules(RULES, on)
+        together = self.mode.cotrain_mode or (self.mode.compare and self.cotraining.views)
+        if together and len(self.cotraining.views) < 2:
+            raise UserError("co-training needs two or more --views: one alone has nobody to learn from; name another")
+        if self.run.name is None and not on & NAMELESS:
+            raise UserError("--name is missing: give the run a name, e.g. --name exp")
+
 
 # --- which options ----------------------------------------------------------------------------------------------------
 
@@ -499,18 +531,6 @@ def searchable() -> frozenset[str]:
 def per_machine() -> frozenset[str]:
     """The options that may differ between the machines of one search."""
     return TABLE.names(lambda option: option.per_machine)
-
-
-def warn_of_unused(options: Options, command: str, *, but: str = "", also_defaults: bool = True) -> None:
-    """Name the given options that the command does not read, in one warning.
-
-    but: what the command reads instead; also_defaults: whether to name those with their default value too.
-    """
-    asking = next(name for name, asked_for in COMMANDS.items() if asked_for == command)
-    usual, unused = Options().flat(), options.given_values(options.given - read_by(command))
-    names = sorted(name for name, value in unused.items() if also_defaults or value != usual[name])
-    if names:
-        warn(f"--{', --'.join(names)}: not used by --{asking}" + (f"; {but}" if but else ""))
 
 
 # Who excludes whom, and who needs whom.
@@ -579,32 +599,8 @@ def make(values: Mapping[str, Any]) -> Options:
     converted = TABLE.converted(values)
     options = Options().changed(**converted)
     options = dataclasses.replace(options, given=frozenset(converted) - NOT_RECORDED)
-    _check(options, TABLE.turned_on(converted))
+    options.check(TABLE.turned_on(converted))
     return options
-
-
-def _check(options: Options, on: set[str]) -> None:
-    """Whether the options that are turned on can stand together. Raises UserError."""
-    check_rules(RULES, on)
-    together = options.mode.cotrain_mode or (options.mode.compare and options.cotraining.views)
-    if together and len(options.cotraining.views) < 2:
-        raise UserError("co-training needs two or more --views: one alone has nobody to learn from; name another")
-    if options.run.name is None and not on & NAMELESS:
-        raise UserError("--name is missing: give the run a name, e.g. --name exp")
-
-
-def recorded(options: Options) -> dict[str, Any]:
-    """What `commandline_args.txt` holds, and `--config` takes back."""
-    return {name: value for name, value in options.flat().items() if name not in NOT_RECORDED}
-
-
-def command_line(options: Options) -> list[str]:
-    """The words that make these options again, without those that do so by themselves.
-
-    Beside a loaded run, which brings values of its own, what the user gave is said even where it is the default.
-    """
-    said = options.given if options.mode.load_path is not None else frozenset()
-    return words_of(TABLE, recorded(options), said)
 
 
 # --- docs/options.md --------------------------------------------------------------------------------------------------

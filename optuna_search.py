@@ -59,7 +59,7 @@ def search(options: Options) -> dict[str, Any]:
     # A database is opened before a folder is made, since it may refuse us. The journal lies in the folder.
     study = open_study(open_storage(url, Path()), name, identity, first, resume) if url else None
     folder = run_folder(options.run.name or "", resume=resume, overwrite=options.run.overwrite)
-    write_options(folder, {**args.recorded(options), "name": name})
+    write_options(folder, {**options.recorded(), "name": name})
     if study is None:
         study = open_study(open_storage(None, folder), name, identity, first, resume)
     tuned, validated = options.cotraining.finetune_views, goal.by_validation

@@ -81,13 +81,13 @@ def masked_cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor
 def align(probabilities: Tensor, learner: Learner, strength: float) -> Tensor:
     """Distribution alignment (Berthelot et al. 2020, ReMixMatch): predictions [B, C] whose mean is the classes' shares.
 
-    They are weighed by the learner's `shares` over its running mean prediction. strength: 1 as published, less for
+    They are weighed by the learner's `class_prior` over its running mean prediction. strength: 1 as published, less for
     half-way.
     """
     mean = probabilities.mean(dim=0).to(learner.marginal.dtype)
     first = learner.marginal.sum() == 0  # not the learner's first step: a warm-up may predict nothing; never read here
     learner.marginal.copy_(torch.where(first, mean, learner.marginal.lerp(mean, 0.05)))
-    weights = learner.shares / learner.marginal.clamp(min=1e-3)
+    weights = learner.class_prior / learner.marginal.clamp(min=1e-3)
     aligned = probabilities * weights.pow(strength)
     return aligned / aligned.sum(dim=1, keepdim=True)
 
@@ -288,7 +288,7 @@ def student_gain(
 
 @contextlib.contextmanager
 def labeled_loss_conditions(student: Learner, step: int, config: StepConfig) -> Iterator[None]:
-    """float32, batch statistics without touching running ones, and the same dropout in both exams."""
+    """float32, batch statistics without touching running ones, and the same dropout in both labeled losses."""
     config.randomness(step, "exam")
     device = student.parameters[0].device
     with torch.autocast(device.type, enabled=False), batch_norms_without_updates(student.network):

@@ -126,7 +126,7 @@ def _screens() -> bool:
 
 @dataclass
 class _Told:
-    """Where lines go beside the screen, and the command that tells them.
+    """Where lines go beside the screen, and the command that says them.
 
     held: what was told before the folder of the log is known; None outside a command.
     """
@@ -150,7 +150,7 @@ class _RunLog:
 
     def write(self, record: logging.LogRecord) -> None:
         """Append it, the further lines of a table below the first. A log that can't be written stops nothing."""
-        if os.getpid() != self.process:  # a worker's: its supervisor tells what is to be told
+        if os.getpid() != self.process:  # a worker's: its supervisor says what is to be said
             return
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
         lines = _marked(record).strip("\n").splitlines() or [""]
@@ -233,7 +233,7 @@ def seed_torch(number: int) -> None:
 
 
 def counter_uniform(keys: np.ndarray, draws: np.ndarray, count: int, purpose: str) -> np.ndarray:
-    """Uniform numbers in [0, 1) that hang on (key, draw, position, purpose) alone.
+    """Uniform numbers in [0, 1) that depend on (key, draw, position, purpose) alone.
 
     keys: uint64 [N], one per image (from its content); draws: int64 [N]; returns float32 [N, count]. A row does not
     depend on the rows beside it, so batches, workers and processes can be cut in any way. The mixer is SplitMix64
@@ -315,7 +315,7 @@ def cpu_multiplies_bf16() -> bool:
 def keep_pages() -> None:
     """Tell glibc to keep freed memory instead of giving it back to the system; call it before torch is imported.
 
-    By default each large activation is mapped anew and faulted in page by page, which makes a forward pass on the CPU
+    By default each large activation is mapped again and faulted in page by page, which makes a forward pass on the CPU
     up to twice as slow. Other C libraries are left as they are.
     """
     import ctypes

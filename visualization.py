@@ -497,7 +497,7 @@ def draw_reliability(
 ) -> Path:
     """Draw reliability.png: for each model how often it is right where it is so sure, before and after calibration.
 
-    before, after: {model: what `evaluate.reliability` returns, and `ece`}; after: empty where nothing was calibrated.
+    before, after: {model: what `metrics.reliability` returns, and `ece`}; after: empty where nothing was calibrated.
     The steps below are the share of the images in each bin.
     """
     models = list(before)

@@ -117,7 +117,7 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
     "view_report": ("--name x --view_report --data_dir ../../images --num_labels 18 --views pixels gradients",),
 }
 TWINS = {"resume": ("x", "y")}  # runs of either tree that must be alike but for their names
-UNORDERED = {"search_workers"}  # which worker draws which trial hangs on the clock
+UNORDERED = {"search_workers"}  # which worker draws which trial depends on the clock
 
 Leaves = dict[tuple[str, ...], Any]
 
@@ -343,7 +343,7 @@ def compare_folders(
             report.renamed[f"{file} -> {found}"] += 1
         if unordered and file.endswith("trials.csv"):
             compare_trials(old / file, new / found, report, name, file)
-        elif not (unordered and file.endswith("best_args.json")):  # which hangs on what was tried
+        elif not (unordered and file.endswith("best_args.json")):  # which depends on what was tried
             compare_file(old / file, new / found, report, name, file, passed=passed)
     for file in sorted(left):
         if Path(file).name in NEW_FILES:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..args import Run, Study, recorded
+from ..args import Run, Study
 from ..backbones.backbone import Backbone
 from ..base.files import write_json
 from ..data import split_dataset
@@ -40,7 +40,7 @@ def make_folder(task: Task) -> Path:
     """`results/NAME` with the options and the list of unreadable files. Raises UserError."""
     run = task.options.run
     folder = run_folder(run.name or "", resume=run.resume, overwrite=run.overwrite)
-    write_json(folder / "commandline_args.txt", recorded(task.options.changed(name=folder.name)))
+    write_json(folder / "commandline_args.txt", task.options.changed(name=folder.name).recorded())
     write_bad_files(folder, task.dataset)
     return folder
 

@@ -51,7 +51,7 @@ class Task:
     def starting_from(self, checkpoint: Path) -> Task:
         """The same task for the models of another run. Raises UserError where those have seen what is held out."""
         options = self.options.changed(load_path=str(checkpoint))
-        loaded = load_run(options)
+        loaded = load_run(options.mode)
         options = inherit(options, loaded)
         check_leaks(loaded, self.dataset, self.split)
         return replace(self, options=options, loaded=loaded)

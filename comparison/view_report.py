@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..args import Options, command_line, recorded, warn_of_unused
+from ..args import Options
 from ..base.files import write_json
 from ..base.metrics import wilson_interval
 from ..base.progress import ProgressBar
@@ -42,7 +42,7 @@ def report(options: Options) -> dict[str, Any]:
     that can't be had, and for a class with one labeled image.
     """
     began = time.monotonic()
-    warn_of_unused(options, "view_report")
+    options.warn_of_unused("view_report")
     dataset = find_dataset(options.data)
     split = split_dataset(dataset, options.data, options.run.seed)
     say(summary_table(dataset, split))
@@ -55,7 +55,7 @@ def report(options: Options) -> dict[str, Any]:
     folder = run_folder(options.run.name or "", overwrite=options.run.overwrite)
     with log_to(folder):
         options = options.changed(name=folder.name)
-        write_json(folder / "commandline_args.txt", recorded(options))
+        write_json(folder / "commandline_args.txt", options.recorded())
         write_bad_files(folder, dataset)
         views = described(seen.each, options.cotraining.views)
         labels = dataset.labels[split.labeled]
@@ -69,7 +69,7 @@ def report(options: Options) -> dict[str, Any]:
             **made_with(),
             "seconds": round(time.monotonic() - began, 3),
         }
-        names = write_files(folder, summary, command_line(options))
+        names = write_files(folder, summary, options.command_line())
         say(table(summary))
         say(f"results: {folder} ({', '.join(names)})")
     return summary

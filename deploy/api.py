@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import args
-from ..args import Options
+from ..args import Mode, Study
 from ..runs.run_folder import RESULTS
 from ..utils import UserError, as_command, keep_pages, on_screen
 
@@ -47,8 +47,12 @@ def train(data_dir: str | Path = "digits", *, name: str, verbose: bool = False, 
         UserError: an option or the data is wrong; the message says what to do
         transfermpl.train.TrainingFault: the training broke off; `resume=True` goes on after its last checkpoint
     """
-    settings = _checked({"data_dir": str(data_dir), "name": name, **options})
-    with on_screen() if verbose else contextlib.nullcontext(), as_command(args.command_line(settings)):
+    if options.get("config") is not None:
+        raise UserError("--config is of the command line; read the file, and give its values as options")
+    values = {"data_dir": data_dir, "name": name, **options}  # paths may be given as such
+    settings = args.make({key: str(value) if isinstance(value, Path) else value for key, value in values.items()})
+    _check_is_run(settings.mode, settings.study)
+    with on_screen() if verbose else contextlib.nullcontext(), as_command(settings.command_line()):
         if settings.run.keep_pages:
             keep_pages()
         from ..runs.prepare import check_available
@@ -59,17 +63,10 @@ def train(data_dir: str | Path = "digits", *, name: str, verbose: bool = False, 
     return Run((RESULTS / summary["name"]).absolute(), summary)
 
 
-def _checked(values: dict[str, Any]) -> Options:
-    """The options, checked as on the command line. Raises UserError, also for what is another command than a training.
-
-    Paths may be given as such.
-    """
-    if values.get("config") is not None:
-        raise UserError("--config is of the command line; read the file, and give its values as options")
-    options = args.make({key: str(value) if isinstance(value, Path) else value for key, value in values.items()})
-    command = next((command for command in args.COMMANDS if getattr(options.mode, command)), None)
-    if command is None and (options.study.repeat or 1) > 1:
+def _check_is_run(mode: Mode, study: Study) -> None:
+    """Raises UserError for what is another command than the training of one run."""
+    command = next((command for command in args.COMMANDS if getattr(mode, command)), None)
+    if command is None and (study.repeat or 1) > 1:
         command = "repeat"
     if command is not None:
         raise UserError(f"--{command} is a command of its own, and train() is one run; use the command line for it")
-    return options

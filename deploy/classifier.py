@@ -147,7 +147,7 @@ def loaded_checkpoint(run: str) -> tuple[Path, dict[str, Any]]:
         warn(f"{run_of(path)} has not come to its end: its models are untested; take it for a try only")
     content = load_checkpoint(path)
     if not content.get("temperatures"):
-        warn("the run's probabilities are not calibrated: how sure is not how often right; its page tells how far off")
+        warn("the run's probabilities are not calibrated: how sure is not how often right; its page says how far off")
     return path, content
 
 

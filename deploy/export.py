@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..args import Options
+from ..args import Options, read_by
 from ..base.folder_walk import files_below
 from ..data import find_dataset
 from ..images import builtin
@@ -34,6 +34,7 @@ from .output import classifier_of, output, writing
 
 SUFFIX = {"onnx": ".onnx", "torch_export": ".pt2"}
 PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch_export": ()}
+EXACT = {"device": "cpu", "precision": "fp32"}  # what a file is compared with
 CHECKED = 64  # real images on which the file is compared with the run's own models
 ALLOWED = 1e-3  # the largest difference of a probability
 RECIPE = "upright, 8-bit RGB on white, the short side to `resize`, the middle `size` x `size`"
@@ -79,7 +80,9 @@ def export(options: Options) -> dict[str, Any]:
     missing = [name for name in PACKAGES[kind] if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"--export {kind} needs packages that are missing: pip install {' '.join(missing)}")
-    classifier = classifier_of(options, "export", device="cpu", precision="fp32")
+    options.warn_of_unused("export")
+    settings = options.given_values(read_by("export", group="run")) | EXACT
+    classifier = classifier_of(options.mode, settings)
     transform = _only_transform(classifier)
     place = options.data.data_dir if "data_dir" in options.given else classifier.stored.data.data_dir
     images = sample(classifier, place)

@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from ..args import Options, read_by, warn_of_unused
+from ..args import Mode
 from ..base.files import atomic_file
 from ..runs.resume import run_of
 from ..utils import UserError
 from .classifier import Classifier, loaded_checkpoint
 
 
-def classifier_of(options: Options, command: str, **fixed: Any) -> Classifier:
-    """The classifier of `--load_path`, on these settings; options that the command does not read are named."""
-    warn_of_unused(options, command)
-    given = options.given_values(read_by(command, group="run"))
-    return Classifier(*loaded_checkpoint(options.mode.load_path or ""), given | fixed)
+def classifier_of(mode: Mode, settings: Mapping[str, Any]) -> Classifier:
+    """The classifier of `--load_path`, on these settings of the group Run instead of those that it was trained with."""
+    return Classifier(*loaded_checkpoint(mode.load_path or ""), settings)
 
 
 def output(wanted: str | None, checkpoint: Path, name: str, beside: str = "", *, overwrite: bool) -> tuple[Path, Path]:

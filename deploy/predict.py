@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..args import Options, Use
+from ..args import Options, Use, read_by
 from ..base.files import atomic_file
 from ..base.folder_walk import FoundFile, files_below, printable
 from ..base.progress import ProgressBar
@@ -42,7 +42,8 @@ def predict(options: Options) -> dict[str, Any]:
             else "there is no such folder, or it can't be read; give another one"
         )
         raise UserError(f"--predict_dir {folder}: {hint}")
-    classifier = classifier_of(options, "predict")
+    options.warn_of_unused("predict")
+    classifier = classifier_of(options.mode, options.given_values(read_by("predict", group="run")))
     sorter = Sorter(options.use, folder, classifier.classes)
     unsure = options.use.min_probability > 0
     out, unsure_out = output(

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..args import Options, read_by, warn_of_unused
+from ..args import Options, read_by
 from ..base.files import write_json
 from ..data import find_dataset
 from ..runs.checkpoints import used_images
@@ -28,8 +28,8 @@ def test(options: Options) -> dict[str, Any]:
     its test split, with new images it is all of them. No choice here can let a training image in.
     """
     began = time.monotonic()
-    loaded = load_run(options)
-    warn_of_unused(options, "test", but="it takes the options of the run that it tests")
+    loaded = load_run(options.mode)
+    options.warn_of_unused("test", but="it takes the options of the run that it tests")
     given = options.given_values(read_by("test"))
     if "data_dir" in given:  # a table of labels belongs to the folder that it was made for
         given.setdefault("labels_csv", None)
@@ -60,7 +60,7 @@ def test(options: Options) -> dict[str, Any]:
     }
     seconds = {"total": time.monotonic() - began, "training": 0.0}
     used = used_images(context, views, loaded)
-    summary = run_summary(stored, folder.name, context, views, used, results, seconds)
+    summary = run_summary(folder.name, stored.mode_name, context, views, used, results, seconds)
     write_json(folder / "test_summary.json", summary)
     say(results_table(summary))
     say(f"results: {folder / 'test_summary.json'}")

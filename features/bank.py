@@ -1,7 +1,7 @@
 """The feature bank: a frozen backbone's outputs, computed once, kept on disk, used by every later run.
 
 A bank belongs to a backbone's weights, its transform, the augmentation recipe and the number format; a row belongs to
-an image's content and a draw. Neither hangs on a run's seed, a split or a file's name. Rows lie in blocks, a file each:
+an image's content and a draw. Seeds, splits and files' names don't matter. Rows lie in blocks, a file each:
 `BANK/<view>-<draw>/<digest of its rows>.block`, written beside and renamed, so a reader sees whole blocks or none.
 """
 
@@ -202,7 +202,7 @@ class FeatureBank:
         return sum(len(rows) for rows in job.values())
 
     def _by_hash(self, *rows: np.ndarray) -> np.ndarray:
-        """All these rows, each once, by their content: blocks must not hang on an image's place in a data set."""
+        """All these rows, each once, by their content: blocks must not depend on an image's place in a data set."""
         union = np.unique(np.concatenate(rows))
         return union[np.argsort(self.hashes[union], kind="stable")]
 

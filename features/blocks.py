@@ -123,5 +123,5 @@ def _remove(folder: Path) -> bool:
                 elif path.name != IN_USE:
                     path.unlink(missing_ok=True)
         if free:
-            folder.rmdir()  # unless somebody has just made it anew
+            folder.rmdir()  # unless somebody has just made it again
     return free

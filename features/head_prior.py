@@ -1,4 +1,4 @@
-"""What unlabeled images tell of a linear head's weights before a label is seen.
+"""What unlabeled images say of a linear head's weights before a label is seen.
 
 Were the images of a class normal around their mean with the covariance W, and the means themselves normal with the
 covariance B, the best weights of class c would be W^-1 mean_c (Fisher 1936), and so, before a label is seen, normal
@@ -65,6 +65,6 @@ def fit_axes(views: Iterator[Tensor]) -> Tensor | None:
 def center_of(features: Tensor, labels: np.ndarray) -> Tensor:
     """[D]: the middle between the classes' means of labeled features [n, D].
 
-    Not the pile's mean, which lies at its most frequent class.
+    Not the mean of the unlabeled images, which lies at its most frequent class.
     """
     return torch.stack([features[torch.from_numpy(labels == c)].mean(dim=0) for c in np.unique(labels)]).mean(dim=0)

@@ -7,13 +7,15 @@ table on the screen, inspect.csv (a row a finding), inspect.json, a page and pic
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..args import Options, recorded, warn_of_unused
+from ..args import Options
 from ..backbones.hub import WeightsMissing
 from ..base.files import write_json
 from ..base.progress import ProgressBar
@@ -24,7 +26,7 @@ from ..reports.page import write_report
 from ..runs.context import make_context, only
 from ..runs.prepare import prepare_views
 from ..runs.run_folder import run_folder
-from ..runs.views import View
+from ..runs.views import Views
 from ..utils import choose_device, log_to, peak_memory_bytes, say
 from ..visualization import plain
 from .files import class_findings, read_files, unreadable_files
@@ -49,12 +51,12 @@ LEAST_SIDE = 24  # pixels of images that come as an array, below which edges can
 def inspect(options: Options) -> dict[str, Any]:
     """Inspect the data set of the options and return what inspect.json holds. Raises UserError where none is found."""
     began = time.monotonic()
-    warn_of_unused(options, "inspect", also_defaults=False)
+    options.warn_of_unused("inspect", also_defaults=False)
     found = look_for_faults(options)
     images = thumbnails(found.files, found.findings)
     folder = run_folder(options.run.name or "", overwrite=options.run.overwrite)
     with log_to(folder):
-        write_json(folder / "commandline_args.txt", recorded(options.changed(name=folder.name)))
+        write_json(folder / "commandline_args.txt", options.changed(name=folder.name).recorded())
         pictures = draw_pictures(folder, found.files, found.properties, found.findings, images)
         summary = summary_of(folder.name, found, options.study.near_duplicate, options.run.seed) | {
             "pictures": pictures,
@@ -76,7 +78,9 @@ def look_for_faults(options: Options) -> Inspection:
     files = read_files(options.data)
     dataset = files.dataset
     properties = image_properties(dataset)
-    features = compute_features(options, dataset, not_done)
+    context = make_context(options.run, dataset, only(unlabeled=np.arange(len(dataset))))
+    make_views = partial(prepare_views, options.changed(unfreeze=None), context)
+    features = compute_features(dataset, options.model.model_name, make_views, not_done)
     neighbours = None if features is None else nearest(torch.from_numpy(features.values), NEIGHBOURS, device=device)
     threshold = options.study.near_duplicate
     near = _near_duplicates(dataset, properties.thumbnails, neighbours, threshold, device, not_done)
@@ -109,21 +113,27 @@ class Features:
     knows_labels: bool = False
 
 
-def compute_features(options: Options, dataset: Dataset, not_done: list[str]) -> Features | None:
-    """Features of every row; None where there are no images, or no pretrained backbone, which `not_done` then says."""
+def compute_features(
+    dataset: Dataset, model_name: str | None, make_views: Callable[[], Views], not_done: list[str]
+) -> Features | None:
+    """Features of every row; None where there are no images, or no pretrained backbone, which `not_done` then says.
+
+    model_name: of the backbone, None where the user names none; make_views: builds it.
+    """
     rows = np.arange(len(dataset))
     if not len(rows) or dataset.kind == "points":
         return None
-    if dataset.array is not None and dataset.kind == "digits" and options.model.model_name is None:
+    if dataset.array is not None and dataset.kind == "digits" and model_name is None:
         pixels = dataset.array[np.array(dataset.sources)][..., 0].reshape(len(rows), -1)
         return Features(pixels.astype(np.float32), "pixels")
     without = "outliers, likely wrong labels and cropped or mirrored near-duplicates"
     try:
-        view, frozen = _view_of(options, dataset)
+        views = make_views()
     except WeightsMissing as error:
         not_done.append(f"{without}: {error}")
         return None
-    if not frozen:
+    view = views.first
+    if not views.frozen:
         hint = "give a pretrained --model_name, or --weights FILE"
         not_done.append(f"{without}: {view.name} has random weights, whose features mean nothing; {hint}")
         return None
@@ -133,13 +143,6 @@ def compute_features(options: Options, dataset: Dataset, not_done: list[str]) ->
             view.source.fill(wanted, show=bar.show)
     values = torch.cat([part.cpu() for part in view.source.inputs(rows)]).numpy()
     return Features(values, view.name, bool(np.isin(dataset.hashes, view.backbone.learned).any()))
-
-
-def _view_of(options: Options, dataset: Dataset) -> tuple[View, bool]:
-    """The backbone of the options as a view of the data set, and whether it is frozen. Raises WeightsMissing."""
-    context = make_context(options.run, dataset, only(unlabeled=np.arange(len(dataset))))
-    views = prepare_views(options.changed(unfreeze=None), context)
-    return views.first, views.frozen
 
 
 # --- detectors that may not be possible -------------------------------------------------------------------------------

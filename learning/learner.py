@@ -29,7 +29,10 @@ def one_cycle(position: float) -> float:
 
 
 class HeadPrior(NamedTuple):
-    """What is likely of a linear layer's weights before a label is seen (priors.py): center [D] and axes A [D, D]."""
+    """What is likely of a linear layer's weights before a label is seen: center [D] and axes A [D, D].
+
+    See features/head_prior.py.
+    """
 
     center: Tensor
     axes: Tensor
@@ -70,8 +73,8 @@ class Learner:
 
     network: what learns; start: the global step at which it begins to learn; total: the global step at which the run
     ends. `moments` are the running mean and mean square of the feedback that it receives as a teacher, with the bias
-    correction's weight; `marginal` is the running mean of its weak predictions [C], 0 before the first, and `shares`
-    what it is aligned to, the classes' part of the unlabeled images [C], equal where nobody says otherwise;
+    correction's weight; `marginal` is the running mean of its weak predictions [C], 0 before the first; `class_prior`
+    [C], how frequent the classes are among the unlabeled images, is what they are aligned to;
     `temperature` is tau of its calibration, 1 until it is fitted.
     """
 
@@ -85,14 +88,14 @@ class Learner:
         device = self.parameters[0].device
         self.moments = torch.zeros(3, device=device)
         self.marginal = torch.zeros(classes, device=device)
-        self.shares = torch.full((classes,), 1 / classes, device=device)
+        self.class_prior = torch.full((classes,), 1 / classes, device=device)
         self.temperature = torch.ones((), device=device)
         self.average = {k: v.clone() for k, v in network.state_dict().items()} if learning.ema else None
         self.along: list[PriorSpaceLinear] = []  # the last layers of linear heads that have a prior
         self._restored: list[tuple[Tensor, Tensor]] | None = None  # v and b of those, from a checkpoint
 
     def take_head_prior(self, prior: HeadPrior) -> None:
-        """Learn the last layers of linear heads along a prior's axes: anew, or from where a checkpoint was."""
+        """Learn the last layers of linear heads along a prior's axes, from their beginning or from a checkpoint."""
         layers = [head.layers[-1] for head in self.network.modules() if isinstance(head, Head)]
         self.along = [PriorSpaceLinear(layer, prior) for layer in layers]  # type: ignore[arg-type]
         if self._restored is not None:
@@ -101,7 +104,7 @@ class Learner:
                 along.b.copy_(b)
             return
         if self.step:
-            raise UserError("last.pt is of an older version of the program; train anew, under another --name")
+            raise UserError("last.pt is of an older version of the program; train again, under another --name")
         for along in self.along:
             along.to_weight_space()
         if self.average is not None:

@@ -18,9 +18,9 @@ from ..data import folds_of
 from ..train import Hooks, Progress, TrainingFault
 from ..utils import UserError, warn
 from .folds import CALIBRATION_FOLDS, calibration_folds, knows_labels, rarest_label
-from .prepare import fill_banks, make_trainer
+from .prepare import fill_banks, make_trainer, views_key
 from .trainer import Trainer
-from .views import FeatureCache, views_key
+from .views import FeatureCache
 
 # A head at the end of its warm-up is unsure of most. A temperature that corrects this and stays to the end, when the
 # head has long become sure by itself, lets wrong labels pass (docs/results.md).

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..args import recorded
 from ..backbones.registry import view_record
 from ..learning.checkpoint import layers_checked, load_checkpoint, save_checkpoint
 from ..train import Progress, progress_state, restore_progress
@@ -75,7 +74,7 @@ def description(trainer: Trainer) -> dict[str, Any]:
         "format": 1,
         "classes": list(data.classes),
         "model": model,
-        "options": recorded(options),
+        "options": options.recorded(),
         **{name: torch.from_numpy(hashes.view(np.int64)) for name, hashes in used.items()},
         "views": {
             view.name: {

@@ -42,13 +42,13 @@ def finetuned(backbones: Mapping[str, Backbone], options: Options, context: RunC
             networks = spec_of(options.model, context.data, context.seed)
             result[label] = make_view(f"{parse_view(spec).name}={saved}", networks)
         else:
-            result[label] = finetune(backbone, options, context)
+            result[label] = finetune(finetuning_trainer(backbone, options, context))
     return result
 
 
-def finetune(backbone: Backbone, options: Options, context: RunContext) -> Backbone:
-    """Train the whole backbone with a head on the labeled images; returns it, on the CPU, with what it has learned."""
-    trainer = finetuning_trainer(backbone, options, context)
+def finetune(trainer: Trainer) -> Backbone:
+    """Train to the end; returns the backbone, on the CPU, with what it has learned."""
+    backbone, context = trainer.views.first.backbone, trainer.context
     with ProgressBar(trainer.schedule.total_steps, what=f"fine-tuning {backbone.name}") as bar:
         trainer.learn(Progress(), Hooks(show=bar.show), validated=False)
     backbone.to("cpu")

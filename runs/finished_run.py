@@ -57,7 +57,7 @@ class FinishedRun:
             model=options.model,
             load_path=options.mode.load_path,
             seed=options.run.seed,
-            command=shlex.join([*program().split(), *args.command_line(options)]),
+            command=shlex.join([*program().split(), *options.command_line()]),
             dataset=dataset,
             split=split,
             rows=rows,

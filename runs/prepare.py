@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from .folds import calibration_folds
 from .metrics_log import require_tensorboard
 from .networks import check_not_learned, make_backbones, restored_backbones, spec_of
 from .trainer import Trainer, check_batch_norms
-from .views import FeatureCache, Views, make_views, views_key
+from .views import FeatureCache, Views, make_views
 
 
 def make_trainer(
@@ -77,9 +78,19 @@ def prepare_views(
     views = make_views(backbones, options.run, options.data.flip, context, frozen=frozen)
     if views.frozen and loaded is not None and not loaded["model"]["frozen"]:
         raise UserError("--unfreeze head: the loaded models have a backbone each; leave out --unfreeze")
+    views = replace(views, key=key)
     if views.frozen:
         cache.views[key] = views
     return views
+
+
+def views_key(options: Options, split: Split) -> Hashable:
+    """What frozen views depend on, beside the data set: all but the learning and the head."""
+    learned: Hashable = None  # from labeled images, before a view is frozen
+    if options.cotraining.finetune_views:
+        learned = options.cotraining.finetune_steps, options.learning.layer_decay, split.labeled.tobytes()
+    model, views = replace(options.model, head="", head_prior=""), options.cotraining.views
+    return replace(options.run, resume=False), options.data, model, views, learned, options.mode.load_path
 
 
 def fill_banks(trainer: Trainer) -> None:

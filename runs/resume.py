@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ..args import Options, changeable_on_resume, inherited
+from ..args import Mode, Options, Run, changeable_on_resume, inherited
 from ..args import make as make_options
 from ..base.files import read_json
 from ..data import Dataset, Split, read_split
@@ -30,9 +30,9 @@ def resumed_options(options: Options) -> Options:
     return stored.changed(**options.given_values(free) | {"name": folder.name, "resume": True})
 
 
-def load_run(options: Options) -> dict[str, Any]:
+def load_run(mode: Mode) -> dict[str, Any]:
     """The checkpoint of `--load_path`, with the place that it came from."""
-    path = find_checkpoint(options.mode.load_path or "", best=options.mode.load_best)
+    path = find_checkpoint(mode.load_path or "", best=mode.load_best)
     content = load_checkpoint(path)
     return {**content, "path": path, "stored": make_options(content["options"])}
 
@@ -53,9 +53,9 @@ def inherit(options: Options, loaded: Mapping[str, Any]) -> Options:
     return options.changed(**{name: value for name, value in values.items() if name not in given})
 
 
-def check_not_itself(loaded: Mapping[str, Any], options: Options) -> None:
+def check_not_itself(loaded: Mapping[str, Any], run: Run) -> None:
     """A run that is loaded is not replaced by what is made of it."""
-    if options.run.overwrite and run_of(loaded["path"]).resolve() == (RESULTS / (options.run.name or "")).resolve():
+    if run.overwrite and run_of(loaded["path"]).resolve() == (RESULTS / (run.name or "")).resolve():
         raise UserError(f"--overwrite would delete {run_of(loaded['path'])}, which is loaded; give another --name")
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..args import Options, recorded
+from ..args import Options
 from ..base.files import read_json, write_json, write_text
 from ..data import Dataset, Split, find_dataset, split_dataset, summary_table, write_split
 from ..train import Hooks, Progress, Row
@@ -81,7 +81,7 @@ def prepare(options: Options) -> Trainer:
     """Everything up to the first step, checked, without writing anything but features. Raises UserError."""
     if options.run.resume:
         options = resumed_options(options)
-    loaded = load_run(options) if options.mode.load_path else None
+    loaded = load_run(options.mode) if options.mode.load_path else None
     if loaded is not None:
         options = inherit(options, loaded)
     dataset = find_dataset(options.data)
@@ -90,7 +90,7 @@ def prepare(options: Options) -> Trainer:
     split = split_dataset(dataset, options.data, options.run.seed)
     if loaded is not None:
         check_leaks(loaded, dataset, split)
-        check_not_itself(loaded, options)
+        check_not_itself(loaded, options.run)
     if options.run.resume:
         check_same_images(RESULTS / (options.run.name or ""), dataset, split)
     say(summary_table(dataset, split))
@@ -101,7 +101,7 @@ def prepare(options: Options) -> Trainer:
 
 def write_records(folder: Path, trainer: Trainer) -> None:
     """What says what the run is: its options, its split, and the files that were left out."""
-    write_json(folder / "commandline_args.txt", recorded(trainer.options))
+    write_json(folder / "commandline_args.txt", trainer.options.recorded())
     write_split(folder / "split.csv", trainer.context.data, trainer.context.split)
     write_bad_files(folder, trainer.context.data)
 

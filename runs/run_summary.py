@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from ..args import Options, command_line
 from ..base.tables import text_table
 from ..utils import peak_memory_bytes
 from .context import RunContext
@@ -16,23 +15,24 @@ from .views import Views
 
 
 def run_summary(
-    options: Options,
     name: str,
+    mode: str,
     context: RunContext,
     views: Views,
     used: Mapping[str, np.ndarray],
     results: Mapping[str, Any],
     seconds: Mapping[str, float],
+    *,
+    words: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """The summary of a run or of its test, by the name of its folder.
 
-    used: see `checkpoints.used_images`; results: what was found, with `best_epoch` last; seconds: by what took them.
+    used: see `checkpoints.used_images`; results: what was found, with `best_epoch` last; seconds: by what took them;
+    words: of the command line, where they are not those that this process was started with.
     """
-    # A run that goes on was begun by another line than this one.
-    words = command_line(options) if options.run.resume else None
     filled = sum(bank.seconds for bank in views.banks)
     return {
-        **summary_header(name, words=words, mode=options.mode_name, seed=context.seed),
+        **summary_header(name, words=words, mode=mode, seed=context.seed),
         **data_used(context.data, context.split, used),
         **results,
         "seconds": {name: round(value, 3) for name, value in {**seconds, "features": filled}.items()},

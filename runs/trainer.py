@@ -28,7 +28,7 @@ from .networks import load_state, make_network, on_device, own_backbone, spec_of
 from .resume import run_of
 from .trained_models import TrainedModels
 from .unlabeled import UnlabeledImages, UnlabeledStatistics
-from .views import FeatureCache, Views, views_key
+from .views import FeatureCache, Views
 
 DEFAULT_STEPS, DEFAULT_EPOCHS = 1000, 10
 # With fewer validation images a class, choosing the best of many epochs was measured to cost up to 9 points.
@@ -57,7 +57,9 @@ class Trainer:
         self.loaded, self.cache = loaded, FeatureCache() if cache is None else cache
         self.share_backbone = share_backbone
         self.learning = resolved_learning(options.learning, algorithm, frozen=views.frozen)
-        self.order = make_sampler(options, context, algorithm, frozen=views.frozen)
+        self.order = make_sampler(
+            options.learning, context, algorithm, draws=options.data.augmentation_draws if views.frozen else None
+        )
         self.schedule = make_schedule(options.learning, self.order.steps_per_epoch, algorithm)
         self.planned_steps = self.schedule.total_steps  # also of a fold that will end with the warm-up
         self.learners = self._learners()
@@ -109,8 +111,7 @@ class Trainer:
     @functools.cached_property
     def statistics(self) -> UnlabeledStatistics:
         """What the unlabeled images say; computed when it is first asked for."""
-        context, key = self.context, views_key(self.options, self.context.split)
-        images = UnlabeledImages(context, self.views, self.order, self.planned_steps, key, self.cache)
+        images = UnlabeledImages(self.context, self.views, self.order, self.planned_steps, self.cache)
         # Nothing is aligned to the class prior in a fold that ends with the warm-up.
         aligned = bool(self.learning.distribution_alignment) and self.schedule.total_steps > self.schedule.warmup_steps
         return images.statistics(self.learning, self.options.model, with_class_prior=aligned)
@@ -150,7 +151,7 @@ class Trainer:
                     learner.take_head_prior(prior)
         if statistics.class_prior is not None:
             for learner in self.learners:
-                learner.shares.copy_(torch.from_numpy(statistics.class_prior))
+                learner.class_prior.copy_(torch.from_numpy(statistics.class_prior))
 
     def batches(self) -> Any:
         """`batches(step)`: what a step sees, of the only view or of each."""
@@ -232,15 +233,15 @@ def resolved_learning(given: Learning, algorithm: Algorithm, *, frozen: bool) ->
     return replace(given, distribution_alignment=0.0 if algorithm.supervised else alignment)
 
 
-def make_sampler(options: Options, context: RunContext, algorithm: Algorithm, *, frozen: bool) -> BatchSampler:
-    """Which rows each step sees."""
+def make_sampler(learning: Learning, context: RunContext, algorithm: Algorithm, *, draws: int | None) -> BatchSampler:
+    """Which rows each step sees; draws: how many augmentations of an image come round, see `BatchSampler`."""
     return BatchSampler(
         labeled=context.split.labeled,
         unlabeled=None if algorithm.supervised else context.split.unlabeled,
-        batch_size=options.learning.batch_size,
-        unlabeled_batch_size=options.learning.unlabeled_batch_size,
+        batch_size=learning.batch_size,
+        unlabeled_batch_size=learning.unlabeled_batch_size,
         seed=context.seed,
-        draws=options.data.augmentation_draws if frozen else None,
+        draws=draws,
     )
 
 

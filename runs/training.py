@@ -68,7 +68,7 @@ def train(trainer: Trainer, folder: Path, progress: Progress) -> float:
 
 def finish(trainer: Trainer, folder: Path, progress: Progress, began: float, training: float) -> dict[str, Any]:
     """Choose each model's epoch, calibrate, test once, and write everything that the run leaves; the summary."""
-    data, split, tensorboard = trainer.context.data, trainer.context.split, trainer.options.run.tensorboard
+    options, data, split = trainer.options, trainer.context.data, trainer.context.split
     best_epoch = trainer.take_best(progress)
     started = time.monotonic()
     calibration = calibrate(trainer)
@@ -85,18 +85,20 @@ def finish(trainer: Trainer, folder: Path, progress: Progress, began: float, tra
         "calibration": calibration | report_reliability(folder / "reliability.png", tested, labels, temperatures),
         **about(trainer),
     }
-    with TensorBoardLog(folder, tensorboard) as board:
+    with TensorBoardLog(folder, options.run.tensorboard) as board:
         for name in results["test"]:
             board.picture(f"confusion_matrix/{name}", folder / f"{name}_CM.png", progress.step)
     visualization.draw_curves(folder / "graphs.png", progress.rows, title=folder.name)
     seconds = {"total": time.monotonic() - began, "training": training, "calibration": calibrating}
     results["best_epoch"] = best_epoch
     used = used_images(trainer.context, trainer.views, trainer.loaded)
-    summary = run_summary(trainer.options, folder.name, trainer.context, trainer.views, used, results, seconds)
+    # A run that goes on was begun by another line than this one.
+    words = options.command_line() if options.run.resume else None
+    about_run = (folder.name, options.mode_name, trainer.context, trainer.views)
+    summary = run_summary(*about_run, used, results, seconds, words=words)
     write_json(folder / "summary.json", summary)
-    view = trainer.views.first
-    probabilities = calibrated(tested, temperatures)
-    run = FinishedRun.of(trainer.options, data, split, progress.rows, probabilities, view.name, view.source)
+    view, probabilities = trainer.views.first, calibrated(tested, temperatures)
+    run = FinishedRun.of(options, data, split, progress.rows, probabilities, view.name, view.source)
     write_run(folder, summary, run)
     for line in worse_than_guessing(summary, run):
         warn(line)

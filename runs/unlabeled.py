@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Hashable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,15 +48,14 @@ class UnlabeledStatistics:
 class UnlabeledImages:
     """The unlabeled images of a run, as its frozen views see them, and what of it is computed once.
 
-    sampler and steps say which augmented features the training asks for, which a bank holds. key: what the views depend
-    on; what is computed from them is kept in the cache under this key and all else that it depends on.
+    sampler and steps say which augmented features the training asks for, which a bank holds. The cache keeps what is
+    computed, under the key of the views and all else that it depends on.
     """
 
     context: RunContext
     views: Views
     sampler: BatchSampler
     steps: int
-    key: Hashable
     cache: FeatureCache
 
     def statistics(self, learning: Learning, model: Model, *, with_class_prior: bool) -> UnlabeledStatistics:
@@ -72,7 +71,7 @@ class UnlabeledImages:
     def class_prior(self, how: str) -> np.ndarray:
         """float64 [C]: how frequent the classes are among the unlabeled images, as far as the labeled ones say it."""
         split = self.context.split
-        key = ("class prior", how, self.key, split.labeled.tobytes(), split.unlabeled.tobytes())
+        key = ("class prior", how, self.views.key, split.labeled.tobytes(), split.unlabeled.tobytes())
         return self.cache.remember(key, lambda: self._class_prior(how))
 
     def _class_prior(self, how: str) -> np.ndarray:
@@ -112,7 +111,7 @@ class UnlabeledImages:
         rows = np.setdiff1d(self.sampler.unlabeled, self.sampler.labeled)
         rows = generator(self.context.seed, "prior").permutation(rows)
         kinds = self._kinds(rows)
-        key = ("axes", self.key, rows.tobytes(), *kinds)
+        key = ("axes", self.views.key, rows.tobytes(), *kinds)
         axes = self.cache.remember(
             key, lambda: [fit_axes(self._augmented("the prior", view, rows[:MOST], kinds)) for view in self.views]
         )
@@ -139,7 +138,7 @@ class UnlabeledImages:
         # By content, which is arbitrary as a draw is, and the order in which a bank holds them.
         rows = unlabeled[np.argsort(self.context.data.hashes[unlabeled], kind="stable")]
         kinds = [kind for kind in self._kinds(rows) if kind[0] == "weak"]
-        key = ("neighbours", self.key, wanted, rows.tobytes(), *kinds)
+        key = ("neighbours", self.views.key, wanted, rows.tobytes(), *kinds)
         return self.cache.remember(key, lambda: tuple(self._neighbours(v, rows, kinds, wanted) for v in self.views))
 
     def _neighbours(self, view: View, rows: np.ndarray, kinds: list[Kind], count: int) -> np.ndarray:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from .. import args
-from ..args import Options
 from ..backbones.backbone import Backbone
-from ..data import Split
 from ..features.bank import FeatureBank
 from ..features.blocks import evict
 from ..features.sources import FrozenSource, ImageSource, Source
@@ -39,10 +37,14 @@ class View:
 
 @dataclass(frozen=True)
 class Views:
-    """The views of a run, in their order. frozen: no backbone learns, so that heads learn on features."""
+    """The views of a run, in their order.
+
+    frozen: no backbone learns, so that heads learn on features; key: what frozen views depend on, beside the data set.
+    """
 
     each: tuple[View, ...]
     frozen: bool
+    key: Hashable = None
 
     def __iter__(self) -> Iterator[View]:
         return iter(self.each)
@@ -88,15 +90,6 @@ class FeatureCache:
         for held, most in ((self.views, views), (self.computed, computed)):
             while len(held) > most:
                 held.pop(next(iter(held)))
-
-
-def views_key(options: Options, split: Split) -> Hashable:
-    """What frozen views depend on, beside the data set: all but the learning and the head."""
-    learned: Hashable = None  # from labeled images, before a view is frozen
-    if options.cotraining.finetune_views:
-        learned = options.cotraining.finetune_steps, options.learning.layer_decay, split.labeled.tobytes()
-    model, views = replace(options.model, head="", head_prior=""), options.cotraining.views
-    return replace(options.run, resume=False), options.data, model, views, learned, options.mode.load_path
 
 
 def make_views(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import runpy
 import signal
 import sys
 import time
@@ -18,6 +19,13 @@ from runs import COLOURS, FROZEN, MOONS, ROOT, Outcome, end, make_data, make_ima
 SHORT = ("--max_steps", "4", "--warmup_epoch_num", "0")
 
 # --- real processes ---------------------------------------------------------------------------------------------------
+
+
+def test_every_command_is_found_where_the_file_is_run_as_a_script() -> None:
+    """As `python MPL.py` does, under a name that is in no package."""
+    script = runpy.run_path(str(ROOT / "MPL.py"))
+    assert all(callable(import_command()) for import_command in script["COMMANDS"].values())
+    assert all(callable(script[name]()) for name in ("_train", "_repeat"))
 
 
 def test_a_process_without_a_display_never_loads_pyplot(tmp_path: Path) -> None:

@@ -24,11 +24,9 @@ from transfermpl.args import (
     RULES,
     TABLE,
     Options,
-    command_line,
     make,
     options_page,
     parse,
-    recorded,
 )
 from transfermpl.base.options import read_config, share
 from transfermpl.utils import UserError
@@ -331,12 +329,12 @@ def everything() -> list[str]:
 @pytest.mark.parametrize("line", [["--name", "x"], everything(), ["--name", "x", "--num_labels", "3", "--overwrite"]])
 def test_what_is_recorded_is_taken_back(tmp_path: Path, line: list[str]) -> None:
     options = parse(line)
-    record = recorded(options)
+    record = options.recorded()
     assert set(record) == set(FIELDS) - set(NOT_RECORDED)
     (tmp_path / "commandline_args.txt").write_text(json.dumps(record))
     again = parse(["--config", str(tmp_path / "commandline_args.txt")])
-    assert recorded(again) == record
-    assert recorded(make(record)) == record
+    assert again.recorded() == record
+    assert make(record).recorded() == record
 
 
 @given(st.sets(st.sampled_from(sorted(set(VALUES) | set(SWITCHES))), max_size=8))
@@ -348,28 +346,28 @@ def test_the_command_of_options_makes_them_again(names: set[str]) -> None:
         options = parse(line)
     except UserError:  # these exclude each other
         return
-    assert recorded(parse(command_line(options))) == recorded(options)
+    assert parse(options.command_line()).recorded() == options.recorded()
 
 
 @pytest.mark.parametrize("line", [everything(), ["--name", "x", "--finetune_mode", "--load_path", "e", "--flip"]])
 def test_the_command_of_many_options_makes_them_again(line: list[str]) -> None:
     options = parse(line)
-    assert recorded(parse(command_line(options))) == recorded(options)
+    assert parse(options.command_line()).recorded() == options.recorded()
 
 
 def test_the_command_leaves_out_what_goes_without_saying() -> None:
-    assert command_line(make({"name": "x"})) == ["--name", "x"]
-    assert command_line(parse(["--name", "x", "--seed", "0", "--no_cache", "--flip", "--data_dir=-d"])) == [
+    assert make({"name": "x"}).command_line() == ["--name", "x"]
+    assert parse(["--name", "x", "--seed", "0", "--no_cache", "--flip", "--data_dir=-d"]).command_line() == [
         "--name", "x", "--no_cache", "--data_dir=-d", "--flip",
     ]  # fmt: skip
     views = ("pixels", "a=f.pth")
-    assert command_line(make({"name": "x", "cotrain_mode": True, "views": list(views)}))[-2:] == list(views)
+    assert make({"name": "x", "cotrain_mode": True, "views": list(views)}).command_line()[-2:] == list(views)
 
 
 def test_beside_a_loaded_run_a_default_is_said_too() -> None:
     loaded = make({"name": "x", "finetune_mode": True, "load_path": "e", "seed": 0, "flip": False})
-    assert "--seed 0" in " ".join(command_line(loaded))
-    assert "--no_flip" in command_line(loaded)
+    assert "--seed 0" in " ".join(loaded.command_line())
+    assert "--no_flip" in loaded.command_line()
 
 
 # --- who excludes whom ------------------------------------------------------------------------------------------------
@@ -537,11 +535,11 @@ def test_the_rules_agree_with_what_the_commands_read() -> None:
 
 def test_what_is_not_used_is_named(capsys: pytest.CaptureFixture[str]) -> None:
     line = ["--seed", "0", "--max_lr", "0.1", "--num_workers", "1", "--load_path", "e", "--predict_dir", "/new"]
-    args.warn_of_unused(parse(line), "predict")
+    parse(line).warn_of_unused("predict")
     assert capsys.readouterr().err == "warning: --max_lr, --seed: not used by --predict_dir\n"
-    args.warn_of_unused(parse(line), "predict", also_defaults=False, but="it takes others")
+    parse(line).warn_of_unused("predict", also_defaults=False, but="it takes others")
     assert capsys.readouterr().err == "warning: --max_lr: not used by --predict_dir; it takes others\n"
-    args.warn_of_unused(parse(["--name", "x", "--inspect", "--seed", "3"]), "inspect")
+    parse(["--name", "x", "--inspect", "--seed", "3"]).warn_of_unused("inspect")
     assert capsys.readouterr().err == ""
 
 
@@ -643,7 +641,7 @@ def check_parse(line: list[str]) -> None:
             assert end.code == 0  # noqa: PT017
         else:
             kept = options.changed(resume=False, overwrite=False, config=None)
-            assert make(recorded(options)).flat() == kept.flat()
+            assert make(options.recorded()).flat() == kept.flat()
 
 
 JSON: st.SearchStrategy[Any] = st.recursive(

@@ -343,14 +343,14 @@ def test_alignment_lifts_the_rare_class() -> None:
 
 def test_alignment_leads_to_the_shares_that_the_learner_knows() -> None:
     made = learner(1)
-    made.shares = torch.tensor([0.7, 0.2, 0.1])
+    made.class_prior = torch.tensor([0.7, 0.2, 0.1])
     predicted = torch.tensor([[0.6, 0.3, 0.1], [0.2, 0.3, 0.5], [0.1, 0.6, 0.3]])
     made.marginal.copy_(predicted.mean(dim=0))
-    for strength, expected in ((1.0, made.shares), (0.0, torch.full((3,), 1 / 3))):
+    for strength, expected in ((1.0, made.class_prior), (0.0, torch.full((3,), 1 / 3))):
         unsure = train.align(torch.full((1, 3), 1 / 3) if not strength else made.marginal[None].clone(), made, strength)
         assert unsure[0] == pytest.approx(expected, abs=1e-6)
     # A class that is nowhere is predicted nowhere.
-    made.shares = torch.tensor([0.5, 0.5, 0.0])
+    made.class_prior = torch.tensor([0.5, 0.5, 0.0])
     assert (train.align(predicted, made, 1.0)[:, 2] == 0).all()
 
 

@@ -408,7 +408,7 @@ def test_one_file_gives_the_same_without_this_project(
     assert [path.name for path in tmp_path.iterdir()] == [file.name]  # weights inside
     # A file is of full precision; by default a frozen backbone need not be.
     line = ("--export", kind, "--load_path", str(base.folder(name)))
-    library = output.classifier_of(args.parse(line), "export", device="cpu", precision="fp32")
+    library = output.classifier_of(args.parse(line).mode, export.EXACT)
     images = sorted((base.cwd / "d").rglob("*.png"))[::5]
     fitted = [pixels for _, pixels in library.decoded(images)]
     about, found = in_a_process_of_its_own(file, np.stack([pixels[0] for pixels in fitted]))  # type: ignore[index]

@@ -136,7 +136,7 @@ def test_the_learners_of_a_frozen_backbone_are_told_the_estimate(folder: Path, m
     [(count, labels, pile)] = asked
     assert (count, sorted(labels)) == (9, sorted(made.context.data.labels[labeled].tolist()))
     assert pile == len(np.setdiff1d(made.context.split.unlabeled, labeled))
-    assert all(learner.shares.tolist() == pytest.approx([0.5, 0.3, 0.2]) for learner in made.learners)
+    assert all(learner.class_prior.tolist() == pytest.approx([0.5, 0.3, 0.2]) for learner in made.learners)
 
 
 def test_trainings_that_share_their_views_estimate_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,9 +22,8 @@ from transfermpl.runs import finetuning
 from transfermpl.runs import run as experiment
 from transfermpl.runs.context import RunContext, make_context
 from transfermpl.runs.networks import make_view, spec_of
-from transfermpl.runs.prepare import make_trainer
+from transfermpl.runs.prepare import make_trainer, views_key
 from transfermpl.runs.trainer import Trainer
-from transfermpl.runs.views import views_key
 
 LINE = ("--name", "x", "--cotrain_mode", "--data_dir", "digits", "--num_labels", 40, "--max_steps", 12,
         "--unlabeled_batch_size", 400, "--augmentation_draws", 1, "--num_workers", 0,
@@ -286,9 +285,9 @@ def test_calibration_folds_never_take_the_runs_own_tuned_view(
 ) -> None:
     rows, tune = [], finetuning.finetune
 
-    def count(backbone: Backbone, options: args.Options, context: RunContext) -> Backbone:
-        rows.append(len(context.split.labeled))
-        return tune(backbone, options, context)
+    def count(trainer: Trainer) -> Backbone:
+        rows.append(len(trainer.context.split.labeled))
+        return tune(trainer)
 
     monkeypatch.setattr(finetuning, "finetune", count)
     more = ("--calibration_folds", 2)
