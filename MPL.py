@@ -62,7 +62,7 @@ def _main(words: Sequence[str]) -> int:
         from transfermpl.train import TrainingFault
 
         command = command_of(options)
-        check_available(options)
+        check_available(options.run, options.model, options.mode, options.cotraining)
     except UserError as error:
         complain(one_line(error))
         return 2
@@ -89,72 +89,89 @@ def command_of(options: Any) -> Callable[[Any], Any]:
         from transfermpl.runs.resume import resumed_options
 
         options = resumed_options(options)
-    asked = (import_command for name, import_command in COMMANDS.items() if getattr(options.mode, name))
-    return next(asked, _train if (options.study.repeat or 1) == 1 else _repeat)()
+    asked = (command for name, command in COMMANDS.items() if getattr(options.mode, name))
+    return next(asked, _train if (options.study.repeat or 1) == 1 else _repeat)
 
 
-def _train() -> Callable[[Any], Any]:
+# The commands: each loads only what it needs, and gets of the options what it reads.
+
+
+def _train(options: Any) -> None:
     from transfermpl.runs.run import run
 
-    return run
+    run(options)
 
 
-def _repeat() -> Callable[[Any], Any]:
+def _repeat(options: Any) -> None:
     from transfermpl.comparison.repeat import repeat
+    from transfermpl.comparison.task import task_of
 
-    return repeat
-
-
-def _test() -> Callable[[Any], Any]:
-    from transfermpl.deploy.test_run import test
-
-    return test
+    repeat(task_of(options))
 
 
-def _predict() -> Callable[[Any], Any]:
-    from transfermpl.deploy.predict import predict
-
-    return predict
-
-
-def _export() -> Callable[[Any], Any]:
-    from transfermpl.deploy.export import export
-
-    return export
-
-
-def _inspect() -> Callable[[Any], Any]:
-    from transfermpl.inspection.inspection import inspect
-
-    return inspect
-
-
-def _compare() -> Callable[[Any], Any]:
+def _compare(options: Any) -> None:
     from transfermpl.comparison.compare import compare
+    from transfermpl.comparison.task import task_of
 
-    return compare
-
-
-def _search() -> Callable[[Any], Any]:
-    from transfermpl.optuna_search import search
-
-    return search
+    compare(task_of(options))
 
 
-def _list_views() -> Callable[[Any], Any]:
-    from transfermpl.backbones.registry import list_views
-
-    return list_views
-
-
-def _report_views() -> Callable[[Any], Any]:
+def _report_views(options: Any) -> None:
+    from transfermpl.comparison.task import task_of
     from transfermpl.comparison.view_report import report
 
-    return report
+    options.warn_of_unused("view_report")
+    report(task_of(options))
 
 
-# By the option that asks for it, what imports the command: each loads only what it needs.
-COMMANDS: dict[str, Callable[[], Callable[[Any], Any]]] = {
+def _inspect(options: Any) -> None:
+    from transfermpl.inspection.inspection import inspect
+
+    options.warn_of_unused("inspect", also_defaults=False)
+    inspect(options)
+
+
+def _search(options: Any) -> None:
+    from transfermpl.optuna_search import search
+
+    search(options)
+
+
+def _test(options: Any) -> None:
+    from transfermpl.args import read_by
+    from transfermpl.deploy.test_run import test
+
+    options.warn_of_unused("test", but="it takes the options of the run that it tests")
+    test(options.mode, options.given_values(read_by("test")))
+
+
+def _predict(options: Any) -> None:
+    from transfermpl.args import read_by
+    from transfermpl.deploy.predict import predict
+
+    options.warn_of_unused("predict")
+    settings = options.given_values(read_by("predict", group="run"))
+    predict(options.mode, options.use, settings, overwrite=options.run.overwrite)
+
+
+def _export(options: Any) -> None:
+    from transfermpl.args import read_by
+    from transfermpl.deploy.export import export
+
+    options.warn_of_unused("export")
+    settings = options.given_values(read_by("export", group="run"))
+    check_with = options.given_values({"data_dir"}).get("data_dir")
+    export(options.mode, options.use, settings, check_with=check_with, overwrite=options.run.overwrite)
+
+
+def _list_views(options: Any) -> None:
+    from transfermpl.backbones.registry import list_views
+
+    list_views()
+
+
+# By the option that asks for it.
+COMMANDS: dict[str, Callable[[Any], None]] = {
     "test_mode": _test,
     "predict_dir": _predict,
     "export": _export,

@@ -318,6 +318,12 @@ class Mode:
         None, "Write the classifier of --load_path to one file.",
         choices=("onnx", "torch_export"), commands=("export",), command="export", needs_name=False)
 
+    @property
+    def name(self) -> str:
+        """How a run trains (`finetune`, `switch`, `cotrain` or `mpl`), or `test`."""
+        named = ("test", "finetune", "switch", "cotrain")
+        return next((name for name in named if getattr(self, f"{name}_mode")), "mpl")
+
 
 @dataclass(frozen=True)
 class Cotraining:
@@ -427,17 +433,6 @@ class Options:
     study: Study = field(default_factory=Study)
     use: Use = field(default_factory=Use)
     given: frozenset[str] = frozenset()
-
-    @property
-    def mode_name(self) -> str:
-        """How a run trains (`finetune`, `switch`, `cotrain` or `mpl`), or `test`."""
-        named = (
-            ("test", self.mode.test_mode),
-            ("finetune", self.mode.finetune_mode),
-            ("switch", self.mode.switch_mode),
-            ("cotrain", self.mode.cotrain_mode),
-        )
-        return next((name for name, on in named if on), "mpl")
 
     def flat(self) -> dict[str, Any]:
         """Every option by its name, without the group."""

@@ -48,7 +48,7 @@ def search(options: Options) -> dict[str, Any]:
     if options.run.resume:
         name = read_json(run_folder(name, resume=True) / "commandline_args.txt")["name"]
         options = resumed_options(options)
-    base, space = space_of(options)
+    base, space = space_of(options.flat())
     goal = goal_of(options.data, options.run.seed, options.search.folds)
     say(summary_table(goal.dataset, goal.whole))
     say(goal.described())

@@ -236,7 +236,7 @@ def _from_own_file(
 # --- the list ---------------------------------------------------------------------------------------------------------
 
 
-def list_views(options: args.Options) -> None:
+def list_views() -> None:
     """Print what --views knows by a short name, and what of it lies on this disk. Asks no network, builds nothing."""
     head = ("name", "source", "px", "parameters", "features", "licence", "ImageNet labels", "on this disk")
     rows = [head, *(_row(name, entry) for name, entry in CATALOGUE.items())]

@@ -54,7 +54,7 @@ def main() -> None:
         split = split_dataset(dataset, withval.data, seed)
         validated = Split(split.labeled, split.unlabeled, split.val, split.test[:0])
         goal = search_goal.Goal(dataset, split, (validated,))
-        validation = search_goal.accuracy(withval, goal, cache, lambda value, step: None)
+        validation = search_goal.accuracy(withval.recorded(), goal, cache, lambda value, step: None)
         on_test = Split(split.labeled, split.unlabeled, split.test, split.val[:0])
         val_test = last_of(run.fold_accuracy(withval, dataset, on_test, cache=cache))
         rows.append((np.mean(folds), test, validation, val_test))

@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..args import Options
 from ..base.files import read_json, write_json, write_text
-from ..data import find_dataset, split_dataset, write_split
-from ..runs.resume import check_same_images, resumed_options
+from ..data import write_split
+from ..runs.resume import check_same_images
 from ..runs.run_folder import going_on
 from ..utils import UserError, log_to, say
 from .baselines import BASELINES, baseline_accuracy
@@ -26,18 +25,15 @@ from .task import Accuracies, Task, prepared, train_and_test
 from .verdict import DEFAULT_REPEAT, advice, picture, rows_of, table, table_as_csv
 
 
-def compare(options: Options) -> dict[str, Any]:
+def compare(task: Task) -> dict[str, Any]:
     """Train with every method and every seed, test each once, and say which to use; returns the summary, also written.
 
     Leaves in `results/NAME/`: summary.json, comparison.csv, comparison.png, and `seed-<seed>/` with the split and each
     method's metrics.csv. Raises UserError and TrainingFault.
     """
     began = time.monotonic()
-    if options.run.resume:
-        options = resumed_options(options)
+    options = task.options
     seeds = seeds_of(options.run, options.study, DEFAULT_REPEAT)
-    dataset = find_dataset(options.data)
-    task = Task(options, dataset, split_dataset(dataset, options.data, seeds[0]))
     if not len(task.split.test):
         raise UserError("--compare needs test images to compare on; give --test_percent or a test folder")
     first = prepared(task.changed(cotrain_mode=bool(options.cotraining.views)))
@@ -56,7 +52,9 @@ def compare(options: Options) -> dict[str, Any]:
         }
         write_json(folder / "summary.json", summary)
         write_text(folder / "comparison.csv", table_as_csv(summary["comparison"], seeds))
-        picture(folder / "comparison.png", results, title=f"{Path(dataset.name).name}, {summary['labels_used']} labels")
+        picture(
+            folder / "comparison.png", results, title=f"{Path(task.dataset.name).name}, {summary['labels_used']} labels"
+        )
         say("\n" + table(results))
         say(f"\n{summary['advice']}\n\nresults: {folder}")
     return summary

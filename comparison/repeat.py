@@ -10,11 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..args import Options
 from ..base.files import read_json, write_json
 from ..base.tables import text_table
-from ..data import find_dataset, split_dataset
-from ..runs.resume import check_same_images, resumed_options
+from ..runs.resume import check_same_images
 from ..runs.run_folder import going_on
 from ..utils import log_to, say
 from .seeds import check_seeds, make_folder, seeds_of, summary_of
@@ -22,18 +20,14 @@ from .task import Task, prepared, whole_run
 from .verdict import over_seeds
 
 
-def repeat(options: Options) -> dict[str, Any]:
+def repeat(task: Task) -> dict[str, Any]:
     """Train one method with several seeds, each a whole run in `results/NAME/seed-<seed>/`; returns the summary.
 
     `summary.json` of the whole holds each model's accuracies, their mean and its 95% interval over the seeds (Student's
     t, not the interval of one test). Raises UserError and TrainingFault.
     """
     began = time.monotonic()
-    if options.run.resume:
-        options = resumed_options(options)
-    seeds = seeds_of(options.run, options.study, 1)
-    dataset = find_dataset(options.data)
-    task = Task(options, dataset, split_dataset(dataset, options.data, seeds[0]))
+    seeds = seeds_of(task.options.run, task.options.study, 1)
     first = prepared(task)
     check_seeds(task, seeds, first.backbones)
     folder = make_folder(task)
@@ -42,7 +36,7 @@ def repeat(options: Options) -> dict[str, Any]:
         runs = [one_of(task.of_seed(seed), folder / f"seed-{seed}") for seed in seeds]
         summary = {
             **summary_of(task, seeds, first.used_images, began),
-            "mode": options.mode_name,
+            "mode": task.options.mode.name,
             **{part: over_seeds([run[part] for run in runs]) for part in ("val", "test")},
         }
         write_json(folder / "summary.json", summary)

@@ -15,12 +15,12 @@ import numpy as np
 
 from ..args import Options
 from ..backbones.backbone import Backbone
-from ..data import Dataset, Split, split_dataset, summary_table
+from ..data import Dataset, Split, find_dataset, split_dataset, summary_table
 from ..runs.checkpoints import restore, save_best, used_images
 from ..runs.context import make_context
 from ..runs.evaluation import measure
 from ..runs.prepare import fill_banks, make_trainer, prepare_views
-from ..runs.resume import check_leaks, inherit, load_run
+from ..runs.resume import check_leaks, inherit, load_run, resumed_options
 from ..runs.run import carry_out
 from ..runs.trainer import Trainer
 from ..runs.training import draw_samples, show_networks, train
@@ -64,6 +64,14 @@ class Task:
         """Its views alone, as features come from them; nothing is trained."""
         context = make_context(self.options.run, self.dataset, self.split)
         return prepare_views(self.options, context, self.loaded)
+
+
+def task_of(options: Options) -> Task:
+    """What a command does with its first seed, or goes on with. Raises UserError."""
+    if options.run.resume:
+        options = resumed_options(options)
+    dataset = find_dataset(options.data)
+    return Task(options, dataset, split_dataset(dataset, options.data, options.run.seed))
 
 
 @dataclass(frozen=True)

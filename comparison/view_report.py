@@ -14,12 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from ..args import Options
 from ..base.files import write_json
 from ..base.metrics import wilson_interval
 from ..base.progress import ProgressBar
 from ..base.tables import percent
-from ..data import Dataset, Split, find_dataset, folds_of, split_dataset, summary_table
+from ..data import Dataset, Split, folds_of, summary_table
 from ..runs.networks import check_not_learned
 from ..runs.run import write_bad_files
 from ..runs.run_folder import run_folder
@@ -35,21 +34,19 @@ FOLDS = 5
 ALIKE = 0.6  # kappa of errors from which two views can teach each other little ("substantial" of Landis and Koch 1977)
 
 
-def report(options: Options) -> dict[str, Any]:
-    """Measure the views of the options and return what view_report.json holds.
+def report(task: Task) -> dict[str, Any]:
+    """Measure the views of a task and return what view_report.json holds.
 
     Leaves view_report.json, .csv (a row a view and a row a pair), .png and report.html. Raises UserError for a view
     that can't be had, and for a class with one labeled image.
     """
     began = time.monotonic()
-    options.warn_of_unused("view_report")
-    dataset = find_dataset(options.data)
-    split = split_dataset(dataset, options.data, options.run.seed)
+    options, dataset, split = task.options, task.dataset, task.split
     say(summary_table(dataset, split))
     folds = folds_of(dataset, split, _fold_count(dataset, split), options.run.seed)
     nothing = split.labeled[:0]  # validation and test images take no part
     # Views from scratch, too, are judged as co-training would use them: frozen.
-    seen = Task(options.changed(unfreeze="head"), dataset, replace(split, val=nothing, test=nothing)).views()
+    seen = replace(task.changed(unfreeze="head"), split=replace(split, val=nothing, test=nothing)).views()
     check_not_learned(seen.backbones.values(), dataset, split.labeled)
     predictions = held_out_predictions(seen.each, dataset, split, folds)
     folder = run_folder(options.run.name or "", overwrite=options.run.overwrite)

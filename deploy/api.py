@@ -58,7 +58,7 @@ def train(data_dir: str | Path = "digits", *, name: str, verbose: bool = False, 
         from ..runs.prepare import check_available
         from ..runs.run import run
 
-        check_available(settings)
+        check_available(settings.run, settings.model, settings.mode, settings.cotraining)
         summary = run(settings)
     return Run((RESULTS / summary["name"]).absolute(), summary)
 

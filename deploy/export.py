@@ -14,7 +14,7 @@ import io
 import json
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, cast
@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..args import Options, read_by
+from ..args import Mode, Use
 from ..base.folder_walk import files_below
 from ..data import find_dataset
 from ..images import builtin
@@ -71,22 +71,24 @@ def plain(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module).cpu().float().to(memory_format=torch.contiguous_format)
 
 
-def export(options: Options) -> dict[str, Any]:
+def export(
+    mode: Mode, use: Use, settings: Mapping[str, Any], *, check_with: str | None, overwrite: bool
+) -> dict[str, Any]:
     """Write the classifier of `--load_path` into one file and check it; returns its place and the largest difference.
+
+    settings: options of the group Run that replace those of the run, by name; check_with: images to check the file
+    with, None for the run's own; overwrite: whether the file may exist.
 
     Raises UserError when packages are missing, the views want images of different sizes, or the check fails.
     """
-    kind = options.mode.export or ""
+    kind = mode.export or ""
     missing = [name for name in PACKAGES[kind] if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(f"--export {kind} needs packages that are missing: pip install {' '.join(missing)}")
-    options.warn_of_unused("export")
-    settings = options.given_values(read_by("export", group="run")) | EXACT
-    classifier = classifier_of(options.mode, settings)
+    classifier = classifier_of(mode, {**settings, **EXACT})
     transform = _only_transform(classifier)
-    place = options.data.data_dir if "data_dir" in options.given else classifier.stored.data.data_dir
-    images = sample(classifier, place)
-    out, _ = output(options.use.out, classifier.path, f"classifier{SUFFIX[kind]}", overwrite=options.run.overwrite)
+    images = sample(classifier, check_with or classifier.stored.data.data_dir)
+    out, _ = output(use.out, classifier.path, f"classifier{SUFFIX[kind]}", overwrite=overwrite)
     with writing(out) as temporary:
         with _quiet():
             _WRITERS[kind](Packed(classifier), transform, temporary, metadata(classifier, transform))

@@ -7,14 +7,14 @@ import os
 import shutil
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ..args import Options, Use, read_by
+from ..args import Mode, Use
 from ..base.files import atomic_file
 from ..base.folder_walk import FoundFile, files_below, printable
 from ..base.progress import ProgressBar
@@ -32,9 +32,12 @@ UNSURE = ("path", "label", "likely", "probability", "disagreement")
 # --- a folder ---------------------------------------------------------------------------------------------------------
 
 
-def predict(options: Options) -> dict[str, Any]:
-    """Classify every image below `--predict_dir` into a table; returns counts and the tables' places."""
-    folder = Path(options.mode.predict_dir or "").expanduser()
+def predict(mode: Mode, use: Use, settings: Mapping[str, Any], *, overwrite: bool) -> dict[str, Any]:
+    """Classify every image below `--predict_dir` into a table; returns counts and the tables' places.
+
+    settings: options of the group Run that replace those of the run, by name; overwrite: whether the table may exist.
+    """
+    folder = Path(mode.predict_dir or "").expanduser()
     if not folder.is_dir() or not os.access(folder, os.R_OK | os.X_OK):
         hint = (
             "a file; give its folder"
@@ -42,23 +45,17 @@ def predict(options: Options) -> dict[str, Any]:
             else "there is no such folder, or it can't be read; give another one"
         )
         raise UserError(f"--predict_dir {folder}: {hint}")
-    options.warn_of_unused("predict")
-    classifier = classifier_of(options.mode, options.given_values(read_by("predict", group="run")))
-    sorter = Sorter(options.use, folder, classifier.classes)
-    unsure = options.use.min_probability > 0
-    out, unsure_out = output(
-        options.use.out,
-        classifier.path,
-        "predictions.csv",
-        "_unsure.csv" if unsure else "",
-        overwrite=options.run.overwrite,
-    )
+    classifier = classifier_of(mode, settings)
+    sorter = Sorter(use, folder, classifier.classes)
+    unsure = use.min_probability > 0
+    beside = "_unsure.csv" if unsure else ""
+    out, unsure_out = output(use.out, classifier.path, "predictions.csv", beside, overwrite=overwrite)
     total = sum(1 for _ in files_below(folder))
     if not total:
         raise UserError(f"--predict_dir {folder}: there is no file in it")
     say(f"classifying {total} files below {folder} by {classifier.path}")
     with writing(out) as temporary:
-        table = Table(temporary, classifier, options.use.min_probability)
+        table = Table(temporary, classifier, use.min_probability)
         with table, ProgressBar(total, what="predicting", unit="image") as bar:
             for batch in in_batches(classifier.decoded(_but(files_below(folder), out)), EVALUATION_BATCH):
                 for (image, _), name in zip(batch, table.add(batch), strict=True):

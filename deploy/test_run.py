@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from ..args import Options, read_by
+from ..args import Mode
 from ..base.files import write_json
 from ..data import find_dataset
 from ..runs.checkpoints import used_images
@@ -21,20 +22,19 @@ from ..runs.views import make_views
 from ..utils import UserError, say
 
 
-def test(options: Options) -> dict[str, Any]:
+def test(mode: Mode, given: Mapping[str, Any]) -> dict[str, Any]:
     """Test a loaded run, and write into its folder: `test_summary.json` and `test_<model>_CM.png`.
 
     Every labeled image under `--data_dir` that the run has not learned from is tested: with the run's own data that is
-    its test split, with new images it is all of them. No choice here can let a training image in.
+    its test split, with new images it is all of them. No choice here can let a training image in. given: the options
+    that replace those of the run, by name.
     """
     began = time.monotonic()
-    loaded = load_run(options.mode)
-    options.warn_of_unused("test", but="it takes the options of the run that it tests")
-    given = options.given_values(read_by("test"))
+    loaded = load_run(mode)
     if "data_dir" in given:  # a table of labels belongs to the folder that it was made for
-        given.setdefault("labels_csv", None)
+        given = {"labels_csv": None, **given}
     stored = loaded["stored"].changed(model_name=loaded["model"]["name"], **given)
-    stored = replace(stored, mode=options.mode)
+    stored = replace(stored, mode=mode)
     dataset = with_classes(find_dataset(stored.data, for_test=True), loaded)
     labeled, seen = dataset.labels >= 0, np.isin(dataset.hashes, hashes_in(loaded, "seen"))
     rows = np.flatnonzero(labeled & ~seen)
@@ -60,7 +60,7 @@ def test(options: Options) -> dict[str, Any]:
     }
     seconds = {"total": time.monotonic() - began, "training": 0.0}
     used = used_images(context, views, loaded)
-    summary = run_summary(folder.name, stored.mode_name, context, views, used, results, seconds)
+    summary = run_summary(folder.name, stored.mode.name, context, views, used, results, seconds)
     write_json(folder / "test_summary.json", summary)
     say(results_table(summary))
     say(f"results: {folder / 'test_summary.json'}")

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..args import Options
+from ..args import Data, Options, Study
 from ..backbones.hub import WeightsMissing
 from ..base.files import write_json
 from ..base.progress import ProgressBar
@@ -23,13 +23,13 @@ from ..data import Dataset
 from ..features.bank import FeatureBank
 from ..features.nearest import Neighbours, nearest
 from ..reports.page import write_report
-from ..runs.context import make_context, only
+from ..runs.context import RunContext, make_context, only
 from ..runs.prepare import prepare_views
 from ..runs.run_folder import run_folder
 from ..runs.views import Views
 from ..utils import choose_device, log_to, peak_memory_bytes, say
 from ..visualization import plain
-from .files import class_findings, read_files, unreadable_files
+from .files import InspectedFiles, class_findings, read_files, unreadable_files
 from .findings import in_order, sections, table, write_csv
 from .identical_files import identical_files
 from .image_properties import image_properties, odd_files
@@ -51,8 +51,10 @@ LEAST_SIDE = 24  # pixels of images that come as an array, below which edges can
 def inspect(options: Options) -> dict[str, Any]:
     """Inspect the data set of the options and return what inspect.json holds. Raises UserError where none is found."""
     began = time.monotonic()
-    options.warn_of_unused("inspect", also_defaults=False)
-    found = look_for_faults(options)
+    files = read_files(options.data)
+    context = make_context(options.run, files.dataset, only(unlabeled=np.arange(len(files.dataset))))
+    make_views = partial(prepare_views, options.changed(unfreeze=None), context)
+    found = look_for_faults(files, context, make_views, options.data, options.model.model_name, options.study)
     images = thumbnails(found.files, found.findings)
     folder = run_folder(options.run.name or "", overwrite=options.run.overwrite)
     with log_to(folder):
@@ -72,17 +74,21 @@ def inspect(options: Options) -> dict[str, Any]:
     return summary
 
 
-def look_for_faults(options: Options) -> Inspection:
-    """Let every detector look at the data set of the options. Raises UserError where there is none; writes nothing."""
-    device, seed, not_done = choose_device(options.run.device), options.run.seed, list[str]()
-    files = read_files(options.data)
+def look_for_faults(
+    files: InspectedFiles,
+    context: RunContext,
+    make_views: Callable[[], Views],
+    data: Data,
+    model_name: str | None,
+    study: Study,
+) -> Inspection:
+    """Let every detector look at the files; `make_views` makes what computes their features. Writes nothing."""
+    device, seed, not_done = context.device, context.seed, list[str]()
     dataset = files.dataset
     properties = image_properties(dataset)
-    context = make_context(options.run, dataset, only(unlabeled=np.arange(len(dataset))))
-    make_views = partial(prepare_views, options.changed(unfreeze=None), context)
-    features = compute_features(dataset, options.model.model_name, make_views, not_done)
+    features = compute_features(dataset, model_name, make_views, not_done)
     neighbours = None if features is None else nearest(torch.from_numpy(features.values), NEIGHBOURS, device=device)
-    threshold = options.study.near_duplicate
+    threshold = study.near_duplicate
     near = _near_duplicates(dataset, properties.thumbnails, neighbours, threshold, device, not_done)
     errors = None if features is None else _label_errors(dataset, features, near, seed, not_done)
     findings = in_order(
@@ -96,7 +102,7 @@ def look_for_faults(options: Options) -> Inspection:
             *class_findings(files),
         ]
     )
-    across = None if near is None else pairs_across_test(files, near, options.data, seed)
+    across = None if near is None else pairs_across_test(files, near, data, seed)
     backbone = "" if features is None else features.backbone
     return Inspection(files, properties, backbone, near, across, errors, findings, not_done)
 

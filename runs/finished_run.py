@@ -2,68 +2,48 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from .. import args
+from ..args import Cotraining, Mode, Model
 from ..backbones.registry import view_labels
 from ..data import Dataset, Split
 from ..features.sources import Source
-from ..utils import program
 
 
 @dataclass(frozen=True)
 class FinishedRun:
     """A run that has ended.
 
-    method: how it learned, a key of `page.METHODS`; views: the backbones by name, one or those of co-training; model:
-    the options of its networks; load_path: the run that it began from; command: the line that makes it again.
-    rows: of metrics.csv; tested: each model's probabilities {name: float32 [N, C]} for the rows of `split.test`;
-    source: where the first view's features come from.
+    mode, model, cotraining: its options; backbone: the first view's name; command: the line that makes it again; rows:
+    of metrics.csv; tested: each model's probabilities {name: float32 [N, C]} for the rows of `split.test`; source:
+    where the first view's features come from.
     """
 
-    method: str
-    views: Sequence[str]
-    model: args.Model
-    load_path: str | None
+    mode: Mode
+    model: Model
+    cotraining: Cotraining
     seed: int
     command: str
+    backbone: str
     dataset: Dataset
     split: Split
     rows: Sequence[Mapping[str, Any]]
     tested: Mapping[str, np.ndarray]
     source: Source | None = None
 
-    @classmethod
-    def of(
-        cls,
-        options: args.Options,
-        dataset: Dataset,
-        split: Split,
-        rows: Sequence[Mapping[str, Any]],
-        tested: Mapping[str, np.ndarray],
-        backbone: str,
-        source: Source | None = None,
-    ) -> FinishedRun:
-        """What these options have made; backbone: the first view's name."""
-        cotrained = options.mode.cotrain_mode
-        return cls(
-            method=options.cotraining.algorithm if cotrained else options.mode_name,
-            views=view_labels(options.cotraining.views) if cotrained else [backbone],
-            model=options.model,
-            load_path=options.mode.load_path,
-            seed=options.run.seed,
-            command=shlex.join([*program().split(), *options.command_line()]),
-            dataset=dataset,
-            split=split,
-            rows=rows,
-            tested=tested,
-            source=source,
-        )
+    @property
+    def method(self) -> str:
+        """How it learned, a key of `page.METHODS`."""
+        return self.cotraining.algorithm if self.mode.cotrain_mode else self.mode.name
+
+    @property
+    def views(self) -> list[str]:
+        """Its backbones by name, one or those of co-training."""
+        return view_labels(self.cotraining.views) if self.mode.cotrain_mode else [self.backbone]
 
     @property
     def judge(self) -> str:

@@ -105,7 +105,7 @@ def _what_was_run(summary: Mapping[str, Any], run: FinishedRun) -> Section:
                    f"{len(split.test)} test"),
         ("class prior", _class_prior(summary.get("class_prior", {}))),
         ("method", METHODS.get(run.method, run.method)),
-        ("started from", run.load_path or ""),
+        ("started from", run.mode.load_path or ""),
         ("network", f"{', '.join(run.views)}, {_heads(run.model)}{' each' if len(run.views) > 1 else ''}"),
         ("head prior", "from the unlabeled images" if summary.get("views_with_prior") else ""),
         ("targets", f"averaged over each image and its nearest neighbours ({near})" if near else ""),

@@ -8,23 +8,32 @@ from typing import Any
 
 import numpy as np
 
-from ..algorithms.algorithm import algorithm_of
-from ..args import Options
+from ..algorithms.algorithm import algorithm_of, supervised
+from ..args import Cotraining, Learning, Mode, Model, Options, Run
+from ..backbones.backbone import Backbone
 from ..backbones.library import resolve_name
-from ..backbones.registry import check_views
+from ..backbones.registry import check_views, parse_view
 from ..backbones.weights import weight_file
 from ..base.metrics import ENOUGH_TO_FIT
 from ..base.progress import ProgressBar
 from ..data import Dataset, Split
 from ..models import resolve_unfreeze, set_trainable
 from ..utils import UserError, choose_device
-from .context import RunContext, make_context
-from .finetuning import finetuned
+from .context import RunContext, make_context, only
+from .finetuning import finetune, has_parameters, view_file
 from .folds import calibration_folds
 from .metrics_log import require_tensorboard
-from .networks import check_not_learned, make_backbones, restored_backbones, spec_of
+from .networks import check_not_learned, make_backbones, make_view, restored_backbones, spec_of
+from .run_folder import RESULTS
 from .trainer import Trainer, check_batch_norms
 from .views import FeatureCache, Views, make_views
+
+LAYER_DECAY = 0.75  # from stage to stage of a view that is fine-tuned (Bao et al. 2021, BEiT: 0.65 to 0.75)
+# A view is fine-tuned as a run of its own would be that learns from the labels alone.
+FINETUNING: dict[str, Any] = {
+    "cotrain_mode": False, "finetune_mode": True, "finetune_views": False, "unfreeze": "all", "head": "linear",
+    "compile": False, "tensorboard": False,
+}  # fmt: skip
 
 
 def make_trainer(
@@ -93,6 +102,41 @@ def views_key(options: Options, split: Split) -> Hashable:
     return replace(options.run, resume=False), options.data, model, views, learned, options.mode.load_path
 
 
+def finetuned(backbones: Mapping[str, Backbone], options: Options, context: RunContext) -> dict[str, Backbone]:
+    """The backbones of `--views`, fine-tuned on the labeled images, or as a stopped run had fine-tuned them."""
+    result = dict(backbones)
+    for (label, backbone), spec in zip(backbones.items(), options.cotraining.views, strict=True):
+        if not has_parameters(backbone):  # raw pixels have nothing to tune
+            continue
+        saved = RESULTS / (options.run.name or "") / view_file(label)
+        if options.run.resume and saved.is_file():
+            networks = spec_of(options.model, context.data, context.seed)
+            result[label] = make_view(f"{parse_view(spec).name}={saved}", networks)
+        else:
+            result[label] = finetune(finetuning_trainer(backbone, options, context))
+    return result
+
+
+def finetuning_trainer(backbone: Backbone, options: Options, context: RunContext) -> Trainer:
+    """The supervised training of a backbone and a linear head on the labeled images, not yet begun.
+
+    Its settings depend on nothing of the learning that follows but `--layer_decay` and `--grad_accumulation`, so that
+    the trials of a search share what is fine-tuned.
+    """
+    own = options.learning
+    learning = replace(
+        Learning(),
+        max_steps=options.cotraining.finetune_steps,
+        grad_accumulation=own.grad_accumulation,
+        layer_decay=LAYER_DECAY if own.layer_decay is None else own.layer_decay,
+    )
+    options = replace(options.changed(**FINETUNING), learning=learning)
+    context = replace(context, split=only(labeled=context.split.labeled))
+    set_trainable(backbone, "all")
+    views = make_views({backbone.name: backbone}, options.run, options.data.flip, context, frozen=False)
+    return Trainer(options, context, views, supervised(), share_backbone=True)
+
+
 def fill_banks(trainer: Trainer) -> None:
     """Compute the features that training, test and calibration will ask for, all at once."""
     split = trainer.context.split
@@ -107,16 +151,15 @@ def fill_banks(trainer: Trainer) -> None:
                 bank.fill(wanted, show=bar.show)
 
 
-def check_available(options: Options) -> None:
+def check_available(run: Run, model: Model, mode: Mode, cotraining: Cotraining) -> None:
     """The device, the names and the weights' file, before minutes go into reading a large folder. Raises UserError.
 
     A run that is loaded or goes on brings its own, and is soon looked at.
     """
-    mode = options.mode
-    if options.run.resume or mode.load_path or mode.list_views:
+    if run.resume or mode.load_path or mode.list_views:
         return
-    choose_device(options.run.device)
-    if options.model.model_name is not None:
-        resolve_name(options.model.model_name)
-    weight_file(options.model.weights)
-    check_views(options.cotraining.views)
+    choose_device(run.device)
+    if model.model_name is not None:
+        resolve_name(model.model_name)
+    weight_file(model.weights)
+    check_views(cotraining.views)

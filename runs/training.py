@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from ..base.progress import ProgressBar
 from ..features.sources import ImageRequest
 from ..models import describe
 from ..train import Hooks, Progress, Row
-from ..utils import generator, say, warn
+from ..utils import generator, program, say, warn
 from .calibration import after_warmup, calibrate
 from .checkpoints import save_best, save_last, used_images
 from .evaluation import draw_confusions, measure, predict_rows, report_reliability
@@ -94,11 +95,13 @@ def finish(trainer: Trainer, folder: Path, progress: Progress, began: float, tra
     used = used_images(trainer.context, trainer.views, trainer.loaded)
     # A run that goes on was begun by another line than this one.
     words = options.command_line() if options.run.resume else None
-    about_run = (folder.name, options.mode_name, trainer.context, trainer.views)
+    about_run = (folder.name, options.mode.name, trainer.context, trainer.views)
     summary = run_summary(*about_run, used, results, seconds, words=words)
     write_json(folder / "summary.json", summary)
     view, probabilities = trainer.views.first, calibrated(tested, temperatures)
-    run = FinishedRun.of(options, data, split, progress.rows, probabilities, view.name, view.source)
+    again = shlex.join([*program().split(), *options.command_line()])
+    asked = (options.mode, options.model, options.cotraining, options.run.seed)
+    run = FinishedRun(*asked, again, view.name, data, split, progress.rows, probabilities, view.source)
     write_run(folder, summary, run)
     for line in worse_than_guessing(summary, run):
         warn(line)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from .. import args
-from ..args import Data, Options
+from ..args import Data
 from ..base.metrics import wilson_interval
 from ..data import Dataset, Split, find_dataset, folds_of, split_dataset
 from ..runs import run
@@ -74,11 +74,11 @@ def goal_of(data: Data, seed: int, folds: int) -> Goal:
     return Goal(dataset, split, tuple(folds_of(dataset, untested, folds, seed)))
 
 
-def accuracy(options: Options, goal: Goal, cache: FeatureCache, report: Callable[[float, int], None]) -> float:
+def accuracy(values: Mapping[str, Any], goal: Goal, cache: FeatureCache, report: Callable[[float, int], None]) -> float:
     """Train with the options of a trial and measure: the trial's value.
 
     Args:
-        options: of the trial.
+        values: of the trial's options, by name; the others have their defaults.
         goal: the images to learn from and to measure on.
         cache: what this process keeps from one training to the next.
         report: called with the value so far and the number of the fold (of the epoch, with validation images); it may
@@ -87,6 +87,7 @@ def accuracy(options: Options, goal: Goal, cache: FeatureCache, report: Callable
     Raises:
         UserError, TrainingFault: as a run does.
     """
+    options = args.make(values)
     if goal.by_validation:
 
         def write(row: Row) -> None:

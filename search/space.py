@@ -28,13 +28,16 @@ UNLABELED_ONLY = ("temperature", "lambda_u", "uda_steps", "threshold", "mpl_weig
 Space = dict[str, BaseDistribution]
 
 
-def space_of(options: Options) -> tuple[dict[str, Any], Space]:
-    """The values that all trials share, and what is searched. Raises UserError for a wrong `--search`."""
-    base = shared_values(options.flat())
-    unused = unused_names(options.mode, options.cotraining)
+def space_of(values: Mapping[str, Any]) -> tuple[dict[str, Any], Space]:
+    """The values that all trials share, and what is searched; values: of all options, by name.
+
+    Raises UserError for a wrong `--search`.
+    """
+    base = shared_values(values)
+    unused = unused_names(values)
     wanted = {name: text for name, text in USUAL.items() if name not in unused}
     space: Space = {name: distribution_of(name, text, base) for name, text in wanted.items()}
-    for word in options.search.search:
+    for word in values["search"]:
         name, separator, text = word.partition("=")
         if not separator or not text:
             raise UserError(f"--search {word}: write KEY=LOW:HIGH, KEY=LOW:HIGH:log or KEY=A,B,C")
@@ -61,10 +64,10 @@ def shared_values(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name not in own and value != defaults[name]}
 
 
-def unused_names(mode: args.Mode, cotraining: args.Cotraining) -> tuple[str, ...]:
+def unused_names(values: Mapping[str, Any]) -> tuple[str, ...]:
     """The usual options that the mode does not read."""
-    algorithm = cotraining.algorithm if mode.cotrain_mode else "meta"
-    if mode.finetune_mode or algorithm == "labels_only":
+    algorithm = values["algorithm"] if values["cotrain_mode"] else "meta"
+    if values["finetune_mode"] or algorithm == "labels_only":
         return UNLABELED_ONLY
     return ("mpl_weight",) if algorithm == "cotraining" else ()
 

@@ -138,10 +138,11 @@ class Worker:
         """The value of one trial; a fault is raised again when its reason is noted."""
         trial.set_user_attr("owner", owner())
         try:
-            options = args.make({**self.job.base, **suggest(trial, self.job.space)})
+            values = {**self.job.base, **suggest(trial, self.job.space)}
+            options = args.make(values)
             with interruptible():
                 goal = goal_of(options.data, options.run.seed, self.job.search.folds)
-                return accuracy(options, goal, self.cache, lambda value, step: self.report(trial, value, step))
+                return accuracy(values, goal, self.cache, lambda value, step: self.report(trial, value, step))
         except optuna.TrialPruned:
             raise
         except KeyboardInterrupt:

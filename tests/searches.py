@@ -6,7 +6,7 @@ import contextlib
 import csv
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ def parsed(*arguments: object) -> Options:
 
 def job_of(options: Options, folder: Path, *, by_validation: bool = False) -> Job:
     """What the search of these options gives its workers."""
-    base, space = space_of(options)
+    base, space = space_of(options.flat())
     tuned = options.cotraining.finetune_views
     return Job("t", folder, base, space, options.run, options.search, tuned, by_validation)
 
@@ -68,8 +68,8 @@ def study_in(cwd: Path, name: str = "t") -> optuna.Study:
 def fake(value: Callable[[Options], float], folds: int = 1) -> Callable[..., float]:
     """An objective without a training: `value` of the options, reported for each fold."""
 
-    def accuracy(options: Options, goal: Any, kept: Any, report: Callable[[float, int], None]) -> float:
-        found = value(options)
+    def accuracy(values: Mapping[str, Any], goal: Any, kept: Any, report: Callable[[float, int], None]) -> float:
+        found = value(args.make(values))
         for number in range(1, folds + 1):
             report(found, number)
         return found

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import io
 import json
 import os
-import runpy
 import signal
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -22,12 +23,16 @@ SHORT = ("--max_steps", "4", "--warmup_epoch_num", "0")
 
 
 def test_every_command_is_found_where_the_file_is_run_as_a_script() -> None:
-    """As `python MPL.py` does, under a name that is in no package."""
-    script = runpy.run_path(str(ROOT / "MPL.py"))
-    assert all(callable(import_command()) for import_command in script["COMMANDS"].values())
-    assert all(callable(script[name]()) for name in ("_train", "_repeat"))
+    """As `python MPL.py` does: it is in no package then, so its imports name the package."""
+    tree = ast.parse((ROOT / "MPL.py").read_text(encoding="utf-8"))
+    imports = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    ours = [node for node in imports if (node.module or "").startswith("transfermpl.")]
+    assert len(ours) > 8
+    assert all(node.level == 0 for node in imports)
+    assert all(hasattr(import_module(node.module or ""), alias.name) for node in ours for alias in node.names)
 
 
+@pytest.mark.slow
 def test_a_process_without_a_display_never_loads_pyplot(tmp_path: Path) -> None:
     code = (
         "import runpy, sys\n"
@@ -62,6 +67,7 @@ def test_a_folder_in_a_process_of_its_own(tmp_path: Path) -> None:
     assert "\r" not in outcome.out + outcome.err  # no progress bar where there is no terminal
 
 
+@pytest.mark.slow
 def test_a_process_killed_from_outside_is_resumed_by_another(tmp_path: Path) -> None:
     line = ("--name", "x", "--data_dir", "moons", "--unlabeled_batch_size", "20", "--max_steps", "600")
     process = start(*line, "--device", "cpu", cwd=tmp_path, saves_often=True)

@@ -398,7 +398,7 @@ def test_what_needs_another(name: str, needed: tuple[str, ...]) -> None:
 
 def test_an_option_that_is_turned_off_excludes_nobody() -> None:
     options = parse(["--name", "x", "--finetune_mode", "--no_switch_mode", "--no_test_mode"])
-    assert options.mode_name == "finetune"
+    assert options.mode.name == "finetune"
 
 
 def test_the_names_in_the_rules_are_options() -> None:
@@ -409,7 +409,7 @@ def test_the_names_in_the_rules_are_options() -> None:
 
 def test_the_names_of_the_modes() -> None:
     def name(*line: str) -> str:
-        return parse(line).mode_name
+        return parse(line).mode.name
 
     assert name("--name", "x") == "mpl"
     assert name("--name", "x", "--switch_mode") == "switch"

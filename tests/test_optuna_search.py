@@ -80,6 +80,7 @@ def test_a_second_search_of_a_name_gets_a_folder_of_its_own(easy_objective: None
     assert (len(table(tmp_path)), len(table(tmp_path, "t-2"))) == (2, 3)
 
 
+@pytest.mark.slow
 def test_a_search_in_sqlite_is_joined_and_goes_on(easy_objective: None, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/s.db"
     outcome = tune("--n_trials", 3, "--storage", url, "--search_workers", 2, cwd=tmp_path)
@@ -179,4 +180,4 @@ def commands() -> list[str]:
 def test_every_command_of_the_page_is_understood(command: str) -> None:
     options = args.parse(shlex.split(command)[2:])
     assert options.mode.optuna_mode
-    assert space_of(options)[1]
+    assert space_of(options.flat())[1]

@@ -134,6 +134,7 @@ os._exit(3)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="pseudo-terminals")
 def test_nothing_is_printed_unless_asked_not_even_a_bar(tmp_path: Path) -> None:
     import fcntl
@@ -163,7 +164,7 @@ def test_nothing_is_printed_unless_asked_not_even_a_bar(tmp_path: Path) -> None:
 
 def test_views_are_trained_together_and_a_classifier_is_loaded(tmp_path: Path) -> None:
     make_data(tmp_path / "p")
-    few = {"num_labels": 9, "max_steps": 4, "num_workers": 0, "device": "cpu"}
+    few = {"num_labels": 9, "max_steps": 4, "num_workers": 0, "device": "cpu", "head_prior": "none"}
     with no_pictures():
         run = transfermpl.train(tmp_path / "p", name="c", cotrain_mode=True, views=["pixels", "gradients"], **few)
     assert run.summary["mode"] == "cotrain"
@@ -173,6 +174,7 @@ def test_views_are_trained_together_and_a_classifier_is_loaded(tmp_path: Path) -
         run.summary = {}  # type: ignore[misc]
 
 
+@pytest.mark.slow
 def test_the_page_about_python_says_what_is_true(tmp_path: Path) -> None:
     make_data(tmp_path / "photos")
     shutil.copytree(tmp_path / "photos" / "b c", tmp_path / "new")

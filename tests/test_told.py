@@ -166,6 +166,7 @@ def test_a_run_and_its_resumption_are_in_one_log(tmp_path: Path) -> None:
     assert json.loads((resumed.folder() / "summary.json").read_text())["command"].startswith("MPL.py --name x")
 
 
+@pytest.mark.slow
 def test_the_log_has_what_the_screen_had(tmp_path: Path) -> None:
     make_data(tmp_path / "p")
     (tmp_path / "p" / "b c" / "broken.png").write_bytes(b"no image")

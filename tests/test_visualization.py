@@ -222,6 +222,7 @@ def test_equal_input_gives_equal_bytes_whatever_the_users_style(tmp_path: Path) 
     assert first == second
 
 
+@pytest.mark.slow
 def test_neither_pyplot_nor_an_early_import(tmp_path: Path) -> None:
     code = """
 import sys

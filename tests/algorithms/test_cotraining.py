@@ -78,7 +78,13 @@ def feedback_gradients(
 
 
 @pytest.mark.parametrize(
-    ("count", "classes", "optimizer"), [(2, 3, "sgd"), (2, 3, "momentum"), (2, 3, "adamw"), (3, 2, "adamw")]
+    ("count", "classes", "optimizer"),
+    [
+        (2, 3, "sgd"),
+        pytest.param(2, 3, "momentum", marks=pytest.mark.slow),
+        pytest.param(2, 3, "adamw", marks=pytest.mark.slow),
+        (3, 2, "adamw"),
+    ],
 )
 def test_expected_feedback_gradient_is_the_exact_one(
     count: int, classes: int, optimizer: str, monkeypatch: pytest.MonkeyPatch
@@ -425,6 +431,7 @@ def test_a_run_leaves_the_usual_files(algorithm: str, tmp_path: Path) -> None:
     assert [row["student_mask_rate"] != "" for row in outcome.rows()][:1] == [False] if algorithm == "meta" else True
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_bit_for_bit(lab: Lab, tmp_path: Path) -> None:
     more = ("--ema", 0.9, "--pseudo_label", "sample", "--head_prior", "unlabeled")
     whole, line = lab.run(*more), lab.line(*more)
@@ -645,6 +652,7 @@ def test_the_folds_of_a_calibration_have_the_tau_of_the_run(tmp_path: Path, monk
     assert [[float(x.temperature) for x in fold.learners] for fold in made] == [[2.0, 1.5]] * 2
 
 
+@pytest.mark.slow
 def test_all_folds_have_the_prior_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also those that end with the warm-up, and see fewer draws: tau is that of the heads that will speak."""
     fits, real = [], unlabeled.fit_axes

@@ -167,6 +167,7 @@ def test_mnasnet_loads_without_its_version(zoo: Any, tmp_path: Path) -> None:
     assert build("mnasnet0_5", tmp_path / "m.safetensors").pretrained
 
 
+@pytest.mark.slow
 def test_vit_files_are_resampled(zoo: Any, tmp_path: Path) -> None:
     torch.save(zoo.get_model("vit_b_32").state_dict(), tmp_path / "v.pth")
     backbone = build("vit_b_32", tmp_path / "v.pth", image_size=96)

@@ -57,6 +57,7 @@ def swav_file(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Path]:
     return net, path
 
 
+@pytest.mark.slow
 def test_swavs_published_file(swav_file: tuple[Any, Path], no_network: Path, tmp_path: Path) -> None:
     net, path = swav_file
     backbone = built_view(f"swav={path}")

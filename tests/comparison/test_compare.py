@@ -152,7 +152,7 @@ def test_the_test_is_touched_once_a_run_and_data_are_found_once(
 
     def counted(self: Trainer, rows: np.ndarray) -> Any:
         if np.array_equal(rows, self.context.split.test):
-            tested.append((self.context.seed, self.options.mode_name, len(rows)))
+            tested.append((self.context.seed, self.options.mode.name, len(rows)))
         return test(self, rows)
 
     def written_block(path: Path, hashes: np.ndarray, *rest: Any) -> None:

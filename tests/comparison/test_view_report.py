@@ -157,6 +157,7 @@ def test_what_the_report_leaves(made: Outcome) -> None:
         assert summary["verdict"] in text
 
 
+@pytest.mark.slow
 def test_the_same_report_comes_again_and_another_seed_gives_another(made: Outcome) -> None:
     views = ("--views", "pixels", "gradients", "cnn")
     assert run(*LINE, *views, "--overwrite", cwd=made.cwd).code == 0
@@ -169,6 +170,7 @@ def test_the_same_report_comes_again_and_another_seed_gives_another(made: Outcom
     assert left(made, "y")["views"] != again["views"]
 
 
+@pytest.mark.slow
 def test_odd_names_one_view_and_two_of_one_name(tmp_path: Path) -> None:
     outcome = run(*LINE, "--views", "pixels", cwd=tmp_path)
     assert outcome.code == 0, outcome.err
@@ -196,5 +198,5 @@ def test_what_is_wrong_is_said_before_a_folder_is_made(
 
 
 def test_an_option_that_it_does_not_read_is_said(tmp_path: Path) -> None:
-    outcome = run(*LINE, "--views", "pixels", "gradients", "--max_lr", 0.1, cwd=tmp_path)
+    outcome = run(*LINE, "--views", "pixels", "gradients", "--max_lr", 0.1, "--data_dir", "absent", cwd=tmp_path)
     assert "--max_lr: not used by --view_report" in outcome.err

@@ -393,7 +393,7 @@ def unfrozen(base: Outcome) -> Outcome:
 
 
 @pytest.mark.parametrize("kind", ["onnx", pytest.param("torch_export", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", ["x", "u"])
+@pytest.mark.parametrize("name", ["x", pytest.param("u", marks=pytest.mark.slow)])
 def test_one_file_gives_the_same_without_this_project(
     base: Outcome, unfrozen: Outcome, tmp_path: Path, kind: str, name: str
 ) -> None:
@@ -466,7 +466,8 @@ def test_views_that_want_different_images_do_not_fit_into_one_file(library: clas
 
 def test_a_run_of_several_views_is_predicted_and_packed(base: Outcome, tmp_path: Path) -> None:
     line = ("--cotrain_mode", "--views", "pixels", "gradients", "--data_dir", base.cwd / "d", "--num_labels", 9)
-    outcome = run("--name", "v", *line, "--num_workers", 0, "--max_steps", 3, cwd=tmp_path)
+    line += ("--head_prior", "none", "--num_workers", 0)
+    outcome = run("--name", "v", *line, "--max_steps", 3, cwd=tmp_path)
     assert outcome.code == 0, outcome.err
     assert set(outcome.checkpoint(name="v")["temperatures"]) == {"pixels", "gradients", "ensemble"}
     assert run("--predict_dir", base.cwd / "d", "--load_path", "v", "--out", "p.csv", cwd=tmp_path).code == 0
@@ -476,7 +477,7 @@ def test_a_run_of_several_views_is_predicted_and_packed(base: Outcome, tmp_path:
     assert outcome.code == 2
     assert "one file takes only one kind" in outcome.err
     digits = (*line[:4], "--data_dir", "digits", "--max_steps", 3, "--calibration_folds", 0, "--head_ensemble", 2)
-    assert run("--name", "w", *digits, cwd=tmp_path).code == 0
+    assert run("--name", "w", *digits, "--head_prior", "none", cwd=tmp_path).code == 0
     outcome = run("--export", "torch_export", "--load_path", "w", cwd=tmp_path)
     assert outcome.code == 0, outcome.err
     assert "checked on 64 images" in outcome.out
@@ -581,6 +582,7 @@ def test_validation_images_are_taken_where_there_are_enough(tmp_path: Path, monk
     assert asked["calibration"]["method"] == "cross-fitted"
 
 
+@pytest.mark.slow
 def test_a_fold_whose_views_are_its_own_is_predicted_through_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

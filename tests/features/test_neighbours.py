@@ -127,6 +127,7 @@ def test_the_bank_and_the_loader_find_the_same(folder: Path, capsys: pytest.Capt
     assert capsys.readouterr().out.count(" for neighbours: ") == 1  # there is no bank to read them from
 
 
+@pytest.mark.slow
 def test_each_view_has_neighbours_of_its_own_in_the_pile_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     views = ("--cotrain_mode", "--views", "pixels", "gradients")
     made = prepared(

@@ -18,7 +18,7 @@ from transfermpl.backbones.registry import build_view, save_view
 from transfermpl.data import folds_of
 from transfermpl.images.decode import Transform
 from transfermpl.models import PRETRAINED_LR_SCALE, Network, build_head, parameter_groups
-from transfermpl.runs import finetuning
+from transfermpl.runs import finetuning, prepare
 from transfermpl.runs import run as experiment
 from transfermpl.runs.context import RunContext, make_context
 from transfermpl.runs.networks import make_view, spec_of
@@ -98,10 +98,10 @@ def test_a_tuned_view_decays_as_the_options_say(pretrained: Path) -> None:
                          "finetune_views": True, "num_labels": 20, "num_workers": 0, "device": "cpu"})  # fmt: skip
     dataset = experiment.find_dataset(options.data)
     split = experiment.split_dataset(dataset, options.data, 0)
-    for given, expected in ((None, finetuning.LAYER_DECAY), (0.5, 0.5)):
+    for given, expected in ((None, prepare.LAYER_DECAY), (0.5, 0.5)):
         backbone = make_view(f"cnn={pretrained}", spec_of(options.model, dataset, 0))
         context = make_context(options.run, dataset, split)
-        tuning = finetuning.finetuning_trainer(backbone, options.changed(layer_decay=given), context)
+        tuning = prepare.finetuning_trainer(backbone, options.changed(layer_decay=given), context)
         scales = sorted({group["lr_scale"] for group in tuning.learners[0].optimizer.param_groups})
         stages = len(backbone.stages())
         wanted = [PRETRAINED_LR_SCALE * expected**k for k in reversed(range(stages))] + [1.0]
@@ -227,14 +227,14 @@ def test_only_labeled_images_are_learned_from(
     tuned: Outcome, monkeypatch: pytest.MonkeyPatch, pretrained: Path
 ) -> None:
     splits = []
-    make = finetuning.finetuning_trainer
+    make = prepare.finetuning_trainer
 
     def look(backbone: Backbone, options: args.Options, context: RunContext) -> Trainer:
         made = make(backbone, options, context)
         splits.append(made.context.split)
         return made
 
-    monkeypatch.setattr(finetuning, "finetuning_trainer", look)
+    monkeypatch.setattr(prepare, "finetuning_trainer", look)
     options = args.make({"name": "x", "cotrain_mode": True, "views": [f"cnn={pretrained}", "pixels"], "device": "cpu",
                          "finetune_views": True, "finetune_steps": 1, "num_labels": 20, "num_workers": 0,
                          "cache": False})  # fmt: skip
@@ -266,7 +266,7 @@ def test_a_run_that_goes_on_does_not_tune_again(
     def refuse(*_: object) -> Backbone:
         raise AssertionError("tuned again")
 
-    monkeypatch.setattr(finetuning, "finetune", refuse)
+    monkeypatch.setattr(prepare, "finetune", refuse)
     outcome = run("--name", "x", "--resume", cwd=tmp_path)
     assert outcome.code == 0, outcome.err
     assert same_run(outcome, tuned)
@@ -280,6 +280,7 @@ def test_views_without_parameters_are_left_as_they_are(tmp_path: Path) -> None:
     assert not (outcome.folder() / "views").exists()
 
 
+@pytest.mark.slow
 def test_calibration_folds_never_take_the_runs_own_tuned_view(
     tmp_path: Path, pretrained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -289,7 +290,7 @@ def test_calibration_folds_never_take_the_runs_own_tuned_view(
         rows.append(len(trainer.context.split.labeled))
         return tune(trainer)
 
-    monkeypatch.setattr(finetuning, "finetune", count)
+    monkeypatch.setattr(prepare, "finetune", count)
     more = ("--calibration_folds", 2)
     killed(Moment("runs.run:finish"), *line(pretrained, *TUNED, *more), cwd=tmp_path)
     outcome = run("--name", "x", "--resume", cwd=tmp_path)

@@ -72,6 +72,7 @@ def test_a_changed_unlabeled_pool_is_noticed_on_resume(tmp_path: Path) -> None:
     assert "have changed since the run began" in outcome.complaint()[0]
 
 
+@pytest.mark.slow
 def test_a_test_may_come_alone_or_with_one_class(tmp_path: Path) -> None:
     make_data(tmp_path / "data", 10)
     assert run("--name", "m", "--data_dir", "data", "--num_labels", 6, *QUICK, cwd=tmp_path).code == 0

@@ -25,6 +25,7 @@ from transfermpl.runs import page_warnings
 from transfermpl.runs.distant_images import distant_images
 from transfermpl.runs.finished_run import FinishedRun
 from transfermpl.runs.page import write_run
+from transfermpl.utils import program
 
 
 def dataset(count: int, classes: tuple[str, ...], labels: np.ndarray, **named: Any) -> Dataset:
@@ -51,7 +52,9 @@ def finished(
     rows = [{"epoch": i, "step": i, "teacher": "teacher", "supervised_loss": 1 / i, "mask_rate": 0.5} for i in (1, 2)]
     options = options or args.make({"name": "x"})
     data, tested = dataset(100, classes, labels), tested or {"student": right}
-    run = FinishedRun.of(options, data, split, rows, tested, backbone)
+    command = shlex.join([*program().split(), *options.command_line()])
+    asked = (options.mode, options.model, options.cotraining, options.run.seed)
+    run = FinishedRun(*asked, command, backbone, data, split, rows, tested)
     return replace(run, **changes)
 
 

@@ -418,6 +418,7 @@ def test_one_head_of_one_is_the_plain_head(lab: Lab) -> None:
     assert lab.moons("--head_ensemble", 1).metrics() == lab.moons().metrics()
 
 
+@pytest.mark.slow
 def test_a_loaded_run_brings_its_ensemble(lab: Lab, tmp_path: Path) -> None:
     line = ("--head", "mlp", "--head_ensemble", 2)
     assert run("--name", "exp", *MOONS, *line, cwd=tmp_path).code == 0
@@ -881,6 +882,7 @@ def test_a_killed_run_goes_on_bit_for_bit(lab: Lab, tmp_path: Path, moment: Mome
     resumed(moment, lab.moons(*line), (*MOONS, *line), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_killed_run_with_norms_in_its_heads_goes_on_bit_for_bit(lab: Lab, tmp_path: Path) -> None:
     line = (*SURE, "--ema", 0.9, "--head", "mlp", "--head_ensemble", 2, "--max_steps", 9)
     resumed(Moment("algorithms.algorithm:mpl_step", 3), lab.moons(*line), (*MOONS, *line), tmp_path)

@@ -39,7 +39,13 @@ def test_a_trial_is_the_training_on_stratified_folds(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "mode", [("--finetune_mode",), ("--cotrain_mode", "--views", "pixels", "gradients", "--data_dir", "digits")]
+    "mode",
+    [
+        ("--finetune_mode",),
+        pytest.param(
+            ("--cotrain_mode", "--views", "pixels", "gradients", "--data_dir", "digits"), marks=pytest.mark.slow
+        ),
+    ],
 )
 def test_every_mode_can_be_searched(mode: tuple[str, ...], tmp_path: Path) -> None:
     line = (*mode, "--num_labels", 30, "--unlabeled_batch_size", 200, "--max_steps", 4, "--folds", 2, "--n_trials", 1)

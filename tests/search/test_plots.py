@@ -17,6 +17,7 @@ from transfermpl.search import plots
 from transfermpl.visualization import VERMILION
 
 
+@pytest.mark.slow
 def test_the_pictures_of_few_and_odd_trials(tmp_path: Path) -> None:
     storage = optuna.storages.InMemoryStorage()
     for count, made in ((0, 1), (1, 1), (6, 4)):
@@ -117,6 +118,7 @@ def test_importances_are_shares_of_the_variance(figures: dict[str, Any]) -> None
     assert "variance" in axes.get_title(loc="left")
 
 
+@pytest.mark.slow
 def test_drawing_needs_no_display_and_leaves_no_figure(tmp_path: Path) -> None:
     code = """
 import sys

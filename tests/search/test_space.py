@@ -19,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("forked_workers")
 
 
 def test_the_usual_space() -> None:
-    _, space = space_of(parsed())
+    _, space = space_of(parsed().flat())
     assert set(space) == {
         "weight_decay", "max_lr", "temperature", "lambda_u", "uda_steps", "threshold", "mpl_weight", "label_smoothing",
     }  # fmt: skip
@@ -30,17 +30,17 @@ def test_the_usual_space() -> None:
 
 
 def test_labels_alone_have_no_use_for_what_belongs_to_the_others() -> None:
-    _, space = space_of(parsed("--finetune_mode"))
+    _, space = space_of(parsed("--finetune_mode").flat())
     assert set(space) == {"weight_decay", "max_lr", "label_smoothing"}
     views = ("--cotrain_mode", "--views", "pixels", "gradients", "--algorithm")
-    assert space_of(parsed(*views, "labels_only"))[1] == space
-    assert set(USUAL) - set(space_of(parsed(*views, "cotraining"))[1]) == {"mpl_weight"}
-    assert set(space_of(parsed(*views, "meta"))[1]) == set(USUAL)
+    assert space_of(parsed(*views, "labels_only").flat())[1] == space
+    assert set(USUAL) - set(space_of(parsed(*views, "cotraining").flat())[1]) == {"mpl_weight"}
+    assert set(space_of(parsed(*views, "meta").flat())[1]) == set(USUAL)
 
 
 def test_any_option_can_be_searched_and_a_single_value_holds_it_fast() -> None:
     words = ("head=linear,mlp", "max_lr=1e-4:1e-2", "batch_size=8:32", "switch_mode=true,false", "ema=0,0.9")
-    base, space = space_of(parsed("--search", *words, "unfreeze=1,all", "mpl_weight=0", "feedback=first_order"))
+    base, space = space_of(parsed("--search", *words, "unfreeze=1,all", "mpl_weight=0", "feedback=first_order").flat())
     assert space["head"].choices == ("linear", "mlp")  # type: ignore[attr-defined]
     assert (space["max_lr"].low, space["max_lr"].high, space["max_lr"].log) == (1e-4, 1e-2, False)  # type: ignore[attr-defined]
     assert (space["batch_size"].low, space["batch_size"].high) == (8, 32)  # type: ignore[attr-defined]
@@ -88,12 +88,12 @@ def test_a_wrong_range_is_an_error_before_the_first_trial(word: str, says: str, 
 def test_a_space_of_nothing_is_an_error() -> None:
     held = [f"{name}={Options().flat()[name]}" for name in USUAL]
     with pytest.raises(UserError, match="nothing to search"):
-        space_of(parsed("--search", *held))
+        space_of(parsed("--search", *held).flat())
 
 
 def test_what_the_defaults_lack_becomes_the_nearest_value(capsys: pytest.CaptureFixture[str]) -> None:
     options = parsed("--search", "max_lr=0.01:0.1", "head=mlp,linear", "batch_size=2,4", "num_epochs=2:5")
-    _, space = space_of(options)
+    _, space = space_of(options.flat())
     first = first_values(options.flat(), space)
     assert (first["max_lr"], first["head"], first["batch_size"], first["num_epochs"]) == (0.01, "linear", 2, 2)
     assert capsys.readouterr().err.count("is not among what is searched") == 3

@@ -69,7 +69,7 @@ def test_a_worker_keeps_the_tuned_views_of_all_folds(
     """They are tuned on the labeled images of a fold: what a trial leaves serves all of the next one's folds."""
     before: list[set[Any]] = []
 
-    def accuracy(options: Options, goal: Any, cache: Any, report: Callable[[float, int], None]) -> float:
+    def accuracy(values: Any, goal: Any, cache: Any, report: Callable[[float, int], None]) -> float:
         before.append(set(cache.views))
         for fold in ("another's", *range(folds)):
             cache.views.setdefault(fold, [])
@@ -169,6 +169,7 @@ def test_what_trials_say_goes_to_a_file(tmp_path: Path, monkeypatch: pytest.Monk
     assert (tmp_path / "results" / "t" / "workers.log").read_text().count("a library speaks") == 2
 
 
+@pytest.mark.slow
 def test_a_worker_imports_no_more_than_a_trial_needs() -> None:
     """Each worker is a new process: what it imports costs its start as often as it is replaced."""
     code = """
