@@ -79,7 +79,7 @@ def masked_cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor
 
 
 def align(probabilities: Tensor, learner: Learner, strength: float) -> Tensor:
-    """Distribution alignment (Berthelot et al. 2020, ReMixMatch): predictions [B, C] whose mean is the classes' shares.
+    """Distribution alignment (Berthelot et al. 2020, ReMixMatch): predictions [B, C] whose mean is the class prior.
 
     They are weighed by the learner's `class_prior` over its running mean prediction. strength: 1 as published, less for
     half-way.

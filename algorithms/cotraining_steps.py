@@ -207,18 +207,18 @@ def meta_step(learners: Sequence[Learner], views: Views, step: int, config: Step
     weight = consistency_weight(learning, step - learners[0].start)
     for number, (batches, _, unlabeled) in enumerate(micro_batches(views, learning.grad_accumulation)):
         config.randomness(step, f"views {number}")
-        told = exchange(learners, batches, step, config)
+        found = exchange(learners, batches, step, config)
         for i, learner in enumerate(learners):
             own = learner.parameters
-            students[i].add(take_gradients(unlabeled * told.students[i], own, retain_graph=True))
+            students[i].add(take_gradients(unlabeled * found.students[i], own, retain_graph=True))
             if learning.mpl_weight:
                 others = [p for other in learners if other is not learner for p in other.parameters]
-                feedback[i].add(take_gradients(unlabeled * told.feedback[i], others, retain_graph=True))
+                feedback[i].add(take_gradients(unlabeled * found.feedback[i], others, retain_graph=True))
             if weight:
-                consistency[i].add(take_gradients(unlabeled * weight * told.consistency[i], own, retain_graph=True))
-            losses = {"student_loss": told.students[i], "uda_loss": told.consistency[i]}
+                consistency[i].add(take_gradients(unlabeled * weight * found.consistency[i], own, retain_graph=True))
+            losses = {"student_loss": found.students[i], "uda_loss": found.consistency[i]}
             add_measured(totals, _named(losses, learner), unlabeled)
-        add_measured(totals, told.measured, unlabeled)
+        add_measured(totals, found.measured, unlabeled)
     factors = []
     for learner, batch, gradients in zip(learners, views, students, strict=True):
         set_gradients(learner, gradients.items)

@@ -169,10 +169,10 @@ class MadeBank:
             header = blocks.HEADER.pack(blocks.MAGIC, len(hashes), WIDTH, digest.digest())
             (folder / f"{number:06d}.block").write_bytes(header + hashes.tobytes() + block.tobytes())
 
-    def stream(self, asks: Callable[[int], Sequence[ImageRequest]], start: int) -> Iterator[list[torch.Tensor]]:
+    def stream(self, requests: Callable[[int], Sequence[ImageRequest]], start: int) -> Iterator[list[torch.Tensor]]:
         """See `batches.Source`."""
         for step in itertools.count(start):
-            labeled, unlabeled, _ = asks(step)
+            labeled, unlabeled, _ = requests(step)
             rows = self.table.rows(unlabeled.rows)
             yield [self.table.rows(labeled.rows), rows, rows]
 
@@ -186,8 +186,8 @@ def stream(folder: Path, device: torch.device, images: int, steps: int) -> None:
         banks = [MadeBank(folder / f"view_{view}", images, device) for view in range(VIEWS)]
         opened = memory()
         labels = np.arange(images) % CLASSES
-        order = BatchSampler(np.arange(BATCH), np.arange(images), BATCH, BATCH, seed=0, draws=1)
-        views = ViewBatches([Batches(order, bank, labels, device) for bank in banks])  # type: ignore[arg-type]
+        sampler = BatchSampler(np.arange(BATCH), np.arange(images), BATCH, BATCH, seed=0, draws=1)
+        views = ViewBatches([Batches(sampler, bank, labels, device) for bank in banks])  # type: ignore[arg-type]
         for step in range(3):  # on a GPU: the features come to the device
             views(step)
         begun = memory()  # the batches of a step and of the one before are there, whatever the number of images
@@ -200,7 +200,7 @@ def stream(folder: Path, device: torch.device, images: int, steps: int) -> None:
         read = memory()
     finally:
         shutil.rmtree(folder)
-    whole = seconds * order.steps_per_epoch
+    whole = seconds * sampler.steps_per_epoch
     print(f"\n{images:,} images x {VIEWS} views, {VIEWS * images * WIDTH * 2 / 1e9:.1f} GB, {device}")
     print(f"  {1000 * seconds:.1f} ms to read a step of {BATCH} + {BATCH} images ({steps} steps): {whole:.1f} s a pass")
     print(

@@ -8,6 +8,7 @@ an image's content and a draw. Seeds, splits and files' names don't matter. Rows
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -47,7 +48,7 @@ Job = dict[Kind, np.ndarray]  # the rows of one block of each kind
 
 
 class FeatureBank:
-    """Features of a data set's images in views and draws. A `Source` (batches.py) for heads on a frozen backbone.
+    """Features of a data set's images in views and draws. A `Source` (sources.py) for heads on a frozen backbone.
 
     folder: the bank's place on disk; frozen: what computes a missing row; dtype: of the numbers on disk.
     """
@@ -73,16 +74,16 @@ class FeatureBank:
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
-    def rows(self, ask: ImageRequest) -> Tensor:
+    def rows(self, request: ImageRequest) -> Tensor:
         """float32 [n, D] on the device, in the order asked. All of them must have been filled."""
-        if (ask.draws == ask.draws[0]).all():
-            return self.table((ask.view, int(ask.draws[0]))).rows(ask.rows)
+        if (request.draws == request.draws[0]).all():
+            return self.table((request.view, int(request.draws[0]))).rows(request.rows)
         result: Tensor | None = None
-        for draw in np.unique(ask.draws).tolist():
-            chosen = np.flatnonzero(ask.draws == draw)
-            part = self.table((ask.view, draw)).rows(ask.rows[chosen])
+        for draw in np.unique(request.draws).tolist():
+            chosen = np.flatnonzero(request.draws == draw)
+            part = self.table((request.view, draw)).rows(request.rows[chosen])
             if result is None:
-                result = part.new_empty((len(ask.rows), self.width))
+                result = part.new_empty((len(request.rows), self.width))
             result[to_device(chosen, part.device)] = part
         assert result is not None
         return result
@@ -93,15 +94,15 @@ class FeatureBank:
             self.tables[kind] = Table(self, kind)
         return self.tables[kind]
 
-    def stream(self, asks: Callable[[int], Sequence[ImageRequest]], start: int) -> Iterator[list[Tensor]]:
-        """See `batches.Source`."""
+    def stream(self, requests: Callable[[int], Sequence[ImageRequest]], start: int) -> Iterator[list[Tensor]]:
+        """See `sources.Source`."""
         step = start
         while True:
-            yield [self.rows(ask) for ask in asks(step)]
+            yield [self.rows(request) for request in requests(step)]
             step += 1
 
     def inputs(self, rows: np.ndarray, view: str = "eval", draw: int = 0) -> Iterator[Tensor]:
-        """See `batches.Source`."""
+        """See `sources.Source`."""
         self.fill({(view, draw): rows})
         for part in _cut(rows, EVALUATION_BATCH):
             yield self.rows(ImageRequest(part, np.full(len(part), draw), view))
@@ -189,8 +190,8 @@ class FeatureBank:
         for part in _cut(wanted, BATCH_ROWS):
             places = np.searchsorted(self.hashes[rows], self.hashes[part])
             pixels = images[torch.from_numpy(places).to(images.device)]
-            ask = ImageRequest(part, np.full(len(part), draw), view)
-            parts.append(self.frozen.features(self.frozen.images.view(pixels, ask)))
+            request = ImageRequest(part, np.full(len(part), draw), view)
+            parts.append(self.frozen.features(self.frozen.images.view(pixels, request)))
         return torch.cat(parts)
 
     def _write(self, job: Job, claim: contextlib.ExitStack, computed: dict[Kind, Tensor]) -> int:
@@ -315,8 +316,8 @@ def bank_identity(frozen: FrozenSource, dtype: str) -> dict[str, Any]:
     return {
         "backbone": backbone.name,
         "weights": state_digest(backbone),
-        "transform": repr(backbone.transform),
-        "recipe": repr(frozen.images.recipe),
+        "transform": dataclasses.asdict(backbone.transform),
+        "recipe": dataclasses.asdict(frozen.images.recipe),
         "precision": str(frozen.precision),
         "device": frozen.images.device.type,
         "dtype": dtype,

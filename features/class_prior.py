@@ -1,6 +1,6 @@
 """The class prior: how frequent the classes are among the unlabeled images, estimated from the few that are labeled.
 
-Pseudo-labels are drawn towards these shares (`train.align`). To take the classes for equally frequent, or for as
+Pseudo-labels are drawn towards this prior (`train.align`). To take the classes for equally frequent, or for as
 frequent as among the labels, gains where it is true and costs more where it is not (docs/results.md).
 """
 

@@ -38,8 +38,8 @@ class ImageRequest(NamedTuple):
 class Source(Protocol):
     """Where a learner's inputs come from."""
 
-    def stream(self, asks: Callable[[int], Sequence[ImageRequest]], start: int) -> Iterator[list[Tensor]]:
-        """For each step from `start` on, one tensor an ask, in its order, on the device."""
+    def stream(self, requests: Callable[[int], Sequence[ImageRequest]], start: int) -> Iterator[list[Tensor]]:
+        """For each step from `start` on, one tensor a request, in its order, on the device."""
         ...
 
     def inputs(self, rows: np.ndarray, view: str = "eval", draw: int = 0) -> Iterator[Tensor]:
@@ -68,18 +68,20 @@ class ImageSource:
         for images in image_batches(self.dataset, self.transform, row_batches, workers=self.workers, pin=pin):
             yield images.to(self.device, non_blocking=pin)
 
-    def view(self, images: Tensor, ask: ImageRequest) -> Tensor:
+    def view(self, images: Tensor, request: ImageRequest) -> Tensor:
         """One view of decoded images: float32 in [0, 1], channels last."""
-        return _channels_last(augment(images, self.dataset.hashes[ask.rows], ask.draws, ask.view, self.recipe))
+        return _channels_last(
+            augment(images, self.dataset.hashes[request.rows], request.draws, request.view, self.recipe)
+        )
 
-    def stream(self, asks: Callable[[int], Sequence[ImageRequest]], start: int) -> Iterator[list[Tensor]]:
-        """See `Source`; an image that several asks of a step name is decoded once."""
-        wanted = (_unique_rows(asks(step)) for step in itertools.count(start))
+    def stream(self, requests: Callable[[int], Sequence[ImageRequest]], start: int) -> Iterator[list[Tensor]]:
+        """See `Source`; an image that several requests of a step name is decoded once."""
+        wanted = (_unique_rows(requests(step)) for step in itertools.count(start))
         for step, images in zip(itertools.count(start), self.decoded(wanted), strict=False):
-            now = asks(step)
+            now = requests(step)
             rows = _unique_rows(now)
-            places = [to_device(np.searchsorted(rows, ask.rows), self.device) for ask in now]
-            yield [self.view(images[place], ask) for place, ask in zip(places, now, strict=True)]
+            places = [to_device(np.searchsorted(rows, request.rows), self.device) for request in now]
+            yield [self.view(images[place], request) for place, request in zip(places, now, strict=True)]
 
     def inputs(self, rows: np.ndarray, view: str = "eval", draw: int = 0) -> Iterator[Tensor]:
         """See `Source`."""
@@ -88,8 +90,8 @@ class ImageSource:
             yield self.view(images, ImageRequest(batch, np.full(len(batch), draw), view))
 
 
-def _unique_rows(asks: Sequence[ImageRequest]) -> np.ndarray:
-    return np.unique(np.concatenate([ask.rows for ask in asks]))
+def _unique_rows(requests: Sequence[ImageRequest]) -> np.ndarray:
+    return np.unique(np.concatenate([request.rows for request in requests]))
 
 
 @torch.no_grad()
@@ -114,9 +116,9 @@ class FrozenSource:
         """float32 [N, D] of images [N, 3, S, S]; see `frozen_features`."""
         return frozen_features(self.backbone, pixels, self.precision)
 
-    def stream(self, asks: Callable[[int], Sequence[ImageRequest]], start: int) -> Iterator[list[Tensor]]:
+    def stream(self, requests: Callable[[int], Sequence[ImageRequest]], start: int) -> Iterator[list[Tensor]]:
         """See `Source`."""
-        for views in self.images.stream(asks, start):
+        for views in self.images.stream(requests, start):
             yield list(self.features(torch.cat(views)).split([len(view) for view in views]))
 
     def inputs(self, rows: np.ndarray, view: str = "eval", draw: int = 0) -> Iterator[Tensor]:

@@ -80,7 +80,7 @@ class BatchSampler:
         """How many draws of the unlabeled images' weak view there are."""
         return None if self.draws is None else max(1, self.draws // 4)
 
-    def asks(self, step: int) -> list[ImageRequest]:
+    def requests(self, step: int) -> list[ImageRequest]:
         """[labeled weak] or [labeled weak, unlabeled weak, unlabeled strong]; the last two name the same rows."""
         labeled = self._labeled(step)
         if self.unlabeled is None:
@@ -138,41 +138,41 @@ class Batches:
 
     def __init__(
         self,
-        order: BatchSampler,
+        sampler: BatchSampler,
         source: Source,
         labels: np.ndarray,
         device: torch.device,
         near: np.ndarray | None = None,
     ) -> None:
-        self.order, self.source = order, source
+        self.sampler, self.source = sampler, source
         # The stream asks, and then we for the labels. No method of ours: in a circle of references the stream, and the
         # processes that decode for it, would outlive us.
-        self.asks = functools.lru_cache(maxsize=4)(functools.partial(_with_neighbours, order, near))
+        self.requests = functools.lru_cache(maxsize=4)(functools.partial(_with_neighbours, sampler, near))
         self.labels = torch.from_numpy(labels).to(device)
         hidden = labels.copy()
-        hidden[order.labeled] = -1  # what is learned is not hidden, though it may be among the unlabeled ones too
-        self.knows_hidden = order.unlabeled is not None and bool((hidden[order.unlabeled] >= 0).any())
+        hidden[sampler.labeled] = -1  # what is learned is not hidden, though it may be among the unlabeled ones too
+        self.knows_hidden = sampler.unlabeled is not None and bool((hidden[sampler.unlabeled] >= 0).any())
         self.hidden = torch.from_numpy(hidden).to(device)
         self._next = -1
         self._stream: Iterator[list[Tensor]] = iter(())
 
     def __call__(self, step: int) -> Batch:
         if step != self._next:
-            self._stream = self.source.stream(self.asks, step)
+            self._stream = self.source.stream(self.requests, step)
         self._next = step + 1
-        tensors, asks = next(self._stream), self.asks(step)
-        labels = self.labels[to_device(asks[0].rows, self.labels.device)]
-        if self.order.unlabeled is None:
+        tensors, requests = next(self._stream), self.requests(step)
+        labels = self.labels[to_device(requests[0].rows, self.labels.device)]
+        if self.sampler.unlabeled is None:
             return Batch(tensors[0], labels)
-        hidden = self.hidden[to_device(asks[1].rows, self.labels.device)] if self.knows_hidden else None
+        hidden = self.hidden[to_device(requests[1].rows, self.labels.device)] if self.knows_hidden else None
         labeled, weak, strong, *around = tensors
         return Batch(labeled, labels, blend(weak, around[0]) if around else weak, strong, hidden)
 
 
-def _with_neighbours(order: BatchSampler, near: np.ndarray | None, step: int) -> list[ImageRequest]:
+def _with_neighbours(sampler: BatchSampler, near: np.ndarray | None, step: int) -> list[ImageRequest]:
     """What the order asks for, and the neighbours of the weak images in the same draw."""
-    asks = order.asks(step)
+    requests = sampler.requests(step)
     if near is None:
-        return asks
-    weak = asks[1]
-    return [*asks, ImageRequest(near[weak.rows].ravel(), weak.draws.repeat(near.shape[1]), weak.view)]
+        return requests
+    weak = requests[1]
+    return [*requests, ImageRequest(near[weak.rows].ravel(), weak.draws.repeat(near.shape[1]), weak.view)]

@@ -140,7 +140,7 @@ def finetuning_trainer(backbone: Backbone, options: Options, context: RunContext
 def fill_banks(trainer: Trainer) -> None:
     """Compute the features that training, test and calibration will ask for, all at once."""
     split = trainer.context.split
-    wanted = trainer.order.wanted(trainer.planned_steps) if trainer.views.frozen else {}
+    wanted = trainer.sampler.wanted(trainer.planned_steps) if trainer.views.frozen else {}
     by_folds = len(split.val) < ENOUGH_TO_FIT and calibration_folds(trainer)[0]
     held_out = [split.labeled] if by_folds else []
     wanted["eval", 0] = np.concatenate([split.val, split.test, *held_out])

@@ -57,10 +57,10 @@ class Trainer:
         self.loaded, self.cache = loaded, FeatureCache() if cache is None else cache
         self.share_backbone = share_backbone
         self.learning = resolved_learning(options.learning, algorithm, frozen=views.frozen)
-        self.order = make_sampler(
+        self.sampler = make_sampler(
             options.learning, context, algorithm, draws=options.data.augmentation_draws if views.frozen else None
         )
-        self.schedule = make_schedule(options.learning, self.order.steps_per_epoch, algorithm)
+        self.schedule = make_schedule(options.learning, self.sampler.steps_per_epoch, algorithm)
         self.planned_steps = self.schedule.total_steps  # also of a fold that will end with the warm-up
         self.learners = self._learners()
         self.companions = self._companions()
@@ -111,7 +111,7 @@ class Trainer:
     @functools.cached_property
     def statistics(self) -> UnlabeledStatistics:
         """What the unlabeled images say; computed when it is first asked for."""
-        images = UnlabeledImages(self.context, self.views, self.order, self.planned_steps, self.cache)
+        images = UnlabeledImages(self.context, self.views, self.sampler, self.planned_steps, self.cache)
         # Nothing is aligned to the class prior in a fold that ends with the warm-up.
         aligned = bool(self.learning.distribution_alignment) and self.schedule.total_steps > self.schedule.warmup_steps
         return images.statistics(self.learning, self.options.model, with_class_prior=aligned)
@@ -157,7 +157,7 @@ class Trainer:
         """`batches(step)`: what a step sees, of the only view or of each."""
         data, device = self.context.data, self.context.device
         of_views = [
-            Batches(self.order, view.source, data.labels, device, neighbours)
+            Batches(self.sampler, view.source, data.labels, device, neighbours)
             for view, neighbours in zip(self.views, self.statistics.neighbours, strict=True)
         ]
         return ViewBatches(of_views) if self.algorithm.by_view else of_views[0]

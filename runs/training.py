@@ -120,8 +120,8 @@ def about(trainer: Trainer) -> dict[str, Any]:
         tuned = trainer.options.cotraining.finetune_views
         found["finetuned_views"] = finetuned_files(trainer.views) if tuned else {}
     if statistics.class_prior is not None:
-        shares = statistics.class_prior.round(4).tolist()
-        found["class_prior"] = dict(zip(trainer.context.data.classes, shares, strict=True))
+        frequencies = statistics.class_prior.round(4).tolist()
+        found["class_prior"] = dict(zip(trainer.context.data.classes, frequencies, strict=True))
     with_prior = zip(trainer.views, statistics.head_priors, strict=True)
     found["views_with_prior"] = [view.name for view, prior in with_prior if prior is not None]
     return found | {"neighbours": statistics.neighbour_count}

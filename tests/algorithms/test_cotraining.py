@@ -316,7 +316,7 @@ def test_clipping_is_of_the_whole_unscaled_gradient(parts: int, monkeypatch: pyt
 
 
 def test_the_gain_of_a_view_never_weighs_its_own_gradient() -> None:
-    """Wrong exam questions for view 0 change h_0: the feedback of view 1 follows it, that of view 0 stays the same."""
+    """Wrong labels for view 0 change h_0: the feedback of view 1 follows it, that of view 0 stays the same."""
     learners, views = views_of(2), batches_of(2)
     misled = [replace(views[0], labels=(views[0].labels + 1) % single.CLASSES), views[1]]
     gains = [second_gradients(learners, given, PLAIN)[1]["feedback_h_view_0"] for given in (views, misled)]
@@ -659,7 +659,7 @@ def test_all_folds_have_the_prior_of_the_run(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(unlabeled, "fit_axes", lambda views: fits.append(views) or real(views))
     line = ("--num_labels", 40, "--max_steps", 20, "--unlabeled_batch_size", 500, "--augmentation_draws", 4)
     training = training_of(tmp_path, *line)
-    assert training.order.wanted(training.schedule.warmup_steps).keys() < training.order.wanted(20).keys()
+    assert training.sampler.wanted(training.schedule.warmup_steps).keys() < training.sampler.wanted(20).keys()
     fill_banks(training)
     learn(training)
     calibration.calibrate(training)

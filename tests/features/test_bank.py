@@ -106,10 +106,12 @@ def test_a_float32_bank_streams_what_is_computed_without_it(
 ) -> None:
     dataset = read(folder)
     frozen = source(dataset, model, size)
-    order = BatchSampler(np.arange(3), np.arange(1, 8), 2, 4, seed=1, draws=2)
+    sampler = BatchSampler(np.arange(3), np.arange(1, 8), 2, 4, seed=1, draws=2)
     bank = FeatureBank(tmp_path, frozen, "float32")
-    bank.fill(order.wanted(3))
-    for _, ours, theirs in zip(range(3), bank.stream(order.asks, 0), frozen.stream(order.asks, 0), strict=False):
+    bank.fill(sampler.wanted(3))
+    for _, ours, theirs in zip(
+        range(3), bank.stream(sampler.requests, 0), frozen.stream(sampler.requests, 0), strict=False
+    ):
         assert all(a.equal(b) for a, b in zip(ours, theirs, strict=True))
     rows = np.arange(0, 20, 2)
     assert torch.cat(list(bank.inputs(rows))).equal(torch.cat(list(frozen.inputs(rows))))

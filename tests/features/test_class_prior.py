@@ -42,9 +42,9 @@ def distance(found: np.ndarray, shares: Any) -> float:
     return float(np.abs(found - shares).sum())
 
 
-def estimate(labels: tuple[int, ...], pile: Any, seed: int, **kind: float) -> np.ndarray:
+def estimate(labels: tuple[int, ...], unlabeled_rows: Any, seed: int, **kind: float) -> np.ndarray:
     known, classes = clouds(labels, seed, **kind)
-    unknown, _ = clouds(tuple(round(1000 * share) for share in pile), 100 + seed, **kind)
+    unknown, _ = clouds(tuple(round(1000 * share) for share in unlabeled_rows), 100 + seed, **kind)
     return estimate_class_prior(known, classes, unknown, len(labels))
 
 
@@ -124,8 +124,8 @@ def test_what_is_estimated_from_is_what_heads_get_in_training(folder: Path) -> N
 def test_the_learners_of_a_frozen_backbone_are_told_the_estimate(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def estimated(known: np.ndarray, labels: np.ndarray, pile: np.ndarray, classes: int) -> np.ndarray:
-        asked.append((len(known), labels.tolist(), len(pile)))
+    def estimated(known: np.ndarray, labels: np.ndarray, unlabeled_rows: np.ndarray, classes: int) -> np.ndarray:
+        asked.append((len(known), labels.tolist(), len(unlabeled_rows)))
         return np.array([0.5, 0.3, 0.2])
 
     monkeypatch.setattr(unlabeled, "estimate_class_prior", estimated)
@@ -133,9 +133,9 @@ def test_the_learners_of_a_frozen_backbone_are_told_the_estimate(folder: Path, m
     labeled = made.context.split.labeled
     fill_banks(made)
     made.learn(experiment.Progress())
-    [(count, labels, pile)] = asked
+    [(count, labels, unlabeled_rows)] = asked
     assert (count, sorted(labels)) == (9, sorted(made.context.data.labels[labeled].tolist()))
-    assert pile == len(np.setdiff1d(made.context.split.unlabeled, labeled))
+    assert unlabeled_rows == len(np.setdiff1d(made.context.split.unlabeled, labeled))
     assert all(learner.class_prior.tolist() == pytest.approx([0.5, 0.3, 0.2]) for learner in made.learners)
 
 

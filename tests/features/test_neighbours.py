@@ -75,28 +75,28 @@ def test_a_blend_weighs_every_neighbour_alike_whatever_its_size() -> None:
 class Numbered:
     """A source whose features tell which row, view and draw they are of."""
 
-    def stream(self, asks, start):  # type: ignore[no-untyped-def]
+    def stream(self, requests, start):  # type: ignore[no-untyped-def]
         while True:
-            yield [self.features(ask) for ask in asks(start)]
+            yield [self.features(request) for request in requests(start)]
             start += 1
 
     @staticmethod
-    def features(ask: ImageRequest) -> torch.Tensor:
-        rows, draws = torch.from_numpy(ask.rows), torch.from_numpy(ask.draws)
-        return torch.stack([1.0 + rows, 1.0 + draws, torch.full((len(rows),), float(len(ask.view)))], dim=1)
+    def features(request: ImageRequest) -> torch.Tensor:
+        rows, draws = torch.from_numpy(request.rows), torch.from_numpy(request.draws)
+        return torch.stack([1.0 + rows, 1.0 + draws, torch.full((len(rows),), float(len(request.view)))], dim=1)
 
 
 def test_only_the_weak_images_that_give_targets_are_blended_and_in_their_own_draw() -> None:
-    order = BatchSampler(np.arange(3), np.arange(3, 12), 2, 4, seed=0, draws=8)
+    sampler = BatchSampler(np.arange(3), np.arange(3, 12), 2, 4, seed=0, draws=8)
     near = np.stack([(np.arange(12) + 1) % 12, (np.arange(12) + 5) % 12], axis=1)
     source, labels = Numbered(), np.arange(12) % 2
-    plain, blended = (Batches(order, source, labels, CPU, which) for which in (None, near))
+    plain, blended = (Batches(sampler, source, labels, CPU, which) for which in (None, near))
     for step in (0, 4):  # of the second the weak draw is another
         before, after = plain(step), blended(step)
         assert torch.equal(before.labeled, after.labeled)
         assert torch.equal(before.strong, after.strong)
         assert torch.equal(before.hidden, after.hidden)
-        weak = order.asks(step)[1]
+        weak = sampler.requests(step)[1]
         around = [Numbered.features(weak._replace(rows=near[weak.rows, place])) for place in (0, 1)]
         norm = feature_norm(3)
         expected = norm(before.weak) / 2 + (norm(around[0]) + norm(around[1])) / 4
@@ -116,7 +116,7 @@ def test_the_summary_says_how_many_were_used_and_a_line_that_none_were(
     assert outcome.summary()["neighbours"] == used
     assert ("--neighbours: not used" in outcome.err) == (used == 0)
     page = (outcome.folder() / "report.html").read_text(encoding="utf-8")
-    assert ("an image and 5 nearest to it" in page) == (used == 5)
+    assert ("its nearest neighbours (5)" in page) == (used == 5)
 
 
 def test_the_bank_and_the_loader_find_the_same(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -134,15 +134,15 @@ def test_each_view_has_neighbours_of_its_own_in_the_pile_alone(tmp_path: Path, m
         "--name", "x", "--data_dir", "digits", *views, *FIVE, "--max_steps", 60, "--cache_dir", tmp_path / "c"
     )
     fill_banks(made)
-    pile = made.order.unlabeled
-    first, second = (near[pile] for near in made.statistics.neighbours)
-    assert first.shape == (len(pile), 5)
-    assert np.isin(first, pile).all()
+    unlabeled_rows = made.sampler.unlabeled
+    first, second = (near[unlabeled_rows] for near in made.statistics.neighbours)
+    assert first.shape == (len(unlabeled_rows), 5)
+    assert np.isin(first, unlabeled_rows).all()
     assert not np.array_equal(first, second)
     assert made.statistics.neighbours is made.statistics.neighbours  # found once
     given: list[np.ndarray] = []
     monkeypatch.setattr(
-        "transfermpl.runs.trainer.Batches", lambda order, source, labels, device, near: given.append(near)
+        "transfermpl.runs.trainer.Batches", lambda sampler, source, labels, device, near: given.append(near)
     )
     monkeypatch.setattr("transfermpl.runs.trainer.fit", lambda *arguments, **named: None)
     made.learn(Progress())
@@ -152,12 +152,15 @@ def test_each_view_has_neighbours_of_its_own_in_the_pile_alone(tmp_path: Path, m
 def test_who_is_near_is_told_by_the_mean_of_the_weak_draws(folder: Path) -> None:
     made = training(folder, *FIVE, "--augmentation_draws", 12, "--unlabeled_batch_size", 8, "--max_steps", 40)
     fill_banks(made)
-    [near], pile = made.statistics.neighbours, np.sort(made.order.unlabeled)
-    draws = [normalized_features(made.views.first.source, pile, "weak", draw) for draw in range(made.order.weak_draws)]
+    [near], unlabeled_rows = made.statistics.neighbours, np.sort(made.sampler.unlabeled)
+    draws = [
+        normalized_features(made.views.first.source, unlabeled_rows, "weak", draw)
+        for draw in range(made.sampler.weak_draws)
+    ]
     assert len(draws) == 3
     direction = F.normalize(torch.stack(draws).mean(dim=0), dim=1)
-    likeness = direction @ direction.T - 2 * torch.eye(len(pile))
-    best = torch.from_numpy(np.searchsorted(pile, near[pile]))
+    likeness = direction @ direction.T - 2 * torch.eye(len(unlabeled_rows))
+    best = torch.from_numpy(np.searchsorted(unlabeled_rows, near[unlabeled_rows]))
     torch.testing.assert_close(likeness.gather(1, best), likeness.topk(5).values)
 
 
@@ -174,7 +177,7 @@ def test_what_was_found_once_is_kept_for_the_same_pile_alone(folder: Path) -> No
         other = make_trainer(options, first.context.data, split, cache=cache)
         fill_banks(other)
         assert other.statistics.neighbours is not first.statistics.neighbours
-        assert np.isin(other.statistics.neighbours[0][other.order.unlabeled], other.order.unlabeled).all()
+        assert np.isin(other.statistics.neighbours[0][other.sampler.unlabeled], other.sampler.unlabeled).all()
     again = make_trainer(first.options.changed(max_lr=0.01), first.context.data, first.context.split, cache=cache)
     assert again.statistics.neighbours is first.statistics.neighbours
     cache.forget(views=1, computed=1)
@@ -197,9 +200,9 @@ def test_batches_end_their_stream_with_themselves() -> None:
     ended = []
 
     class Watched(Numbered):
-        def stream(self, asks, start):  # type: ignore[no-untyped-def]
+        def stream(self, requests, start):  # type: ignore[no-untyped-def]
             try:
-                yield from super().stream(asks, start)
+                yield from super().stream(requests, start)
             finally:
                 ended.append(start)
 

@@ -35,49 +35,54 @@ ORDERS = st.builds(
 
 @settings(max_examples=60, deadline=None)
 @given(ORDERS, st.integers(0, 3))
-def test_an_epoch_shows_each_unlabeled_image_at_least_once(order: BatchSampler, epoch: int) -> None:
-    assert order.unlabeled is not None
-    steps = range(epoch * order.steps_per_epoch, (epoch + 1) * order.steps_per_epoch)
-    shown = [order.asks(step)[1].rows for step in steps]
-    assert set(np.concatenate(shown)) == set(order.unlabeled)
+def test_an_epoch_shows_each_unlabeled_image_at_least_once(sampler: BatchSampler, epoch: int) -> None:
+    assert sampler.unlabeled is not None
+    steps = range(epoch * sampler.steps_per_epoch, (epoch + 1) * sampler.steps_per_epoch)
+    shown = [sampler.requests(step)[1].rows for step in steps]
+    assert set(np.concatenate(shown)) == set(sampler.unlabeled)
     assert len({len(rows) for rows in shown}) == 1  # one shape for all
-    whole = len(order.unlabeled) // len(shown[0]) * len(shown[0])
+    whole = len(sampler.unlabeled) // len(shown[0]) * len(shown[0])
     assert len(set(np.concatenate(shown)[:whole])) == whole
 
 
 @settings(max_examples=60, deadline=None)
 @given(ORDERS)
-def test_the_labeled_images_go_round_and_round(order: BatchSampler) -> None:
-    count = len(order.labeled)
-    shown = np.concatenate([order.asks(step)[0].rows for step in range(3 * count)])
+def test_the_labeled_images_go_round_and_round(sampler: BatchSampler) -> None:
+    count = len(sampler.labeled)
+    shown = np.concatenate([sampler.requests(step)[0].rows for step in range(3 * count)])
     for start in range(0, 2 * count, count):
-        assert sorted(shown[start : start + count]) == list(order.labeled)
-    assert all(len(order.asks(step)[0].rows) == min(order.batch_size, count) for step in range(4))
+        assert sorted(shown[start : start + count]) == list(sampler.labeled)
+    assert all(len(sampler.requests(step)[0].rows) == min(sampler.batch_size, count) for step in range(4))
 
 
 @settings(max_examples=60, deadline=None)
 @given(ORDERS, st.lists(st.integers(0, 200), min_size=1, max_size=6))
-def test_a_step_is_a_function_of_its_number(order: BatchSampler, steps: list[int]) -> None:
-    before = {step: order.asks(step) for step in sorted(steps)}
+def test_a_step_is_a_function_of_its_number(sampler: BatchSampler, steps: list[int]) -> None:
+    before = {step: sampler.requests(step) for step in sorted(steps)}
     again = BatchSampler(
-        order.labeled, order.unlabeled, order.batch_size, order.unlabeled_batch_size, order.seed, order.draws
+        sampler.labeled,
+        sampler.unlabeled,
+        sampler.batch_size,
+        sampler.unlabeled_batch_size,
+        sampler.seed,
+        sampler.draws,
     )
     for step in steps:
-        for ours, theirs in zip(before[step], again.asks(step), strict=True):
+        for ours, theirs in zip(before[step], again.requests(step), strict=True):
             assert (ours.rows == theirs.rows).all()
             assert (ours.draws == theirs.draws).all()
             assert ours.view == theirs.view
 
 
 @settings(max_examples=60, deadline=None)
-@given(ORDERS.filter(lambda order: order.draws is not None), st.integers(1, 40))
-def test_what_a_bank_must_hold_is_what_the_steps_ask_for(order: BatchSampler, steps: int) -> None:
-    wanted = order.wanted(steps)
+@given(ORDERS.filter(lambda sampler: sampler.draws is not None), st.integers(1, 40))
+def test_what_a_bank_must_hold_is_what_the_steps_ask_for(sampler: BatchSampler, steps: int) -> None:
+    wanted = sampler.wanted(steps)
     asked: dict[tuple[str, int], set[int]] = {}
     for step in range(steps):
-        for ask in order.asks(step):
-            for row, draw in zip(ask.rows.tolist(), ask.draws.tolist(), strict=True):
-                asked.setdefault((ask.view, draw), set()).add(row)
+        for request in sampler.requests(step):
+            for row, draw in zip(request.rows.tolist(), request.draws.tolist(), strict=True):
+                asked.setdefault((request.view, draw), set()).add(row)
     assert set(asked) == set(wanted)
     for kind, rows in asked.items():
         assert rows <= set(wanted[kind].tolist()), kind
@@ -85,19 +90,19 @@ def test_what_a_bank_must_hold_is_what_the_steps_ask_for(order: BatchSampler, st
 
 
 def test_the_order_changes_every_round_and_with_the_seed() -> None:
-    order = BatchSampler(np.arange(20), np.arange(40), 20, 40, seed=0)
-    rounds = [order.asks(step)[0].rows.tolist() for step in range(4)]
-    epochs = [order.asks(step)[1].rows.tolist() for step in range(4)]
+    sampler = BatchSampler(np.arange(20), np.arange(40), 20, 40, seed=0)
+    rounds = [sampler.requests(step)[0].rows.tolist() for step in range(4)]
+    epochs = [sampler.requests(step)[1].rows.tolist() for step in range(4)]
     other = BatchSampler(np.arange(20), np.arange(40), 20, 40, seed=1)
     assert len({*map(tuple, rounds)}) == len({*map(tuple, epochs)}) == 4
-    assert other.asks(0)[0].rows.tolist() != rounds[0]
-    assert other.asks(0)[1].rows.tolist() != epochs[0]
+    assert other.requests(0)[0].rows.tolist() != rounds[0]
+    assert other.requests(0)[1].rows.tolist() != epochs[0]
 
 
 def test_weak_and_strong_views_are_of_the_same_images() -> None:
-    order = BatchSampler(np.arange(5), np.arange(17), 3, 4, seed=0, draws=2)
+    sampler = BatchSampler(np.arange(5), np.arange(17), 3, 4, seed=0, draws=2)
     for step in range(12):
-        labeled, weak, strong = order.asks(step)
+        labeled, weak, strong = sampler.requests(step)
         assert (labeled.view, weak.view, strong.view) == ("weak", "weak", "strong")
         assert (weak.rows == strong.rows).all()
         assert set(strong.draws) == {step // 5 % 2}
@@ -105,15 +110,17 @@ def test_weak_and_strong_views_are_of_the_same_images() -> None:
 
 
 def test_targets_take_a_quarter_of_the_draws_and_what_is_learned_all_of_them() -> None:
-    order = BatchSampler(np.arange(4), np.arange(8), 4, 4, seed=0, draws=8)
-    asks = [order.asks(step) for step in range(40)]
-    seen = {name: {int(ask[i].draws[0]) for ask in asks} for i, name in enumerate(("labeled", "weak", "strong"))}
+    sampler = BatchSampler(np.arange(4), np.arange(8), 4, 4, seed=0, draws=8)
+    requests = [sampler.requests(step) for step in range(40)]
+    seen = {
+        name: {int(request[i].draws[0]) for request in requests} for i, name in enumerate(("labeled", "weak", "strong"))
+    }
     assert seen == {"labeled": set(range(8)), "weak": {0, 1}, "strong": set(range(8))}
     # What is kept: all of them for 4 labeled and 8 unlabeled images, no row more.
-    assert sum(map(len, order.wanted(40).values())) == 8 * 4 + (2 + 8) * 8 - 2 * 4
+    assert sum(map(len, sampler.wanted(40).values())) == 8 * 4 + (2 + 8) * 8 - 2 * 4
     fresh = BatchSampler(np.arange(4), np.arange(8), 4, 4, seed=0)
     assert fresh.weak_draws is None
-    assert [fresh.asks(step)[1].draws[0] for step in (0, 9)] == [0, 4]
+    assert [fresh.requests(step)[1].draws[0] for step in (0, 9)] == [0, 4]
 
 
 def test_draws_come_round_again_only_where_there_is_a_number_of_them() -> None:
@@ -122,14 +129,14 @@ def test_draws_come_round_again_only_where_there_is_a_number_of_them() -> None:
         BatchSampler(labeled, np.arange(4), 4, 4, seed=0),
         BatchSampler(labeled, np.arange(4), 4, 4, seed=0, draws=3),
     )
-    assert [endless.asks(step)[0].draws[0] for step in range(7)] == list(range(7))
-    assert [few.asks(step)[2].draws[0] for step in range(7)] == [0, 1, 2, 0, 1, 2, 0]
+    assert [endless.requests(step)[0].draws[0] for step in range(7)] == list(range(7))
+    assert [few.requests(step)[2].draws[0] for step in range(7)] == [0, 1, 2, 0, 1, 2, 0]
 
 
 def test_supervised_learning_asks_for_labeled_images_alone() -> None:
-    order = BatchSampler(np.arange(10), None, 4, 64, seed=0)
-    assert order.steps_per_epoch == 3
-    assert [len(order.asks(step)) for step in range(3)] == [1, 1, 1]
+    sampler = BatchSampler(np.arange(10), None, 4, 64, seed=0)
+    assert sampler.steps_per_epoch == 3
+    assert [len(sampler.requests(step)) for step in range(3)] == [1, 1, 1]
 
 
 # --- micro-batches ----------------------------------------------------------------------------------------------------
@@ -192,37 +199,37 @@ def test_any_step_may_be_asked_for_and_is_the_same(dataset: Dataset, images: Ima
 
 
 def test_a_batch_holds_what_its_step_asks_for(dataset: Dataset, images: ImageSource) -> None:
-    order = order_of(dataset)
-    batch = Batches(order, images, dataset.labels, CPU)(2)
-    for ask, tensor in zip(order.asks(2), (batch.labeled, batch.weak, batch.strong), strict=True):
+    sampler = order_of(dataset)
+    batch = Batches(sampler, images, dataset.labels, CPU)(2)
+    for request, tensor in zip(sampler.requests(2), (batch.labeled, batch.weak, batch.strong), strict=True):
         assert tensor is not None
-        assert tensor.shape == (len(ask.rows), 3, 16, 16)
+        assert tensor.shape == (len(request.rows), 3, 16, 16)
         assert tensor.is_contiguous(memory_format=torch.channels_last)
-        for row, draw, image in zip(ask.rows, ask.draws, tensor, strict=True):
-            one = ImageRequest(np.array([row]), np.array([draw]), ask.view)
+        for row, draw, image in zip(request.rows, request.draws, tensor, strict=True):
+            one = ImageRequest(np.array([row]), np.array([draw]), request.view)
             alone = images.view(next(images.decoded(iter([one.rows]))), one)
             torch.testing.assert_close(image, alone[0], rtol=0, atol=1e-6)
-    assert batch.labels.tolist() == dataset.labels[order.asks(2)[0].rows].tolist()
+    assert batch.labels.tolist() == dataset.labels[sampler.requests(2)[0].rows].tolist()
     assert batch.hidden is not None
-    rows = order.asks(2)[1].rows
-    assert batch.hidden.tolist() == np.where(np.isin(rows, order.labeled), -1, dataset.labels[rows]).tolist()
+    rows = sampler.requests(2)[1].rows
+    assert batch.hidden.tolist() == np.where(np.isin(rows, sampler.labeled), -1, dataset.labels[rows]).tolist()
 
 
 def test_labels_that_are_learned_are_not_hidden(dataset: Dataset, images: ImageSource) -> None:
     everything = np.arange(len(dataset))
-    order = BatchSampler(everything[:4], everything, 3, len(dataset), seed=0)
-    hidden = Batches(order, images, dataset.labels, CPU)(0).hidden
-    rows = order.asks(0)[1].rows
+    sampler = BatchSampler(everything[:4], everything, 3, len(dataset), seed=0)
+    hidden = Batches(sampler, images, dataset.labels, CPU)(0).hidden
+    rows = sampler.requests(0)[1].rows
     assert hidden is not None
     assert hidden.tolist() == np.where(rows < 4, -1, dataset.labels[rows]).tolist()
     of_strangers = np.where(everything < 4, dataset.labels, -1)
-    assert Batches(order, images, of_strangers, CPU)(0).hidden is None
+    assert Batches(sampler, images, of_strangers, CPU)(0).hidden is None
 
 
 def test_hidden_labels_are_left_out_where_none_is_known(dataset: Dataset, images: ImageSource) -> None:
     labels = np.where(np.arange(len(dataset)) < 4, dataset.labels, -1)
-    order = BatchSampler(np.arange(4), np.arange(4, len(dataset)), 3, 7, seed=0)
-    assert Batches(order, images, labels, CPU)(0).hidden is None
+    sampler = BatchSampler(np.arange(4), np.arange(4, len(dataset)), 3, 7, seed=0)
+    assert Batches(sampler, images, labels, CPU)(0).hidden is None
     supervised = Batches(BatchSampler(np.arange(4), None, 3, 7, seed=0), images, labels, CPU)(0)
     assert supervised.weak is None
     assert supervised.strong is None
@@ -240,9 +247,9 @@ def test_an_image_is_decoded_once_a_step(
         return real(self, row, transform)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Dataset, "read", count)
-    stream = images.stream(order_of(dataset).asks, 0)
+    stream = images.stream(order_of(dataset).requests, 0)
     next(stream)
-    asked = {int(row) for ask in order_of(dataset).asks(0) for row in ask.rows}
+    asked = {int(row) for request in order_of(dataset).requests(0) for row in request.rows}
     assert sorted(read[: len(asked)]) == sorted(asked)
 
 
@@ -271,9 +278,9 @@ def test_frozen_features_do_not_hang_on_their_neighbours(dataset: Dataset, image
 
 def test_a_step_is_one_pass_through_the_frozen_backbone(dataset: Dataset, images: ImageSource) -> None:
     frozen = FrozenSource(images, net())
-    order = order_of(dataset)
+    sampler = order_of(dataset)
     for views, inputs in itertools.islice(
-        zip(frozen.stream(order.asks, 0), images.stream(order.asks, 0), strict=False), 3
+        zip(frozen.stream(sampler.requests, 0), images.stream(sampler.requests, 0), strict=False), 3
     ):
         assert [len(view) for view in views] == [3, 7, 7]
         assert all(view.equal(frozen.features(pixels)) for view, pixels in zip(views, inputs, strict=True))

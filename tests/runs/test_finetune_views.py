@@ -128,7 +128,7 @@ def test_a_tuned_view_can_be_named_as_a_view(tuned: Outcome) -> None:
     again = build_view(f"cnn={saved}", native_size=8, points=False, seed=5)
     assert again.pretrained
     assert same(weights(again), dict(tuned.checkpoint()["views"]["cnn"]["backbone"]))
-    # Its bank is that of the run: not one feature is computed anew.
+    # Its bank is that of the run: not one feature is computed again.
     banks = sorted((tuned.cwd / "cache").glob("*/bank.json"))
     outcome = run(*LINE, "--views", f"cnn={saved}", "pixels", "--max_steps", 12, "--name", "named", cwd=tuned.cwd)
     assert outcome.code == 0, outcome.err

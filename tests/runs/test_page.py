@@ -1,4 +1,4 @@
-"""The page of a run tells what came out, what to distrust and how to do it again."""
+"""The page of a run says what came out, what to distrust and how to do it again."""
 
 from __future__ import annotations
 
@@ -346,9 +346,9 @@ class Bank(distant.FeatureBank):
     def missing(self, wanted: Any) -> int:
         return sum(len(rows) for (view, _), rows in wanted.items() if view not in self.views)
 
-    def rows(self, ask: Any) -> torch.Tensor:
-        assert ask.view in self.views
-        return self.features[torch.from_numpy(ask.rows)]
+    def rows(self, request: Any) -> torch.Tensor:
+        assert request.view in self.views
+        return self.features[torch.from_numpy(request.rows)]
 
 
 def images_far_away(run_: FinishedRun) -> list[distant.DistantImage]:
@@ -386,7 +386,7 @@ def test_distances_are_taken_only_of_features_that_are_there(tmp_path: Path) -> 
 def test_a_large_unlabeled_set_is_sampled(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     rows = Bank.rows
-    monkeypatch.setattr(Bank, "rows", lambda self, ask: (asked.append(len(ask.rows)), rows(self, ask))[1])
+    monkeypatch.setattr(Bank, "rows", lambda self, request: (asked.append(len(request.rows)), rows(self, request))[1])
     monkeypatch.setattr(distant, "MOST_UNLABELED", 25)
     monkeypatch.setattr(distant, "MOST_LABELED", 11)
     images_far_away(finished(source=cast(Any, Bank(np.ones((100, 4)), ("weak", "eval")))))

@@ -1033,7 +1033,7 @@ def test_folds_of_a_calibration_end_their_learning_rate_cycle(tmp_path: Path, mo
 
 
 def test_a_filled_bank_has_all_that_the_folds_of_a_calibration_ask_for(lab: Lab, tmp_path: Path) -> None:
-    # A few images apiece would have the decoding processes started anew for every fold.
+    # A few images apiece would have the decoding processes started again for every fold.
     line = ("--data_dir", lab.data, *FROZEN, "--num_labels", 6, "--max_steps", 3, "--cache_dir", tmp_path)
     options = args.parse(["--name", "x", *map(str, line)])
     dataset = data.find_dataset(options.data)
