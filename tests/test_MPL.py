@@ -56,6 +56,7 @@ def test_a_process_without_a_display_never_loads_pyplot(tmp_path: Path) -> None:
     assert (tmp_path / "results" / "x" / "samples.png").stat().st_size > 1000
 
 
+@pytest.mark.slow
 def test_a_folder_in_a_process_of_its_own(tmp_path: Path) -> None:
     make_data(tmp_path / "meine bilder" / "größe")
     line = ("--name", "größe 1", "--data_dir", "meine bilder/größe", *FROZEN[:-1], "1", "--num_labels", "6", *SHORT)

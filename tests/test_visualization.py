@@ -113,7 +113,7 @@ def test_a_model_has_one_color_in_all_panels() -> None:
     assert found == {("teacher", visualization.BLUE), ("student", visualization.VERMILION)}
 
 
-@pytest.mark.parametrize("count", [1, 2, 5, 10, 102])
+@pytest.mark.parametrize("count", [1, 2, 5, 10, pytest.param(102, marks=pytest.mark.slow)])
 def test_confusion_of_any_size(tmp_path: Path, count: int) -> None:
     matrix = np.random.default_rng(0).integers(0, 20, (count, count))
     width, height = png_size(draw_confusion(tmp_path / "CM.png", matrix, [f"c{i}" for i in range(count)], title="t"))

@@ -412,7 +412,7 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return Lab(tmp_path_factory.mktemp("cotraining"))
 
 
-@pytest.mark.parametrize("algorithm", STEPS)
+@pytest.mark.parametrize("algorithm", ["meta", pytest.param("cotraining", marks=pytest.mark.slow)])
 def test_a_run_leaves_the_usual_files(algorithm: str, tmp_path: Path) -> None:
     line = ("--name", "x", *VIEWS, "--data_dir", "digits", "--algorithm", algorithm, "--augmentation_draws", 1)
     outcome = run(*line, "--max_steps", 12, "--unlabeled_batch_size", 500, "--warmup_epoch_num", 1, cwd=tmp_path)
@@ -605,6 +605,7 @@ def learn(trainer: Trainer, *, validated: bool = True) -> None:
     trainer.learn(Progress(), hooks, validated=validated)
 
 
+@pytest.mark.slow
 def test_what_a_fold_holds_out_moves_nothing_that_it_predicts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration, "SMALLEST_TEMPERATURE", 0.0)
     given = training_of(tmp_path, "--num_labels", 180, "--max_steps", 8, "--unlabeled_batch_size", 500)
@@ -642,6 +643,7 @@ def test_tau_makes_no_view_surer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert [float(learner.temperature) for learner in training.learners] == [1.0, 2.0]
 
 
+@pytest.mark.slow
 def test_the_folds_of_a_calibration_have_the_tau_of_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     training = training_of(tmp_path, "--num_labels", 40, "--max_steps", 8, "--unlabeled_batch_size", 500)
     for learner, tau in zip(training.learners, (2.0, 1.5), strict=True):

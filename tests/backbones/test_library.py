@@ -110,6 +110,7 @@ def test_a_published_file_brings_its_own_transform(zoo: Any, tmp_path: Path) -> 
 # --- weights ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_file_of_a_whole_network_fits(resnet_file: tuple[Any, Path], tmp_path: Path) -> None:
     net, path = resnet_file
     backbone = build("resnet", path).eval()

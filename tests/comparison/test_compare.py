@@ -17,7 +17,7 @@ from PIL import Image
 from runs import FROZEN, MOONS, ROOT, Moment, Outcome, killed, make_data, run, started
 from transfermpl import args
 from transfermpl.base.metrics import paired_difference
-from transfermpl.comparison import compare
+from transfermpl.comparison import compare, task
 from transfermpl.comparison.methods import METHODS
 from transfermpl.comparison.task import Task
 from transfermpl.data import find_dataset, split_dataset
@@ -148,7 +148,7 @@ def test_the_test_is_touched_once_a_run_and_data_are_found_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tested, found, written = [], [], []
-    test, find, write = Trainer.predictions, compare.find_dataset, bank.write_block
+    test, find, write = Trainer.predictions, task.find_dataset, bank.write_block
 
     def counted(self: Trainer, rows: np.ndarray) -> Any:
         if np.array_equal(rows, self.context.split.test):
@@ -160,7 +160,7 @@ def test_the_test_is_touched_once_a_run_and_data_are_found_once(
         write(path, hashes, *rest)
 
     monkeypatch.setattr(Trainer, "predictions", counted)
-    monkeypatch.setattr(compare, "find_dataset", lambda data: (found.append(data), find(data))[1])
+    monkeypatch.setattr(task, "find_dataset", lambda data: (found.append(data), find(data))[1])
     monkeypatch.setattr(bank, "write_block", written_block)
     make_data(tmp_path / "d")
     started(tmp_path, "--compare", "--repeat", 2, "--data_dir", "d", *IMAGES, "--val_percent", 0.1)
@@ -217,6 +217,7 @@ def test_a_killed_comparison_goes_on(moons: Outcome, tmp_path: Path, moment: Mom
         assert f"] seed {seed}, {name}:" not in outcome.out
 
 
+@pytest.mark.slow
 def test_more_seeds_are_added_to_a_finished_comparison(moons: Outcome, tmp_path: Path) -> None:
     first = started(tmp_path, "--compare", "--repeat", 1, "--seed", 4, *SHORT)
     assert first.summary()["seeds"] == [4]

@@ -464,6 +464,7 @@ def test_views_that_want_different_images_do_not_fit_into_one_file(library: clas
         export._only_transform(fake)
 
 
+@pytest.mark.slow
 def test_a_run_of_several_views_is_predicted_and_packed(base: Outcome, tmp_path: Path) -> None:
     line = ("--cotrain_mode", "--views", "pixels", "gradients", "--data_dir", base.cwd / "d", "--num_labels", 9)
     line += ("--head_prior", "none", "--num_workers", 0)
@@ -497,6 +498,7 @@ def examples() -> list[str]:
     return [block.split("```")[0] for block in page.split("```python\n")[1:]]
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_page_run(base: Outcome, tmp_path: Path) -> None:
     library_example, onnx_example = examples()
     assert len([line for line in onnx_example.splitlines() if line and "import" not in line]) <= 10

@@ -889,7 +889,11 @@ def test_a_killed_run_with_norms_in_its_heads_goes_on_bit_for_bit(lab: Lab, tmp_
 
 
 @pytest.mark.parametrize(
-    "moment", [Moment("algorithms.algorithm:mpl_step", 2), Moment("runs.checkpoints:save_checkpoint", 1, "after")]
+    "moment",
+    [
+        Moment("algorithms.algorithm:mpl_step", 2),
+        pytest.param(Moment("runs.checkpoints:save_checkpoint", 1, "after"), marks=pytest.mark.slow),
+    ],
 )
 def test_a_killed_run_on_digits_goes_on_bit_for_bit(lab: Lab, tmp_path: Path, moment: Moment) -> None:
     line = (

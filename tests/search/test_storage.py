@@ -238,6 +238,7 @@ def test_two_supervisors_of_a_host_put_a_lost_trial_in_again_once(
     assert [trial.state for trial in study.trials] == [TrialState.FAIL, TrialState.WAITING]
 
 
+@pytest.mark.slow
 def test_trials_whose_heartbeat_fell_silent_are_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(study_storage, "SILENT_SECONDS", 1)
     monkeypatch.setattr(study_storage, "HEARTBEAT_SECONDS", 1)
