@@ -85,10 +85,13 @@ def _main(words: Sequence[str]) -> int:
 
 def command_of(options: Any) -> Callable[[Any], Any]:
     """The function that does what the options ask for; a run is trained when they ask for nothing else."""
-    if options.run.resume:  # what is to go on says itself what it is
+    if options.run.resume:  # the stored options say which command it is
         from transfermpl.runs.resume import resumed_options
+        from transfermpl.utils import UserError
 
         options = resumed_options(options)
+        if options.mode.inspect or options.mode.view_report:
+            raise UserError(f"{options.run.name} is a report, which is made in one go; leave out --resume")
     asked = (command for name, command in COMMANDS.items() if getattr(options.mode, name))
     return next(asked, _train if (options.study.repeat or 1) == 1 else _repeat)
 
@@ -160,7 +163,7 @@ def _export(options: Any) -> None:
 
     options.warn_of_unused("export")
     settings = options.given_values(read_by("export", group="run"))
-    check_with = options.given_values({"data_dir"}).get("data_dir")
+    check_with = options.data.data_dir if "data_dir" in options.given else None
     export(options.mode, options.use, settings, check_with=check_with, overwrite=options.run.overwrite)
 
 

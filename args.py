@@ -294,7 +294,9 @@ class Mode:
         commands=("test",), command="test", needs_name=False)
     load_path: str | None = option(
         None, "Load this run: its name, its folder or a checkpoint file.", metavar="RUN", commands=LOADING)
-    load_best: bool = option(False, "Load the best checkpoint instead of the last one.", commands=LOADING)
+    load_best: bool = option(
+        False, "Load the models of the best epochs, which were tested, instead of those of the last epoch; "
+        "--predict_dir and --export always take these.", commands=("train", "test"))
     cotrain_mode: bool = option(
         False, "Train by Meta Co-Training: a model on each of --views teaches the others.",
         commands=("train", "search"))
@@ -477,7 +479,7 @@ class Options:
         check_rules(RULES, on)
         together = self.mode.cotrain_mode or (self.mode.compare and self.cotraining.views)
         if together and len(self.cotraining.views) < 2:
-            raise UserError("co-training needs two or more --views: one alone has nobody to learn from; name another")
+            raise UserError("co-training needs two or more --views: one view has no other to learn from; name another")
         if self.run.name is None and not on & NAMELESS:
             raise UserError("--name is missing: give the run a name, e.g. --name exp")
 
@@ -572,17 +574,17 @@ Train a classifier on a folder of images of which few are labeled, and test it: 
 Co-Training.
 
 Examples:
-  python MPL.py --name exp --data_dir DIR                        train on the images below DIR
-  python MPL.py --name look --inspect --data_dir DIR             check the images before training
-  python MPL.py --name cmp --compare --data_dir DIR              find the best method for these images
-  python MPL.py --predict_dir NEW_IMAGES --load_path exp         classify new images with the run exp
+  {program} --name exp --data_dir DIR                        train on the images below DIR
+  {program} --name look --inspect --data_dir DIR             check the images before training
+  {program} --name cmp --compare --data_dir DIR              find the best method for these images
+  {program} --predict_dir NEW_IMAGES --load_path exp         classify new images with the run exp
 """
 
 
 def parse(arguments: Sequence[str]) -> Options:
     """The options of a command line. Raises UserError with one line; `--help` prints and ends the program."""
     usage = USAGE.format(program=program().split()[-1])
-    parser = parser_of(TABLE, usage=usage, about=ABOUT, version=f"transfermpl {__version__}")
+    parser = parser_of(TABLE, usage=usage, about=ABOUT.format(program=program()), version=f"transfermpl {__version__}")
     values = {k: v for k, v in vars(parser.parse_args(arguments)).items() if v is not None}
     if "config" in values:
         values = with_config(values, read_config(Path(values["config"]), TABLE), RULES)

@@ -47,7 +47,7 @@ class StepConfig:
         seed_torch(key(self.seed, "step", step, purpose))
 
     def logits(self, network: nn.Module, inputs: Tensor) -> Tensor:
-        """A pass that learns: in the run's precision, with logits of full precision."""
+        """Logits [B, C], float32, of inputs as in `Batch`: a pass that learns, in the run's precision."""
         if self.precision == torch.float32:
             return network(inputs)
         with torch.autocast(inputs.device.type, dtype=self.precision):
@@ -93,7 +93,7 @@ def align(probabilities: Tensor, learner: Learner, strength: float) -> Tensor:
 
 
 def take_gradients(loss: Tensor, parameters: Sequence[Tensor], *, retain_graph: bool = False) -> list[Tensor]:
-    """The gradients of a loss as a list of their own; `.grad` must be empty before and is empty after."""
+    """The gradients of a loss [] as a list, each of its parameter's shape; `.grad` is empty before and after."""
     loss.backward(retain_graph=retain_graph)
     gradients = [torch.zeros_like(p) if p.grad is None else p.grad.detach() for p in parameters]
     for parameter in parameters:
@@ -102,7 +102,7 @@ def take_gradients(loss: Tensor, parameters: Sequence[Tensor], *, retain_graph: 
 
 
 def global_norm(gradients: Sequence[Tensor]) -> Tensor:
-    """The Euclidean norm over all of them."""
+    """The Euclidean norm [] over all of them."""
     return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(list(gradients))))
 
 
@@ -110,7 +110,10 @@ def global_norm(gradients: Sequence[Tensor]) -> Tensor:
 
 
 def supervised_step(learners: Sequence[Learner], batch: Batch, step: int, config: StepConfig) -> dict[str, Tensor]:
-    """One update of each learner on the labeled images. Returns named scalars on the device."""
+    """One update of each learner on the labeled images.
+
+    Returns {supervised_loss}: a scalar on the device, of the last learner where there are several.
+    """
     measured = {}
     for learner in learners:
         config.randomness(step, learner.name)
@@ -203,7 +206,11 @@ def _pseudo_label_measurements(
 
 
 def warmup_step(learners: Sequence[Learner], batch: Batch, step: int, config: StepConfig) -> dict[str, Tensor]:
-    """One update of the teacher alone, by its supervised and consistency losses."""
+    """One update of the teacher alone, by its supervised and consistency losses.
+
+    Returns {supervised_loss, uda_loss, mask_rate, student_mask_rate; pseudo_label_accuracy where the data set knows the
+    hidden labels}: scalars on the device.
+    """
     teacher = learners[0]
     weight = consistency_weight(config.learning, step - teacher.start)
     totals: dict[str, Tensor] = {}
@@ -220,23 +227,25 @@ def warmup_step(learners: Sequence[Learner], batch: Batch, step: int, config: St
 def mpl_step(learners: Sequence[Learner], batch: Batch, step: int, config: StepConfig) -> dict[str, Tensor]:
     """One step of Meta Pseudo Labels (Pham et al. 2021, algorithm 1; docs/how_it_learns.md).
 
-    Learners are (teacher, student).
+    Learners are (teacher, student). The student learns the teacher's labels; its gain on the labeled batch, one number
+    for the whole batch, weighs the likelihood of the labels that it learned in the teacher's loss.
 
-    The student learns the teacher's labels; its gain on the labeled batch, one number for the whole batch, weighs the
-    likelihood of the labels that it learned in the teacher's loss.
+    Returns {supervised_loss, uda_loss, feedback_loss, student_loss, feedback_h, mask_rate, student_mask_rate,
+    agreement; pseudo_label_accuracy where the data set knows the hidden labels; feedback_ratio where it is measured}:
+    scalars on the device.
     """
     teacher, student = learners
     learning = config.learning
     parts = batch.parts(learning.grad_accumulation)
-    # Apart costs a second backward pass: only where micro-batches ask for it, or where the ratio is to be measured.
-    apart = len(parts) > 1 or (step % MEASURE_EVERY == 0 and learning.mpl_weight > 0)
+    # Two backward passes: only for micro-batches, whose h is known at the end, or to measure the ratio.
+    separate = len(parts) > 1 or (step % MEASURE_EVERY == 0 and learning.mpl_weight > 0)
     weight = consistency_weight(learning, step - teacher.start)
     own, feedback, totals = Sum(), Sum(), dict[str, Tensor]()
     for number, (part, labeled, unlabeled) in enumerate(parts):
         config.randomness(step, f"teacher {number}")
         output = teacher_forward(teacher, part, step, config)
         loss = labeled * output.supervised + unlabeled * weight * output.consistency
-        if apart:
+        if separate:
             own.add(take_gradients(loss, teacher.parameters, retain_graph=True))
             feedback.add(take_gradients(unlabeled * output.feedback, teacher.parameters))
         config.randomness(step, f"student {number}")
@@ -246,21 +255,21 @@ def mpl_step(learners: Sequence[Learner], batch: Batch, step: int, config: StepC
         add_measured(totals, {"uda_loss": output.consistency, "feedback_loss": output.feedback}, unlabeled)
         add_measured(totals, {**output.measured, **learned}, unlabeled)
     gain, factor = student_gain(student, batch, step, config, teacher)
-    if apart:
+    if separate:
         factor = factor * learning.mpl_weight
         totals["feedback_ratio"] = (factor.abs() * global_norm(feedback.items)) / global_norm(own.items).clamp(
             min=1e-12
         )
         for parameter, g_own, g_feedback in zip(teacher.parameters, own.items, feedback.items, strict=True):
             parameter.grad = g_own + factor * g_feedback
-    else:
+    else:  # of the only part
         (loss + learning.mpl_weight * factor * output.feedback).backward()
     teacher.update()
     return {**totals, "feedback_h": gain}
 
 
 def student_forward(student: Learner, batch: Batch, output: TeacherOutput, config: StepConfig) -> dict[str, Tensor]:
-    """The student's loss on the output, with its graph, and how often it agrees with the teacher."""
+    """The student on the strong images: {student_loss: [] with its graph, agreement: [] with the teacher's argmax}."""
     assert batch.strong is not None
     logits = config.logits(student.network, batch.strong)
     agreement = logits.detach().argmax(dim=1).eq(output.logits.argmax(dim=1)).float().mean()
@@ -270,7 +279,7 @@ def student_forward(student: Learner, batch: Batch, output: TeacherOutput, confi
 def student_gain(
     student: Learner, batch: Batch, step: int, config: StepConfig, teacher: Learner
 ) -> tuple[Tensor, Tensor]:
-    """Update the student, and return h and scale(h): what it gained on the labeled batch by that one update."""
+    """Update the student; returns h [] and scale(h) []: what it gained on the labeled batch by that one update."""
     if config.learning.mpl_weight == 0:
         student.update()
         zero = torch.zeros((), device=batch.labels.device)

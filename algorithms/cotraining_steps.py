@@ -33,7 +33,7 @@ from ..train import (
     take_gradients,
 )
 
-Views = Sequence[Batch]
+ViewBatch = Sequence[Batch]  # one a view, of the same images
 MEASURED = ("mask_rate", "student_mask_rate", "agreement")
 MEASURED_OF_VIEWS = ("supervised_loss", "uda_loss", "student_loss", "pseudo_label_accuracy", "feedback_h")
 
@@ -48,7 +48,7 @@ class ViewBatches:
         return [batches(step) for batches in self.of_views]
 
 
-# --- what the views tell each other -----------------------------------------------------------------------------------
+# --- what the views exchange ------------------------------------------------------------------------------------------
 
 
 class Exchange(NamedTuple):
@@ -61,7 +61,7 @@ class Exchange(NamedTuple):
     measured: dict[str, Tensor]
 
 
-def exchange(learners: Sequence[Learner], views: Views, step: int, config: StepConfig) -> Exchange:
+def exchange(learners: Sequence[Learner], views: ViewBatch, step: int, config: StepConfig) -> Exchange:
     """The forwards of the unlabeled batch: z_i of the strong images with a graph, the weak ones as targets only.
 
     With `--pseudo_label_view weak` the weak pass carries a graph too, gives the y_i and is judged on them.
@@ -94,7 +94,7 @@ def exchange(learners: Sequence[Learner], views: Views, step: int, config: StepC
 
 
 def mean_of_others(probabilities: Sequence[Tensor]) -> list[Tensor]:
-    """a_i = mean over j != i of p_j, for each view i."""
+    """a_i = mean over j != i of p_j, for each of V views: V tensors [B, C] of V tensors [B, C]."""
     # Not the sum of all less one's own: its gradient would pass through view i only to cancel out.
     others = [[p for j, p in enumerate(probabilities) if j != i] for i in range(len(probabilities))]
     return [torch.stack(row).mean(dim=0) for row in others]
@@ -108,7 +108,7 @@ def choose_labels(likelihood: Tensor, learning: Learning) -> Tensor:
 
 
 def masked_negative_log(likelihood: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
-    """Mean over all images of mask * -log a(y)."""
+    """Mean [] over all images of mask [B] * -log a(y), of likelihood a [B, C] and labels y [B]."""
     chosen = likelihood.gather(1, labels[:, None]).squeeze(1)
     return -(mask * chosen.clamp(min=torch.finfo(chosen.dtype).tiny).log()).mean()
 
@@ -154,18 +154,23 @@ def _measured(
 # --- the steps --------------------------------------------------------------------------------------------------------
 
 
-def labels_only_step(learners: Sequence[Learner], views: Views, step: int, config: StepConfig) -> dict[str, Tensor]:
-    """One update of each view on its labeled images alone: the warm-up, and the baseline."""
+def labels_only_step(learners: Sequence[Learner], views: ViewBatch, step: int, config: StepConfig) -> dict[str, Tensor]:
+    """One update of each view on its labeled images alone: the warm-up, and the baseline.
+
+    Returns {supervised_loss_VIEW of each view}: scalars on the device.
+    """
     measured: dict[str, Tensor] = {}
     for learner, batch in zip(learners, views, strict=True):
         measured |= _named(supervised_step([learner], batch, step, config), learner)
     return measured
 
 
-def cotraining_step(learners: Sequence[Learner], views: Views, step: int, config: StepConfig) -> dict[str, Tensor]:
+def cotraining_step(learners: Sequence[Learner], views: ViewBatch, step: int, config: StepConfig) -> dict[str, Tensor]:
     """One update a view by its labeled images and the labels argmax a_i of the weak views that are sure of them.
 
     Confidence-masked co-training without feedback: the classical rule (Blum & Mitchell 1998) on every batch.
+
+    Returns {supervised_loss_VIEW, student_loss_VIEW of each view, student_mask_rate}: scalars on the device.
     """
     learning, totals = config.learning, dict[str, Tensor]()
     weight = consistency_weight(learning, step - learners[0].start)
@@ -192,14 +197,18 @@ def cotraining_step(learners: Sequence[Learner], views: Views, step: int, config
     return totals
 
 
-def meta_step(learners: Sequence[Learner], views: Views, step: int, config: StepConfig) -> dict[str, Tensor]:
+def meta_step(learners: Sequence[Learner], views: ViewBatch, step: int, config: StepConfig) -> dict[str, Tensor]:
     """One step of Meta Co-Training (docs/how_it_learns.md).
 
-    Each view learns from the others, then teaches by what they gained.
+    Each view learns from the others, and the others then from what it gained.
 
     Every gradient at theta is taken before any weight moves, since every view is both student and teacher. The second
     update of view j sums its supervised gradient at theta_j', its consistency gradient and w * sum_i h_i * that of
     -log a_i(y_i), i != j; h_j never weighs view j's own gradient.
+
+    Returns {supervised_loss_VIEW, student_loss_VIEW, uda_loss_VIEW, feedback_h_VIEW of each view, mask_rate,
+    student_mask_rate, agreement; pseudo_label_accuracy_VIEW where the data set knows the hidden labels}: scalars on the
+    device.
     """
     learning, totals = config.learning, dict[str, Tensor]()
     students, consistency = [Sum() for _ in learners], [Sum() for _ in learners]
@@ -234,7 +243,7 @@ def meta_step(learners: Sequence[Learner], views: Views, step: int, config: Step
     return totals
 
 
-STEPS: dict[str, Callable[[Sequence[Learner], Views, int, StepConfig], dict[str, Tensor]]] = {
+STEPS: dict[str, Callable[[Sequence[Learner], ViewBatch, int, StepConfig], dict[str, Tensor]]] = {
     "labels_only": labels_only_step,
     "cotraining": cotraining_step,
     "meta": meta_step,
@@ -244,7 +253,7 @@ STEPS: dict[str, Callable[[Sequence[Learner], Views, int, StepConfig], dict[str,
 # --- gradients --------------------------------------------------------------------------------------------------------
 
 
-def micro_batches(views: Views, count: int) -> list[tuple[list[Batch], float, float]]:
+def micro_batches(views: ViewBatch, count: int) -> list[tuple[list[Batch], float, float]]:
     """Micro-batches of all views alike, each with its share of labeled and of unlabeled images."""
     rows = zip(*(batch.parts(count) for batch in views), strict=True)
     return [([part for part, _, _ in row], row[0][1], row[0][2]) for row in rows]

@@ -5,17 +5,13 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 from ..utils import bars_wanted, say
 
 PLAIN_LINE_SECONDS = 10.0  # between two lines where the output is no terminal
 T = TypeVar("T")
-
-# Which measurements of a training stand beside the bar, and under which names.
-_SHORT = {"supervised_loss": "loss", "uda_loss": "uda", "student_loss": "student", "mask_rate": "mask"}
-_SHORT |= {"pseudo_label_accuracy": "pseudo-label accuracy"}
 
 
 class ProgressBar:
@@ -48,9 +44,8 @@ class ProgressBar:
         if self.bar is not None:
             self.bar.close()
 
-    def show(self, done: int, means: Mapping[str, float] | None = None) -> None:
-        """`done` of the total; `means` are the epoch's measurements so far."""
-        text = " ".join(f"{_SHORT[name]} {value:.3g}" for name, value in (means or {}).items() if name in _SHORT)
+    def show(self, done: int, text: str = "") -> None:
+        """`done` of the total; `text`: what stands beside the bar."""
         rate = (done - self.start) / max(time.monotonic() - self.began, 1e-9)
         left = (self.total - done) / max(rate, 1e-9)
         line = f"{self.what}: {self.unit} {done}/{self.total}  {rate:.0f}/s  {left:.0f} s left  {text}"

@@ -31,7 +31,6 @@ def compare(task: Task) -> dict[str, Any]:
     Leaves in `results/NAME/`: summary.json, comparison.csv, comparison.png, and `seed-<seed>/` with the split and each
     method's metrics.csv. Raises UserError and TrainingFault.
     """
-    began = time.monotonic()
     options = task.options
     seeds = seeds_of(options.run, options.study, DEFAULT_REPEAT)
     if not len(task.split.test):
@@ -45,7 +44,7 @@ def compare(task: Task) -> dict[str, Any]:
     with log_to(folder), going_on(folder):
         results = measure(task, seeds, folder, steps=first.total_steps)
         summary = {
-            **summary_of(task, seeds, first.used_images, began),
+            **summary_of(task, seeds, first.used_images),
             "mode": "compare",
             "comparison": rows_of(results),
             "advice": advice(results, methods_of(options.cotraining.views)),

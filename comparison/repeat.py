@@ -26,7 +26,6 @@ def repeat(task: Task) -> dict[str, Any]:
     `summary.json` of the whole holds each model's accuracies, their mean and its 95% interval over the seeds (Student's
     t, not the interval of one test). Raises UserError and TrainingFault.
     """
-    began = time.monotonic()
     seeds = seeds_of(task.options.run, task.options.study, 1)
     first = prepared(task)
     check_seeds(task, seeds, first.backbones)
@@ -35,7 +34,7 @@ def repeat(task: Task) -> dict[str, Any]:
     with log_to(folder), going_on(folder):
         runs = [one_of(task.of_seed(seed), folder / f"seed-{seed}") for seed in seeds]
         summary = {
-            **summary_of(task, seeds, first.used_images, began),
+            **summary_of(task, seeds, first.used_images),
             "mode": task.options.mode.name,
             **{part: over_seeds([run[part] for run in runs]) for part in ("val", "test")},
         }

@@ -45,7 +45,7 @@ def make_folder(task: Task) -> Path:
     return folder
 
 
-def summary_of(task: Task, seeds: Sequence[int], used: Mapping[str, np.ndarray], began: float) -> dict[str, Any]:
+def summary_of(task: Task, seeds: Sequence[int], used: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """`name, seed, seeds, command, dataset, labels_used, seconds, versions, commit`.
 
     task: of the first seed, by whose split images and labels are counted. used: content hashes, see `data_used`.
@@ -54,6 +54,6 @@ def summary_of(task: Task, seeds: Sequence[int], used: Mapping[str, np.ndarray],
     return {
         **summary_header(run.name or "", seed=run.seed, seeds=list(seeds)),
         **data_used(task.dataset, task.split, used),
-        "seconds": {"total": round(time.monotonic() - began, 3)},
+        "seconds": {"total": round(time.monotonic() - task.began, 3)},
         **made_with(),
     }

@@ -6,8 +6,9 @@ A command finds the data set once; each of its seeds is a `Task`, and each metho
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,12 +33,16 @@ Accuracies = dict[str, float]  # in [0, 1], of each model, the ensemble last
 
 @dataclass(frozen=True)
 class Task:
-    """Options, data set and split of one training; `loaded` is the run that it starts from."""
+    """Options, data set and split of one training; `loaded` is the run that it starts from.
+
+    began: when the command did, before it read the data (`time.monotonic()`).
+    """
 
     options: Options
     dataset: Dataset
     split: Split
     loaded: Mapping[str, Any] | None = None
+    began: float = field(default_factory=time.monotonic)
 
     def of_seed(self, seed: int) -> Task:
         """A single training with another seed, which also draws another split."""
@@ -68,10 +73,11 @@ class Task:
 
 def task_of(options: Options) -> Task:
     """What a command does with its first seed, or goes on with. Raises UserError."""
+    began = time.monotonic()
     if options.run.resume:
         options = resumed_options(options)
     dataset = find_dataset(options.data)
-    return Task(options, dataset, split_dataset(dataset, options.data, options.run.seed))
+    return Task(options, dataset, split_dataset(dataset, options.data, options.run.seed), began=began)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from ..base.files import write_json, write_text
 from ..base.tables import csv_text, percent, text_table
 from ..reports import charts
 from ..reports.page import Section, write_report
+from ..utils import program
 from ..visualization import BLUE, FAINT, INK, clear, paint, plain
 
 
@@ -115,7 +116,7 @@ def sections(summary: Mapping[str, Any], picture: Path, words: Sequence[str]) ->
                 "pictures": [(picture, "accuracy of each view, and how far the errors of each pair overlap")],
             }
         )
-    line = shlex.join(["python", "MPL.py", *words])
+    line = shlex.join([*program().split(), *words])
     return [*found, {"heading": "Run it again", "text": "Run it in the same folder.", "command": line}]
 
 

@@ -40,7 +40,6 @@ def report(task: Task) -> dict[str, Any]:
     Leaves view_report.json, .csv (a row a view and a row a pair), .png and report.html. Raises UserError for a view
     that can't be had, and for a class with one labeled image.
     """
-    began = time.monotonic()
     options, dataset, split = task.options, task.dataset, task.split
     say(summary_table(dataset, split))
     folds = folds_of(dataset, split, _fold_count(dataset, split), options.run.seed)
@@ -64,7 +63,7 @@ def report(task: Task) -> dict[str, Any]:
             "verdict": verdict(found),
             "peak_memory_bytes": peak_memory_bytes(choose_device(options.run.device)),
             **made_with(),
-            "seconds": round(time.monotonic() - began, 3),
+            "seconds": round(time.monotonic() - task.began, 3),
         }
         names = write_files(folder, summary, options.command_line())
         say(table(summary))

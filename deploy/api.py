@@ -32,11 +32,12 @@ class Run:
         return load_classifier(self.folder)
 
 
-def train(data_dir: str | Path = "digits", *, name: str, verbose: bool = False, **options: Any) -> Run:
+def train(data_dir: str | Path | None = None, *, name: str, verbose: bool = False, **options: Any) -> Run:
     """Train on a folder of images, test, and leave all in `results/<name>/` (or `<name>-2`, ... where that is taken).
 
     Args:
-        data_dir: a folder of images in one of the layouts, or the name of a built-in set
+        data_dir: a folder of images in one of the layouts, or the name of a built-in set; without one, the digits of
+            scikit-learn, or the data of the run that `load_path` or `resume` names
         name: of the run
         verbose: show on the screen what the command line would show; otherwise nothing is printed, warnings go to the
             logger `transfermpl`, and `run.log` in the run's folder has both
@@ -45,12 +46,18 @@ def train(data_dir: str | Path = "digits", *, name: str, verbose: bool = False, 
 
     Raises:
         UserError: an option or the data is wrong; the message says what to do
-        transfermpl.train.TrainingFault: the training broke off; `resume=True` goes on after its last checkpoint
+        TrainingFault: the training broke off; `resume=True` goes on after its last checkpoint
     """
     if options.get("config") is not None:
         raise UserError("--config is of the command line; read the file, and give its values as options")
-    values = {"data_dir": data_dir, "name": name, **options}  # paths may be given as such
+    given = {} if data_dir is None else {"data_dir": data_dir}
+    values = {**given, "name": name, **options}  # paths may be given as such
     settings = args.make({key: str(value) if isinstance(value, Path) else value for key, value in values.items()})
+    if settings.run.resume:
+        from ..runs.resume import resumed_options
+
+        stored = resumed_options(settings)  # says what it is that goes on
+        _check_is_run(stored.mode, stored.study)
     _check_is_run(settings.mode, settings.study)
     with on_screen() if verbose else contextlib.nullcontext(), as_command(settings.command_line()):
         if settings.run.keep_pages:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import stat
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +23,7 @@ from torch import nn
 from ..args import make as make_options
 from ..base.folder_walk import FoundFile
 from ..features.sources import EVALUATION_BATCH
-from ..images.decode import Transform, fit, open_rgb, quiet_pil, reason_of, to_rgb
+from ..images.decode import Transform, fit, open_rgb, quiet_pil, read_content, reason_of, to_rgb
 from ..learning.checkpoint import load_checkpoint
 from ..runs.context import choose_precisions
 from ..runs.resume import run_of
@@ -144,10 +143,10 @@ def loaded_checkpoint(run: str) -> tuple[Path, dict[str, Any]]:
         path = find_checkpoint(run, best=True)
     except UserError:
         path = find_checkpoint(run, best=False)
-        warn(f"{run_of(path)} has not come to its end: its models are untested; take it for a try only")
+        warn(f"{run_of(path)} was not finished, so its models are untested: take it for a try only")
     content = load_checkpoint(path)
     if not content.get("temperatures"):
-        warn("the run's probabilities are not calibrated: how sure is not how often right; its page says how far off")
+        warn("the run's probabilities are not calibrated: 90% may not mean right in nine of ten; see its report.html")
     return path, content
 
 
@@ -167,10 +166,7 @@ def _opened(image: Any, transform: Transform) -> Image.Image:
             raise ValueError(f"an array must be uint8 [H, W, 3], not {image.dtype} {list(image.shape)}")
         return Image.fromarray(image)
     file = image.file if isinstance(image, FoundFile) else os.fspath(image)
-    mode = os.stat(file).st_mode
-    if not stat.S_ISREG(mode):  # a pipe would be waited for, for ever
-        raise ValueError("a folder that can't be read" if stat.S_ISDIR(mode) else "not a file")
-    return open_rgb(file, 2 * transform.resize)
+    return open_rgb(read_content(file), 2 * transform.resize)
 
 
 def in_batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

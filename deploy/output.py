@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
@@ -52,5 +53,7 @@ def writing(path: Path) -> Iterator[Path]:
             except KeyboardInterrupt as stop:
                 temporary.replace(partial)
                 raise KeyboardInterrupt(f"stopped; what was done is in {partial}") from stop
-    except PermissionError as error:
-        raise UserError(f"{error.filename} can't be written ({error.strerror}); give another --out") from error
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(f"{error.filename or path} can't be written ({error.strerror}); give another --out") from error

@@ -194,7 +194,7 @@ def _told(table: Table, out: Path, unsure_out: Path | None, sorted_into: Path | 
     if len(table.counts) > 20:
         counted.append((sum(sorted(table.counts.values())[:-20]), f"of {len(table.counts) - 20} other classes"))
     if unsure_out is not None:
-        counted.append((len(table.places), f"left to a person: {unsure_out}"))
+        counted.append((len(table.places), f"to be labeled by you: {unsure_out}"))
     if counted:
         say(text_table(counted, left=(1,)))
     if table.bad:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -34,7 +33,6 @@ def test(mode: Mode, given: Mapping[str, Any]) -> dict[str, Any]:
     if "data_dir" in given:  # a table of labels belongs to the folder that it was made for
         given = {"labels_csv": None, **given}
     stored = loaded["stored"].changed(model_name=loaded["model"]["name"], **given)
-    stored = replace(stored, mode=mode)
     dataset = with_classes(find_dataset(stored.data, for_test=True), loaded)
     labeled, seen = dataset.labels >= 0, np.isin(dataset.hashes, hashes_in(loaded, "seen"))
     rows = np.flatnonzero(labeled & ~seen)
@@ -60,7 +58,7 @@ def test(mode: Mode, given: Mapping[str, Any]) -> dict[str, Any]:
     }
     seconds = {"total": time.monotonic() - began, "training": 0.0}
     used = used_images(context, views, loaded)
-    summary = run_summary(folder.name, stored.mode.name, context, views, used, results, seconds)
+    summary = run_summary(folder.name, mode.name, context, views, used, results, seconds)
     write_json(folder / "test_summary.json", summary)
     say(results_table(summary))
     say(f"results: {folder / 'test_summary.json'}")

@@ -39,11 +39,14 @@ class Source(Protocol):
     """Where a learner's inputs come from."""
 
     def stream(self, requests: Callable[[int], Sequence[ImageRequest]], start: int) -> Iterator[list[Tensor]]:
-        """For each step from `start` on, one tensor a request, in its order, on the device."""
+        """For each step from `start` on, a tensor for each request, in its order, on the device.
+
+        float32: images [n, 3, S, S] in [0, 1], points [n, 2], or features [n, D].
+        """
         ...
 
     def inputs(self, rows: np.ndarray, view: str = "eval", draw: int = 0) -> Iterator[Tensor]:
-        """The rows' unaugmented inputs, or a draw of another view, in batches, on the device."""
+        """The rows' unaugmented inputs, or a draw of another view, in batches, on the device; shapes as in `stream`."""
         ...
 
 

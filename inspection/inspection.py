@@ -27,7 +27,7 @@ from ..runs.context import RunContext, make_context, only
 from ..runs.prepare import prepare_views
 from ..runs.run_folder import run_folder
 from ..runs.views import Views
-from ..utils import choose_device, log_to, peak_memory_bytes, say
+from ..utils import log_to, peak_memory_bytes, say
 from ..visualization import plain
 from .files import InspectedFiles, class_findings, read_files, unreadable_files
 from .findings import in_order, sections, table, write_csv
@@ -63,7 +63,7 @@ def inspect(options: Options) -> dict[str, Any]:
         summary = summary_of(folder.name, found, options.study.near_duplicate, options.run.seed) | {
             "pictures": pictures,
             "seconds": round(time.monotonic() - began, 3),
-            "peak_memory_bytes": peak_memory_bytes(choose_device(options.run.device)),
+            "peak_memory_bytes": peak_memory_bytes(context.device),
         }
         write_csv(folder / "inspect.csv", found.findings)
         write_json(folder / "inspect.json", summary)

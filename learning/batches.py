@@ -69,7 +69,7 @@ class BatchSampler:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps of one pass over the unlabeled pool; over the labeled images where there is no pool."""
+        """Steps of one pass over the unlabeled images; over the labeled ones where there are none."""
         rows, size = self.labeled, self.batch_size
         if self.unlabeled is not None:
             rows, size = self.unlabeled, self.unlabeled_batch_size
@@ -145,8 +145,8 @@ class Batches:
         near: np.ndarray | None = None,
     ) -> None:
         self.sampler, self.source = sampler, source
-        # The stream asks, and then we for the labels. No method of ours: in a circle of references the stream, and the
-        # processes that decode for it, would outlive us.
+        # The stream asks, and then we for the labels. Not a bound method: that would be a circle of references, in
+        # which the stream and the processes that decode for it would outlive us.
         self.requests = functools.lru_cache(maxsize=4)(functools.partial(_with_neighbours, sampler, near))
         self.labels = torch.from_numpy(labels).to(device)
         hidden = labels.copy()
@@ -170,7 +170,7 @@ class Batches:
 
 
 def _with_neighbours(sampler: BatchSampler, near: np.ndarray | None, step: int) -> list[ImageRequest]:
-    """What the order asks for, and the neighbours of the weak images in the same draw."""
+    """What the sampler asks for, and the neighbours of the weak images in the same draw."""
     requests = sampler.requests(step)
     if near is None:
         return requests

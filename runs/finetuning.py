@@ -11,6 +11,7 @@ from ..backbones.backbone import Backbone
 from ..backbones.registry import save_view
 from ..base.progress import ProgressBar
 from ..train import Hooks, Progress
+from .metrics_log import shown_by
 from .trainer import Trainer
 from .views import Views
 
@@ -19,7 +20,7 @@ def finetune(trainer: Trainer) -> Backbone:
     """Train to the end; returns the backbone, on the CPU, with what it has learned."""
     backbone, context = trainer.views.first.backbone, trainer.context
     with ProgressBar(trainer.schedule.total_steps, what=f"fine-tuning {backbone.name}") as bar:
-        trainer.learn(Progress(), Hooks(show=bar.show), validated=False)
+        trainer.learn(Progress(), Hooks(show=shown_by(bar)), validated=False)
     backbone.to("cpu")
     backbone.pretrained = True
     backbone.learned = np.union1d(backbone.learned, context.data.hashes[context.split.labeled])

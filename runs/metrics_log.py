@@ -1,24 +1,42 @@
-"""The measurements of every epoch, written while a run trains: metrics.csv and TensorBoard."""
+"""The measurements of a training as it goes: metrics.csv, TensorBoard, and the few that stand beside the bar."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..base.files import write_text
+from ..base.progress import ProgressBar
 from ..base.tables import csv_text
 from ..utils import UserError
 
+# Which measurements stand beside the progress bar, and under which names.
+BESIDE_BAR = {"supervised_loss": "loss", "uda_loss": "uda", "student_loss": "student", "mask_rate": "mask"}
+BESIDE_BAR |= {"pseudo_label_accuracy": "pseudo-label accuracy"}
+
+
+def shown_by(bar: ProgressBar) -> Callable[[int, Mapping[str, float]], None]:
+    """What shows a number of steps and the epoch's means so far beside this bar (`train.Hooks.show`)."""
+
+    def show(step: int, means: Mapping[str, float]) -> None:
+        shown = (f"{BESIDE_BAR[name]} {value:.3g}" for name, value in means.items() if name in BESIDE_BAR)
+        bar.show(step, " ".join(shown))
+
+    return show
+
 
 class MetricsLog:
-    """metrics.csv: a row an epoch, nothing that depends on the clock. `rows` are those of a run that is resumed."""
+    """metrics.csv: a row an epoch, nothing that depends on the clock."""
 
-    def __init__(self, path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    def __init__(self, path: Path, columns: Sequence[str]) -> None:
         self.path, self.columns = path, list(columns)
-        write_text(path, csv_text([self.columns, *map(self._cells, rows)]))
+
+    def begin(self, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write the file with these rows, which a run that is resumed has already."""
+        write_text(self.path, csv_text([self.columns, *map(self._cells, rows)]))
 
     def add(self, row: Mapping[str, Any]) -> None:
         """Append an epoch's row; after a kill the file is written again from the checkpoint."""

@@ -50,6 +50,8 @@ def versions() -> dict[str, str]:
 def commit() -> str | None:
     """The commit of this program, with a `+` when its files were changed since; None outside a checkout."""
     here = Path(__file__).resolve().parents[1]
+    if not (here / ".git").exists():  # installed, it may lie within a repository of the user's
+        return None
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(here), *words]

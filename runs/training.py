@@ -22,7 +22,7 @@ from .checkpoints import save_best, save_last, used_images
 from .evaluation import draw_confusions, measure, predict_rows, report_reliability
 from .finetuning import finetuned_files
 from .finished_run import FinishedRun
-from .metrics_log import MetricsLog, TensorBoardLog
+from .metrics_log import MetricsLog, TensorBoardLog, shown_by
 from .page import write_run
 from .page_warnings import worse_than_guessing
 from .prepare import fill_banks
@@ -41,10 +41,9 @@ def train(trainer: Trainer, folder: Path, progress: Progress) -> float:
     """Train from `progress` to the end, writing as it goes; returns the seconds, the filling of the bank apart."""
     fill_banks(trainer)
     options = trainer.options
-    log = MetricsLog(folder / "metrics.csv", trainer.columns(), progress.rows)
+    log = MetricsLog(folder / "metrics.csv", trainer.columns())
+    log.begin(progress.rows)
     board = TensorBoardLog(folder, options.run.tensorboard)
-    if options.run.tensorboard:
-        board.picture("samples", draw_samples(trainer, folder / "samples.png"), progress.step)
     began = time.monotonic()
     if options.learning.neighbours and not trainer.statistics.neighbour_count:
         warn("--neighbours: not used; that takes a frozen backbone and at least two unlabeled images")
@@ -56,11 +55,13 @@ def train(trainer: Trainer, folder: Path, progress: Progress) -> float:
 
     last = folder / "checkpoints" / "last.pt"
     with ProgressBar(trainer.schedule.total_steps, progress.step) as bar, board:
+        if options.run.tensorboard:
+            board.picture("samples", draw_samples(trainer, folder / "samples.png"), progress.step)
         if not trainer.out_of_patience(progress):
             hooks = Hooks(
                 after_warmup=after_warmup(trainer),
                 after_epoch=write,
-                show=bar.show,
+                show=shown_by(bar),
                 save=lambda: save_last(last, trainer, progress),
             )
             trainer.learn(progress, hooks)

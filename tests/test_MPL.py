@@ -178,7 +178,7 @@ class Place:
             (root / "broken" / name / "x.png").write_bytes(b"nothing")
             make_images(root / "unlabeled" / "unlabeled", 4, (9, 99, 9))
             make_images(root / "no train" / "test" / name, 4, (9, 99, 9))
-        (root / "t.csv").write_text("file,class\na,b\n")
+        (root / "t.csv").write_text("a,b\nc,d\n")
         (root / "missing.csv").write_text("path,label\nnothing.png,a\n")
         (root / "c.json").write_text('{"treshold": 1}')
         (root / "file").write_text("a file")
@@ -187,6 +187,8 @@ class Place:
         torch.save({"net.0.weight": torch.zeros(3)}, root / "other.pth")
         (root / "results" / "precious").mkdir()
         (root / "results" / "precious" / "thesis.tex").write_text("mine")
+        (root / "results" / "report").mkdir()
+        (root / "results" / "report" / "commandline_args.txt").write_text('{"name": "report", "inspect": true}')
 
 
 @pytest.fixture(scope="module")
@@ -216,7 +218,7 @@ WRONG: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     (("--data_dir", "cifar10", "--data_root", "absent"), ("cifar10 is not under absent", "--download")),
     (("--data_dir", "good", "--labels_csv", "absent.csv"), ("no table absent.csv",)),
     (("--data_dir", "good", "--labels_csv", "t.csv"), ("must start with the line path,label",)),
-    (("--data_dir", "good", "--labels_csv", "missing.csv"), ("row 2", "nothing.png")),
+    (("--data_dir", "good", "--labels_csv", "missing.csv"), ("there is no file", "nothing.png")),
     (("--labels_csv", "t.csv"), ("needs a folder",)),
     # the labels
     (("--num_labels", "0"), ("--num_labels 0", "at least 1")),
@@ -298,6 +300,7 @@ def test_wrong_input_is_one_line_and_touches_nothing(
         (("--name", "precious", "--overwrite", "--data_dir", "moons"), ("does not look like a run", "another --name")),
         (("--name", "absent", "--resume"), ("no run to resume in results/absent", "leave out --resume")),
         (("--name", "precious", "--resume"), ("no run to resume",)),
+        (("--name", "report", "--resume"), ("report is a report", "leave out --resume")),
         (("--name", "a/b"), ("plain folder name",)),
         (("--name", "n" * 300, "--data_dir", "moons"), ("can't make the run folder", "another --name")),
         ((), ("--name is missing",)),

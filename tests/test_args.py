@@ -432,9 +432,9 @@ READ_BY = {
     },
     "predict": {
         "device", "num_workers", "precision", "out", "predict_copy", "copy_by", "min_probability", "load_path",
-        "load_best", "keep_pages", "overwrite", "predict_dir",
+        "keep_pages", "overwrite", "predict_dir",
     },
-    "export": {"num_workers", "out", "data_dir", "load_path", "load_best", "keep_pages", "overwrite", "export"},
+    "export": {"num_workers", "out", "data_dir", "load_path", "keep_pages", "overwrite", "export"},
     "inspect": {
         "inspect", "name", "overwrite", "seed", "device", "precision", "num_workers", "cache", "cache_dir",
         "cache_limit", "cache_dtype", "keep_pages", "data_dir", "data_root", "download", "labels_csv", "val_percent",

@@ -74,6 +74,7 @@ def test_a_conflict_is_not_an_unlabeled_data_set(tmp_path: Path) -> None:
     assert len(split.unlabeled) == 81
 
 
+@pytest.mark.slow
 def test_flowers5() -> None:
     if not (SHARED / "data" / "flowers5").is_dir():
         pytest.skip("the photographs are not here")

@@ -83,7 +83,7 @@ def feedback_gradients(
         (2, 3, "sgd"),
         pytest.param(2, 3, "momentum", marks=pytest.mark.slow),
         pytest.param(2, 3, "adamw", marks=pytest.mark.slow),
-        (3, 2, "adamw"),
+        pytest.param(3, 2, "adamw", marks=pytest.mark.slow),
     ],
 )
 def test_expected_feedback_gradient_is_the_exact_one(
@@ -510,6 +510,7 @@ CHANGES: dict[str, list[object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CHANGES)
 def test_an_option_changes_what_the_views_learn(lab: Lab, name: str) -> None:
     changed = lab.run(f"--{name}", *CHANGES[name])
@@ -580,7 +581,7 @@ def test_a_view_with_constant_features(tmp_path: Path) -> None:
         assert outcome.summary(algorithm)["test"]["pixels"]["accuracy"] > 0.6
 
 
-@pytest.mark.parametrize("head", ["linear", "mlp"])
+@pytest.mark.parametrize("head", ["linear", pytest.param("mlp", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("algorithm", STEPS)
 def test_a_class_missing_from_a_batch(lab: Lab, algorithm: str, head: str) -> None:
     outcome = lab.run("--algorithm", algorithm, "--batch_size", 2, "--head", head)
@@ -634,6 +635,7 @@ def test_tau_is_fitted_at_the_end_of_a_warm_up_that_ends_within_an_epoch(
     assert [float(learner.temperature) for learner in training.learners] == [2.0, 1.0]
 
 
+@pytest.mark.slow
 def test_tau_makes_no_view_surer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fitted = {"pixels": 0.5, "gradients": 2.0}
     monkeypatch.setattr(calibration, "fit_temperatures", lambda predictions, labels: fitted)

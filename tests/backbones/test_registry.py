@@ -100,7 +100,10 @@ def test_errors_speak_of_views(tmp_path: Path) -> None:
 # --- timm -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", [name for name in TIMM if name != "eva"])
+@pytest.mark.parametrize(
+    "name",
+    [name if name in ("clip", "mae") else pytest.param(name, marks=pytest.mark.slow) for name in TIMM if name != "eva"],
+)
 def test_timm_views_load_a_file_and_keep_timms_transform(name: str, shallow: Any, tmp_path: Path) -> None:
     import timm
 
@@ -157,7 +160,10 @@ def test_files_of_the_authors_are_read_by_timms_map(shallow: Any, tmp_path: Path
 # --- keeping a view ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["cnn", "timm:test_vit", "esvit", "blip", "align", "pixels"])
+@pytest.mark.parametrize(
+    "name",
+    ["cnn", "timm:test_vit", *(pytest.param(n, marks=pytest.mark.slow) for n in ("esvit", "blip")), "align", "pixels"],
+)
 def test_a_view_is_saved_and_named_later(name: str, saved: Any, tmp_path: Path) -> None:
     """Also built again from its record alone, as a checkpoint does it: none of its own files is needed any more."""
     spec = {"pixels": "pixels", "cnn": "cnn", "timm:test_vit": "timm:test_vit=none"}.get(name)

@@ -24,7 +24,7 @@ def test_without_a_terminal_lines_come_now_and_then_and_at_the_end(
     with ProgressBar(100) as bar:
         for step in range(1, 101):
             clock[0] += 0.4
-            bar.show(step, {"supervised_loss": 1.5, "uda_loss": 0.25, "feedback_h": 3.0, "mask_rate": 0.5})
+            bar.show(step, "loss 1.5 uda 0.25 mask 0.5")
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 4
     assert lines[-1].startswith("training: step 100/100  2/s  0 s left  loss 1.5 uda 0.25 mask 0.5")
@@ -52,8 +52,8 @@ def test_on_a_terminal_there_is_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     with ProgressBar(10, 2) as bar:
-        bar.show(7, {"student_loss": 0.5, "pseudo_label_accuracy": 0.75})
-        bar.show(10, {"student_loss": 0.25})
+        bar.show(7, "student 0.5")
+        bar.show(10, "student 0.25")
     shown = terminal.getvalue()
     assert "training" in shown
     assert "10/10" in shown

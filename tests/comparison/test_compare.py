@@ -192,9 +192,9 @@ def test_one_seed_has_no_interval(tmp_path: Path) -> None:
 
 MOMENTS = [
     Moment("comparison.task:load_run", 2),  # between MPL and what starts from it, at the second seed
-    Moment("algorithms.algorithm:mpl_step", 3),  # within a run
 ]
 MORE_MOMENTS = [
+    Moment("algorithms.algorithm:mpl_step", 3),  # within a run
     Moment("comparison.compare:measure"),  # nothing is done yet
     Moment("comparison.compare:OneSeed.accuracies", 3, "after"),  # tested, but not written down
     Moment("runs.checkpoints:save_checkpoint", 2, "torn"),  # in the first run

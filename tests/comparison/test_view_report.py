@@ -83,6 +83,7 @@ def test_no_image_is_judged_by_who_learned_it_and_the_test_is_not_touched(monkey
     assert np.isin(np.concatenate(asked), split.labeled).all()
 
 
+@pytest.mark.slow
 def test_a_view_that_sees_the_class_is_told_from_one_that_does_not(tmp_path: Path) -> None:
     for name, colour in {"red": (220, 40, 40), "green": (40, 220, 40), "blue": (40, 40, 220)}.items():
         folder = tmp_path / "d" / name

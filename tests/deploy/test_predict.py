@@ -19,6 +19,7 @@ from PIL import Image
 
 from runs import COLOURS, FROZEN, MOONS, ROOT, Outcome, make_data, make_images, run, same, start
 from transfermpl import args
+from transfermpl.base import folder_walk
 from transfermpl.base.folder_walk import FoundFile, files_below
 from transfermpl.base.metrics import ENOUGH_TO_FIT, fit_temperatures, tempered
 from transfermpl.data import find_dataset
@@ -84,7 +85,7 @@ def new(tmp_path: Path) -> Path:
 
 FINE = ["a-b.jpeg", "a.png", "a/tief/bild 00.png", "a/tief/bild 01.png", "bild 00.jpg", "bild 01.jpg",
         "without suffix", 'zeile\n,"zwei".gif', "\\xff.png"]  # fmt: skip
-BAD = {"a/empty.jpg": "not an image", "a/torn.png": "truncated", "gone.png": "no such file",
+BAD = {"a/empty.jpg": "empty file", "a/torn.png": "truncated", "gone.png": "no such file",
        "notes.txt": "not an image", "pipe.png": "not a file"}  # fmt: skip
 
 
@@ -205,12 +206,11 @@ def test_files_are_found_as_they_are_asked_for(tmp_path: Path, monkeypatch: pyte
     for path in ("b/1", "a/2", "a.x", "a/1", "c", "a-1"):
         (tmp_path / path).parent.mkdir(exist_ok=True)
         (tmp_path / path).touch()
-    scanned = []
-    scandir = os.scandir
-    monkeypatch.setattr(os, "scandir", lambda path: (scanned.append(Path(path).name), scandir(path))[1])
+    listed, names = [], folder_walk.visible_names
+    monkeypatch.setattr(folder_walk, "visible_names", lambda path: (listed.append(Path(path).name), names(path))[1])
     files = files_below(tmp_path)
     assert [next(files).path for _ in range(3)] == ["a-1", "a.x", "a/1"]
-    assert "b" not in scanned
+    assert "b" not in listed
     assert [image.path for image in files] == ["a/2", "b/1", "c"]
 
 
@@ -346,7 +346,7 @@ def test_a_run_that_is_not_finished_is_taken_with_a_warning(base: Outcome, tmp_p
     shutil.copytree(base.folder(), tmp_path / "x")
     (tmp_path / "x" / "checkpoints" / "best.pt").unlink()
     assert classifier.load_classifier(tmp_path / "x", device="cpu").path.name == "last.pt"
-    assert "has not come to its end" in capsys.readouterr().err
+    assert "was not finished" in capsys.readouterr().err
 
 
 # --- one file ---------------------------------------------------------------------------------------------------------
@@ -392,8 +392,9 @@ def unfrozen(base: Outcome) -> Outcome:
     return outcome
 
 
-@pytest.mark.parametrize("kind", ["onnx", pytest.param("torch_export", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("name", ["x", pytest.param("u", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["onnx", "torch_export"])
+@pytest.mark.parametrize("name", ["x", "u"])
 def test_one_file_gives_the_same_without_this_project(
     base: Outcome, unfrozen: Outcome, tmp_path: Path, kind: str, name: str
 ) -> None:

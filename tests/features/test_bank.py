@@ -99,8 +99,11 @@ def test_rows_are_those_of_the_direct_path(tmp_path: Path, folder: Path, model: 
     assert not stored(bank, ("eval", 0)).equal(stored(bank, ("strong", 0)))
 
 
-# squeezenet's last bits hang on the batch: of less than 16 images at 224 px, it gives others.
-@pytest.mark.parametrize(("model", "size"), [("cnn", 16), ("squeezenet1_1", 224), ("timm:test_vit", 32)])
+# squeezenet's last bits depend on the batch: of less than 16 images at 224 px, it gives others.
+@pytest.mark.parametrize(
+    ("model", "size"),
+    [("cnn", 16), pytest.param("squeezenet1_1", 224, marks=pytest.mark.slow), ("timm:test_vit", 32)],
+)
 def test_a_float32_bank_streams_what_is_computed_without_it(
     tmp_path: Path, folder: Path, model: str, size: int
 ) -> None:
@@ -117,7 +120,13 @@ def test_a_float32_bank_streams_what_is_computed_without_it(
     assert torch.cat(list(bank.inputs(rows))).equal(torch.cat(list(frozen.inputs(rows))))
 
 
-@pytest.mark.parametrize("mode", [(), ("--switch_mode",), ("--finetune_mode",), ("--neighbours", "3")])
+@pytest.mark.parametrize(
+    "mode",
+    [
+        ("--switch_mode",),
+        *(pytest.param(mode, marks=pytest.mark.slow) for mode in ((), ("--finetune_mode",), ("--neighbours", "3"))),
+    ],
+)
 def test_training_from_a_float32_bank_is_training_without_one(
     tmp_path: Path, folder: Path, mode: tuple[str, ...]
 ) -> None:

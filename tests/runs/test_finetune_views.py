@@ -272,6 +272,7 @@ def test_a_run_that_goes_on_does_not_tune_again(
     assert same_run(outcome, tuned)
 
 
+@pytest.mark.slow
 def test_views_without_parameters_are_left_as_they_are(tmp_path: Path) -> None:
     outcome = run(*LINE, "--views", "pixels", "gradients", *TUNED, cwd=tmp_path)
     assert outcome.code == 0, outcome.err

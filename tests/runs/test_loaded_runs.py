@@ -147,6 +147,7 @@ def test_a_test_without_images_shows_the_validation(tmp_path: Path) -> None:
     assert "on validation" in outcome.out
 
 
+@pytest.mark.slow
 def test_a_bank_of_many_blocks_needs_few_open_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Running out of file handles must neither break a run nor pass for damage."""
     monkeypatch.setattr(bank, "BLOCK_ROWS", 4)

@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from transfermpl.runs.metrics_log import MetricsLog, TensorBoardLog, require_tensorboard
+from transfermpl.base.progress import ProgressBar
+from transfermpl.runs.metrics_log import MetricsLog, TensorBoardLog, require_tensorboard, shown_by
 from transfermpl.utils import UserError
 
 # --- metrics.csv ------------------------------------------------------------------------------------------------------
 
 
 def test_a_row_an_epoch_is_there_at_once(tmp_path: Path) -> None:
-    log = MetricsLog(tmp_path / "m.csv", ["epoch", "teacher", "loss"], [])
+    log = MetricsLog(tmp_path / "m.csv", ["epoch", "teacher", "loss"])
+    log.begin([])
     log.add({"epoch": 1, "teacher": 'größe, "a"', "loss": 1 / 3, "unknown": 5})
     with (tmp_path / "m.csv").open(encoding="utf-8", newline="") as file:
         assert list(csv.DictReader(file)) == [{"epoch": "1", "teacher": 'größe, "a"', "loss": "0.333333"}]
@@ -27,15 +29,28 @@ def test_a_row_an_epoch_is_there_at_once(tmp_path: Path) -> None:
 
 def test_a_run_that_goes_on_writes_its_rows_again(tmp_path: Path) -> None:
     rows = [{"epoch": n, "loss": 0.1 * n} for n in (1, 2, 3)]
-    log = MetricsLog(tmp_path / "a.csv", ["epoch", "loss"], [])
+    log = MetricsLog(tmp_path / "a.csv", ["epoch", "loss"])
+    log.begin([])
     for row in rows:
         log.add(row)
     whole = (tmp_path / "a.csv").read_bytes()
     with (tmp_path / "a.csv").open("a") as file:
         file.write("4,0.")  # a line that a kill cut off
-    again = MetricsLog(tmp_path / "a.csv", ["epoch", "loss"], rows[:2])
+    again = MetricsLog(tmp_path / "a.csv", ["epoch", "loss"])
+    again.begin(rows[:2])
     again.add(rows[2])
     assert (tmp_path / "a.csv").read_bytes() == whole
+
+
+def test_a_few_measurements_stand_beside_the_bar() -> None:
+    shown: list[tuple[int, str]] = []
+
+    class Bar(ProgressBar):
+        def show(self, done: int, text: str = "") -> None:
+            shown.append((done, text))
+
+    shown_by(Bar(10))(3, {"supervised_loss": 1.5, "uda_loss": 0.25, "feedback_h": 3.0, "pseudo_label_accuracy": 0.5})
+    assert shown == [(3, "loss 1.5 uda 0.25 pseudo-label accuracy 0.5")]
 
 
 # --- TensorBoard ------------------------------------------------------------------------------------------------------

@@ -109,6 +109,7 @@ CHANGES: dict[str, list[str]] = {
 SURE = ("--threshold", "0.5", "--max_lr", "0.01")
 
 
+@pytest.mark.slow
 @covers(*CHANGES)
 @pytest.mark.parametrize("name", sorted(set(CHANGES) - {"label_split"}))
 def test_an_option_changes_what_is_learned(lab: Lab, name: str) -> None:
@@ -888,12 +889,9 @@ def test_a_killed_run_with_norms_in_its_heads_goes_on_bit_for_bit(lab: Lab, tmp_
     resumed(Moment("algorithms.algorithm:mpl_step", 3), lab.moons(*line), (*MOONS, *line), tmp_path)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "moment",
-    [
-        Moment("algorithms.algorithm:mpl_step", 2),
-        pytest.param(Moment("runs.checkpoints:save_checkpoint", 1, "after"), marks=pytest.mark.slow),
-    ],
+    "moment", [Moment("algorithms.algorithm:mpl_step", 2), Moment("runs.checkpoints:save_checkpoint", 1, "after")]
 )
 def test_a_killed_run_on_digits_goes_on_bit_for_bit(lab: Lab, tmp_path: Path, moment: Moment) -> None:
     line = (

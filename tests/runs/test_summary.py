@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 
 from transfermpl import args
 from transfermpl.data import find_dataset, split_dataset
+from transfermpl.runs import summary
 from transfermpl.runs.summary import commit, data_used, made_with, summary_header, versions
 
 
@@ -44,4 +46,13 @@ def test_versions_and_commit_are_known_or_nothing(monkeypatch: pytest.MonkeyPatc
         raise FileNotFoundError("git")
 
     monkeypatch.setattr(subprocess, "run", missing)
+    assert commit() is None
+
+
+def test_an_installed_program_has_no_commit_though_it_lies_in_a_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    subprocess.run(["git", "init", "--quiet", str(tmp_path)], check=True)
+    monkeypatch.setattr(summary, "__file__", str(tmp_path / "site-packages" / "transfermpl" / "runs" / "summary.py"))
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("git was asked"))
     assert commit() is None
