@@ -7,7 +7,9 @@ function of the seed and the files' paths, so any machine makes the same one.
 from __future__ import annotations
 
 import csv
+import os
 from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,14 +21,19 @@ from .base.files import write_text
 from .base.folds import dealt_folds
 from .base.tables import csv_text, text_table
 from .images.builtin import Found, Item
-from .images.decode import Transform, fit, open_rgb, quiet_pil, reason_of
-from .images.layouts import HELD_OUT_PLACES, LAYOUTS, find_files, listed
-from .images.scan import scan
+from .images.decode import Transform, fit, open_rgb, quiet_pil, read_content, reason_of
+from .images.layouts import HELD_OUT_PLACES, LAYOUTS, find_files
+from .images.places import listed
+from .images.scan import content_hash, scan
 from .utils import UserError, generator, warn
 
 if TYPE_CHECKING:
     import torch
     from PIL import Image
+
+
+class ImagesChanged(UserError):
+    """Files are not what they were when the data set was scanned, or not there any more."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +67,7 @@ class Dataset:
     def read(self, row: int, transform: Transform) -> torch.Tensor:
         """One image as uint8 [3, size, size] (RGB), or one point as float32 [2].
 
-        Raises UserError, naming the file, if it can't be decoded any more.
+        Raises ImagesChanged, naming the file, if it is not what was scanned, and UserError if it can't be decoded.
         """
         import torch
 
@@ -75,18 +82,38 @@ class Dataset:
     def picture(self, row: int, shortest: int) -> Image.Image:
         """The whole image, upright, in RGB; large JPEGs come smaller, with no side under `shortest`.
 
-        Raises UserError, naming the file, if it can't be decoded any more.
+        The bytes that are decoded are those that were hashed: a row never stands for another content. Raises
+        ImagesChanged, naming the file, if it is not what was scanned.
         """
         source = self.sources[row]
         if self.array is not None:
             from PIL import Image
 
             return Image.fromarray(np.ascontiguousarray(self.array[source]))
+        content = self._as_scanned(row)
+        if content is None:
+            hint = "put it back, or start again with what is there now"
+            raise ImagesChanged(f"{source} has changed since it was scanned, or is gone; {hint}")
         try:
-            return open_rgb(str(source), shortest)
+            return open_rgb(content, shortest)
         except Exception as error:
-            hint = "it was whole at the start of the run; mend or remove it and start again"
-            raise UserError(f"{source} can't be decoded ({reason_of(error)}); {hint}") from error
+            raise UserError(f"{source} can't be decoded ({reason_of(error)}); remove it and start again") from error
+
+    def _as_scanned(self, row: int) -> bytes | None:
+        """The content of a row's file; None where it is not what was scanned any more."""
+        try:
+            content = read_content(str(self.sources[row]))
+        except (OSError, ValueError):
+            return None
+        return content if content_hash(content) == int(self.hashes[row]) else None
+
+    def changed(self, rows: np.ndarray) -> np.ndarray:
+        """Those of the rows whose file is not what was scanned any more."""
+        if self.array is not None:
+            return rows[:0]
+        with ThreadPoolExecutor(min(16, os.cpu_count() or 1)) as pool:
+            gone = list(pool.map(lambda row: self._as_scanned(row) is None, rows.tolist()))
+        return rows[np.array(gone, dtype=bool)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +124,20 @@ class Split:
     unlabeled: np.ndarray
     val: np.ndarray
     test: np.ndarray
+
+
+def without(dataset: Dataset, split: Split, rows: np.ndarray) -> tuple[Dataset, Split]:
+    """The same, with these rows in no part of the split; split.csv names them as changed."""
+    found = ((int(row), dataset.labels[row]) for row in rows)
+    gone = [
+        (dataset.paths[row], f"{dataset.hashes[row]:016x}", dataset.classes[label] if label >= 0 else "", "changed")
+        for row, label in found
+    ]
+    less = Split(*(np.setdiff1d(part, rows) for part in (split.labeled, split.unlabeled, split.val, split.test)))
+    lost = sorted(set(dataset.labels[split.labeled].tolist()) - set(dataset.labels[less.labeled].tolist()))
+    if lost:
+        raise UserError(f"{dataset.classes[lost[0]]}: all its labeled images have changed since the scan")
+    return replace(dataset, left_out=tuple(sorted([*dataset.left_out, *gone]))), less
 
 
 # --- finding ----------------------------------------------------------------------------------------------------------
@@ -188,7 +229,7 @@ def _report(dataset: Dataset, found: Found) -> None:
         warn(f"{count} images are filed under more than one class, so their labels are not used; see split.csv")
     gone = {item.label for item in found.items} - {""} - set(dataset.classes)
     if gone:
-        warn(f"no usable image is left of {listed(sorted(gone))}, so no class of that name")
+        warn(f"{listed(sorted(gone))}: no usable image is left, so there is no class of that name")
 
 
 def _check_classes(dataset: Dataset, *, for_test: bool) -> None:
@@ -245,7 +286,7 @@ def _part(part: float, count: int) -> int:
 
 def _count_labels(dataset: Dataset, data: args.Data, available: int) -> int:
     classes = len(dataset.classes)
-    needed = f"there are {classes} classes: give --num_labels {classes} or more"
+    needed = f"there are {classes} classes: give --num_labels {classes} or more, or --num_labels_percent 100% for all"
     if data.num_labels is not None:
         if data.num_labels > available:
             raise UserError(f"--num_labels {data.num_labels} is too many: {available} are there for training")
@@ -293,14 +334,15 @@ def folds_of(dataset: Dataset, split: Split, count: int, seed: int) -> list[Spli
 def write_split(path: Path, dataset: Dataset, split: Split) -> None:
     """Write split.csv: path, hash (16 hex digits), label (class name or empty), split.
 
-    The split is labeled, unlabeled, val, test, duplicate, conflict or bad. A labeled image that is also in the
+    The split is labeled, unlabeled, val, test, duplicate, conflict, bad or changed. A labeled image that is also in the
     unlabeled set is written as labeled only; the label of an unlabeled one is what the data set knows of it.
     """
     names = np.full(len(dataset), "", dtype=object)
     for name in ("unlabeled", "labeled", "val", "test"):
         names[getattr(split, name)] = name
     labels = [dataset.classes[c] if c >= 0 else "" for c in dataset.labels]
-    rows = [(p, f"{h:016x}", c, n) for p, h, c, n in zip(dataset.paths, dataset.hashes, labels, names, strict=True)]
+    each = zip(dataset.paths, dataset.hashes, labels, names, strict=True)
+    rows = [(p, f"{h:016x}", c, n) for p, h, c, n in each if n]
     write_text(path, csv_text([("path", "hash", "label", "split"), *sorted([*rows, *dataset.left_out])]))
 
 

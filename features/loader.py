@@ -22,8 +22,8 @@ def image_batches(
 ) -> Iterator[torch.Tensor]:
     """Yield uint8 [n, 3, size, size] (points: float32 [n, 2]) for each batch of row numbers, in their order.
 
-    `row_batches` may be endless. Workers change the speed, never the result. Raises UserError, naming the file, when
-    one can't be decoded any more.
+    `row_batches` may be endless. Workers change the speed, never the result. Raises ImagesChanged, naming the
+    file, when one is not what was scanned.
     """
     import torch
 
@@ -37,8 +37,8 @@ def image_batches(
     )
     try:
         for batch in loader:
-            if isinstance(batch, str):
-                raise UserError(batch)
+            if isinstance(batch, UserError):
+                raise batch
             yield batch
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
@@ -48,18 +48,18 @@ def image_batches(
 
 
 class _Reader:
-    """A batch by its rows, for torch's DataLoader. An error comes back as text: raised, it would be a traceback."""
+    """A batch by its rows, for torch's DataLoader. An error is returned: raised there, it would become a traceback."""
 
     def __init__(self, dataset: Dataset, transform: Transform) -> None:
         self.dataset, self.transform = dataset, transform
 
-    def __getitem__(self, rows: np.ndarray) -> torch.Tensor | str:
+    def __getitem__(self, rows: np.ndarray) -> torch.Tensor | UserError:
         import torch
 
         try:
             return torch.stack([self.dataset.read(row, self.transform) for row in rows])
         except UserError as error:
-            return str(error)
+            return type(error)(str(error))
 
 
 def _array_batches(

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib
+import importlib.util
 import io
+import os
+import stat
 import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 if TYPE_CHECKING:
     from PIL import Image
+
+
+HEIF = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")  # how phones' files name themselves
 
 
 @dataclass(frozen=True)
@@ -35,14 +44,16 @@ def quiet_pil() -> Iterator[None]:
         yield
 
 
-def open_rgb(file: str | io.BytesIO, shortest: int) -> Image.Image:
+def open_rgb(content: bytes, shortest: int) -> Image.Image:
     """A file's (first) picture, upright, in RGB; large JPEGs come smaller, with no side under `shortest`.
 
     Raises what the decoder raises.
     """
     from PIL import Image, ImageOps
 
-    with Image.open(file) as image:
+    if is_heif_content(content) and not can_read_heif():
+        raise ValueError("a HEIC image; to read these: pip install pi-heif")
+    with Image.open(io.BytesIO(content)) as image:
         if image.width * image.height > (Image.MAX_IMAGE_PIXELS or sys.maxsize):
             raise ValueError(f"too large ({image.width} x {image.height} pixels)")
         image.draft(None, (shortest, shortest))
@@ -51,6 +62,32 @@ def open_rgb(file: str | io.BytesIO, shortest: int) -> Image.Image:
         with contextlib.suppress(Exception):
             ImageOps.exif_transpose(image, in_place=True)
         return to_rgb(image)
+
+
+def is_heif_content(content: bytes) -> bool:
+    """Whether a file that begins so is an image of the kind that phones write (HEIC), whatever its name says."""
+    return content[4:8] == b"ftyp" and content[8:12] in HEIF
+
+
+@functools.cache
+def can_read_heif() -> bool:
+    """Whether the package for HEIC images is installed; if so, Pillow opens them from now on."""
+    if importlib.util.find_spec("pi_heif") is None:
+        return False
+    importlib.import_module("pi_heif").register_heif_opener()
+    return True
+
+
+def read_content(file: str) -> bytes:
+    """All bytes of a file. Raises OSError, and ValueError for what must not be waited for: a pipe, a device, /proc."""
+    status = os.stat(file)
+    if stat.S_ISDIR(status.st_mode):
+        raise ValueError("a folder that can't be read")
+    if not stat.S_ISREG(status.st_mode):
+        raise ValueError("not a file")
+    if not status.st_size:  # as all of /proc seems to be
+        raise ValueError("empty file")
+    return Path(file).read_bytes()
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -6,10 +6,12 @@ To add a layout: make its `Item`s here and call it in `find_files`; hashing, dup
 from __future__ import annotations
 
 import contextlib
-import csv
+import dataclasses
 import difflib
 import os
-from collections.abc import Iterable
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,20 +20,11 @@ from ..base.folder_walk import files_below, printable, visible_names
 from ..utils import UserError, warn
 from . import builtin
 from .builtin import Found, Item
+from .file_kinds import counted, is_heif, is_image, kind_of
+from .labels_csv import items_of_csv
+from .places import listed, place_of
 
-SUFFIXES = tuple(
-    f".{kind}"
-    for kind in "jpg jpeg jpe jfif png apng bmp dib gif webp tif tiff ppm pgm pbm pnm tga jp2 avif".split()  # noqa: SIM905
-)
 LAYOUTS = "DIR/<class>/*, DIR/train|val|test/<class>/*, DIR/labeled/<class>/* with DIR/unlabeled/*, or --labels_csv"
-# What folders and the column `split` may be called, and the place of an image (`Item.place`) that they mean.
-PLACE_OF_NAME = {
-    "train": "train",
-    **dict.fromkeys(("val", "valid", "validation"), "val"),
-    "test": "test",
-    **dict.fromkeys(("labeled", "labelled"), "labeled"),
-    **dict.fromkeys(("unlabeled", "unlabelled"), "unlabeled"),
-}
 HELD_OUT_PLACES = ("test", "val")  # of copies in several places the one that comes first here stays
 
 
@@ -45,12 +38,31 @@ def find_files(data: args.Data, *, for_test: bool = False) -> Found:
         folder = _folder(data.data_dir)
         try:
             csv_file = data.labels_csv
-            found = Found(_from_csv(folder, csv_file) if csv_file else _from_folder(folder, for_test=for_test))
+            found = Found(items_of_csv(folder, csv_file) if csv_file else _from_folder(folder, for_test=for_test))
+            found = dataclasses.replace(found, items=_with_one_name_a_class(found.items))
         except OSError as error:
             raise UserError(f"{error.filename} can't be read ({error.strerror}); give another --data_dir") from error
     if not found.items:
         raise UserError(f"no images in {data.data_dir}; the layouts are {LAYOUTS}")
     return found
+
+
+def _with_one_name_a_class(items: list[Item]) -> list[Item]:
+    """The items with their classes' names in one Unicode form: macOS writes an accent apart from its letter.
+
+    Raises UserError where names differ in what is easily mistyped, upper case or spaces: one class, or two?
+    """
+    items = [dataclasses.replace(item, label=unicodedata.normalize("NFC", item.label)) for item in items]
+    alike: dict[str, set[str]] = defaultdict(set)
+    for label in {item.label for item in items}:
+        alike[" ".join(label.casefold().split())].add(label)
+    for names in alike.values():
+        if len(names) > 1:
+            shown = " and ".join(repr(name) for name in sorted(names))
+            raise UserError(
+                f"the classes {shown} differ only in upper case or spaces; give them one name, or clear ones"
+            )
+    return items
 
 
 def _folder(name: str) -> Path:
@@ -71,64 +83,113 @@ def _folder(name: str) -> Path:
 
 
 class Images(NamedTuple):
-    """The image files below a folder, and the folders below it that can't be listed."""
+    """The image files below a folder, the folders below it that can't be listed, and what else is there, by kind."""
 
     files: list[str]
     unlisted: list[str]
+    others: Counter[str]
 
 
 def _from_folder(folder: Path, *, for_test: bool) -> list[Item]:
     images = _images_by_subfolder(folder)
     filled = [sub for sub in images if images[sub].files]
-    placed = {sub: PLACE_OF_NAME[sub.name.lower()] for sub in filled if sub.name.lower() in PLACE_OF_NAME}
-    others = [sub.name for sub in filled if sub not in placed]
+    placed = {sub: place for sub in filled if (place := place_of(sub.name))}
+    others = [sub for sub in filled if sub not in placed]
     # A class of trains beside other classes is the one reading of such a name that is not a mistake.
-    if not placed or (others and set(placed.values()) == {"train"}):
+    a_class = set(placed.values()) == {"train"} and others and not any(_subfolders(sub, images) for sub in placed)
+    if not placed or a_class:
+        _check_are_classes(folder, {sub: images[sub] for sub in filled})
+        _warn_of_others(images.values())
         return _class_items(folder, folder, images, "")
     names = listed(sub.name for sub in placed)
     if others:
-        raise UserError(f"{folder} has {names} beside {listed(others)}; move one kind elsewhere")
+        raise UserError(
+            f"{folder} has {names}, which is read as a part of the data set, beside {listed(s.name for s in others)}; "
+            "move one kind elsewhere, or rename it"
+        )
     if not for_test and not {"train", "labeled"} & set(placed.values()):
         raise UserError(f"{folder} has {names} but no train; the layouts are {LAYOUTS}")
+    _warn_of_others(images.values())
     items = []
     for sub, place in placed.items():
         if place == "unlabeled":
             _warn_of_unlisted([images[sub]])
             items += [_item(folder, file, "", place) for file in images[sub].files]
         else:
-            items += _class_items(folder, sub, _images_by_subfolder(sub), place)
+            sub = _unwrapped(sub, images[sub])
+            inside = _images_by_subfolder(sub, root=folder)
+            _check_are_classes(sub, {one: inside[one] for one in inside if inside[one].files})
+            items += _class_items(folder, sub, inside, place)
     return items
 
 
-def _images_by_subfolder(folder: Path) -> dict[Path, Images]:
+def _unwrapped(folder: Path, images: Images) -> Path:
+    """The folder, or the only one in it where that has the same name: archives are often packed so (`train/train`)."""
+    below = _first_names(folder, images)
+    name = next(iter(below), None)
+    return folder / name if len(below) == 1 and name and name.lower() == folder.name.lower() else folder
+
+
+def _check_are_classes(folder: Path, images: dict[Path, Images]) -> None:
+    """Raises UserError where every class holds the same subfolders: those may be the classes, and these parts."""
+    inside = {sub: _subfolders(sub, images) for sub in images}
+    first = next(iter(inside.values()), set())
+    if len(inside) < 2 or len(first) < 2 or any(names != first for names in inside.values()):
+        return
+    parts, common = listed(sub.name for sub in inside), listed(sorted(first))
+    raise UserError(
+        f"{folder}: each of {parts} holds the folders {common}, so it is not clear which are the classes; rename the "
+        f"parts to train, val and test, give one of them as --data_dir, or name classes by --labels_csv"
+    )
+
+
+def _subfolders(folder: Path, images: dict[Path, Images]) -> set[str]:
+    """The folders right below this one that hold images; none where images lie beside them."""
+    names = _first_names(folder, images[folder])
+    return set() if None in names else {name for name in names if name}
+
+
+def _first_names(folder: Path, images: Images) -> set[str | None]:
+    """The folders right below in which images are; None stands for the folder itself."""
+    parts = (Path(file).relative_to(folder).parts for file in images.files)
+    return {part[0] if len(part) > 1 else None for part in parts}
+
+
+def _images_by_subfolder(folder: Path, root: Path | None = None) -> dict[Path, Images]:
     subs = sorted(folder / name for name in visible_names(folder) if name.endswith("/"))
-    return {sub: _images_below(sub) for sub in subs}
+    # Into a class no link may bring the other classes: not one to the data set's own folder, or to what that lies in.
+    above = os.path.realpath(root or folder)
+    not_into = {
+        above,
+        *map(str, Path(above).parents),
+        *(os.path.realpath(sub) for sub in subs),
+        os.path.realpath(folder),
+    }
+    return {sub: _images_below(sub, not_into) for sub in subs}
 
 
-def _images_below(folder: Path) -> Images:
-    images = Images([], [])
+def _images_below(folder: Path, not_into: Collection[str]) -> Images:
+    images = Images([], [], Counter())
     try:
-        for found in files_below(folder):
+        for found in files_below(folder, not_into):
             if found.is_unlisted_folder:
                 images.unlisted.append(found.file)
-            elif _is_image(found.file):
+            elif is_image(found.file):
                 images.files.append(found.file)
+            else:
+                images.others[".heic" if is_heif(found.file) else kind_of(found.file)] += 1
     except OSError:
         images.unlisted.append(str(folder))
     return images
 
 
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(SUFFIXES)
-
-
 def _class_items(root: Path, folder: Path, images: dict[Path, Images], place: str) -> list[Item]:
     """The items of a folder with a subfolder for each class; what lies elsewhere in it is named in a warning."""
     _warn_of_unlisted(images.values())
-    empty = [sub.name for sub, found in images.items() if not found.files]
+    empty = [sub.name for sub, found in images.items() if not found.files and not found.unlisted]
     if empty:
         warn(f"no images in {listed(empty)} under {folder}, so no class of that name")
-    loose = sum(map(_is_image, visible_names(folder)))
+    loose = sum(is_image(str(folder / name)) for name in visible_names(folder) if not name.endswith("/"))
     if loose:
         warn(f"{loose} images lie directly in {folder}, in no class folder, and are left out")
     return [_item(root, file, sub.name, place) for sub, found in images.items() for file in found.files]
@@ -140,56 +201,15 @@ def _warn_of_unlisted(images: Iterable[Images]) -> None:
         warn(f"{len(folders)} folders can't be read and are left out, the first: {printable(folders[0])}")
 
 
+def _warn_of_others(images: Iterable[Images]) -> None:
+    """Name by kind what was not read: a phone's photographs that need a package, and what is no image."""
+    others = sum((found.others for found in images), Counter[str]())
+    phones = others.pop(".heic", 0)
+    if phones:
+        warn(f"{phones} HEIC images (of phones) were not read; pip install pi-heif, then they are")
+    if others:
+        warn(f"{others.total()} files are no images and were not read: {counted(others)}")
+
+
 def _item(root: Path, file: str, label: str, place: str) -> Item:
     return Item(printable(Path(file).relative_to(root).as_posix()), file, printable(label), place)
-
-
-def listed(names: Iterable[str], most: int = 5) -> str:
-    """The first names, and how many more there are."""
-    names = list(names)
-    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
-
-
-# --- a table ----------------------------------------------------------------------------------------------------------
-
-
-def _from_csv(folder: Path, given: str) -> list[Item]:
-    """Items of a table with the columns path, label and, if the user likes, split."""
-    table = next((f for f in (folder / given, Path(os.path.expanduser(given))) if os.path.isfile(f)), None)
-    if table is None:
-        raise UserError(f"there is no table {given}, neither under {folder} nor here; give --labels_csv a file")
-    try:
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            lines = list(csv.reader(file, strict=True))
-    except (OSError, ValueError, csv.Error) as error:
-        raise UserError(f"{table} can't be read as a CSV table in UTF-8 ({error}); write it again") from error
-    header = [name.strip().lower() for name in lines[0]] if lines else []
-    if not {"path", "label"} <= set(header):
-        raise UserError(f"{table} must start with the line path,label (or path,label,split), not {','.join(header)!r}")
-    items: dict[str, Item] = {}
-    for number, cells in enumerate(lines[1:], 2):
-        cells = [cell.strip() for cell in cells]
-        if not any(cells):
-            continue
-        where = f"{table}, row {number}"
-        if len(cells) > len(header):
-            raise UserError(f"{where} has {len(cells)} cells under {len(header)} names; put quotes around a comma")
-        item = _csv_item(folder, dict(zip(header, cells, strict=False)), where)
-        if items.setdefault(item.path, item) != item:
-            raise UserError(f"{where}: {item.path} stands there twice, and not alike; remove one")
-    return list(items.values())
-
-
-def _csv_item(folder: Path, row: dict[str, str], where: str) -> Item:
-    path, label, split = row.get("path", ""), row.get("label", ""), row.get("split", "").lower()
-    place = PLACE_OF_NAME.get(split, "" if not split else None)
-    if place is None:
-        raise UserError(f"{where}: the split {split!r} is unknown; use train, val or test")
-    if place in HELD_OUT_PLACES and not label:
-        raise UserError(f"{where}: an image of the {place} split needs a label")
-    file = folder / path
-    if not path or not os.path.exists(file):
-        raise UserError(f"{where}: there is no file {path!r}; paths are absolute or relative to {folder}")
-    relative = file.relative_to(folder) if file.is_relative_to(folder) else file
-    label = "" if place == "unlabeled" else label
-    return Item(printable(relative.as_posix()), str(file), label, place)

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import os
-import stat
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 
 from ..base.progress import with_bar
 from .builtin import Found
-from .decode import open_rgb, quiet_pil, reason_of
+from .decode import open_rgb, quiet_pil, read_content, reason_of
 
 
 def scan(found: Found) -> list[tuple[int | None, str]]:
@@ -30,13 +27,9 @@ def scan(found: Found) -> list[tuple[int | None, str]]:
 def _scan_file(file: str) -> tuple[int | None, str]:
     content = None
     try:
-        if not stat.S_ISREG(os.stat(file).st_mode):
-            return None, "not a file"
-        content = Path(file).read_bytes()
-        if not content:
-            return content_hash(content), "empty file"
+        content = read_content(file)
         # As small as JPEG can be decoded; the whole stream is read all the same, so a cut-off file is noticed.
-        open_rgb(io.BytesIO(content), 1)
+        open_rgb(content, 1)
     # Decoders raise any exception at damaged data.
     except Exception as error:
         return None if content is None else content_hash(content), reason_of(error)

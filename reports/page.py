@@ -17,7 +17,7 @@ import numpy as np
 from markupsafe import Markup
 
 from ..base.files import write_text
-from ..images.decode import Transform, fit, open_rgb, quiet_pil
+from ..images.decode import Transform, fit, open_rgb, quiet_pil, read_content
 from .templates import environment, package_file
 
 THUMBNAIL = 144  # pixels: sharp at the 120 that a phone gives it
@@ -137,7 +137,7 @@ def thumbnail(image: Any) -> str | None:
             if isinstance(image, np.ndarray):
                 picture = Image.fromarray(np.ascontiguousarray(image)).convert("RGB")
             else:
-                picture = open_rgb(str(image), 2 * THUMBNAIL)
+                picture = open_rgb(read_content(str(image)), 2 * THUMBNAIL)
             side = min(picture.size)
             if side <= THUMBNAIL // 2:  # whole pixels: an 8 x 8 digit stays sharp
                 factor = THUMBNAIL // side

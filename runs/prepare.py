@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Hashable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -16,9 +17,10 @@ from ..backbones.registry import check_views, parse_view
 from ..backbones.weights import weight_file
 from ..base.metrics import ENOUGH_TO_FIT
 from ..base.progress import ProgressBar
-from ..data import Dataset, Split
+from ..data import Dataset, ImagesChanged, Split, without
+from ..images.places import listed
 from ..models import resolve_unfreeze, set_trainable
-from ..utils import UserError, choose_device
+from ..utils import UserError, choose_device, warn
 from .context import RunContext, make_context, only
 from .finetuning import finetune, has_parameters, view_file
 from .folds import calibration_folds
@@ -97,7 +99,9 @@ def views_key(options: Options, split: Split) -> Hashable:
     """What frozen views depend on, beside the data set: all but the learning and the head."""
     learned: Hashable = None  # from labeled images, before a view is frozen
     if options.cotraining.finetune_views:
-        learned = options.cotraining.finetune_steps, options.learning.layer_decay, split.labeled.tobytes()
+        learning = options.learning
+        learned = (options.cotraining.finetune_steps, learning.layer_decay, learning.grad_accumulation)
+        learned += (split.labeled.tobytes(),)
     model, views = replace(options.model, head="", head_prior=""), options.cotraining.views
     return replace(options.run, resume=False), options.data, model, views, learned, options.mode.load_path
 
@@ -149,6 +153,35 @@ def fill_banks(trainer: Trainer) -> None:
         if missing:
             with ProgressBar(missing, what=f"features of {bank.frozen.backbone.name}", unit="image") as bar:
                 bank.fill(wanted, show=bar.show)
+
+
+def without_changed(trainer: Trainer) -> Trainer:
+    """The training without the images that are not what was scanned any more, which are named, not yet begun."""
+    data, split = trainer.context.data, trainer.context.split
+    while True:
+        data, split = drop_changed(data, split)
+        with contextlib.suppress(ImagesChanged):
+            return make_trainer(trainer.options, data, split, trainer.loaded)
+
+
+def drop_changed(dataset: Dataset, split: Split) -> tuple[Dataset, Split]:
+    """Without the images that are not what was scanned any more, which are named."""
+    rows = dataset.changed(np.unique(np.concatenate([split.labeled, split.unlabeled, split.val, split.test])))
+    if not len(rows):  # changed and put back meanwhile
+        return dataset, split
+    names = listed(dataset.paths[row] for row in rows)
+    warn(f"{len(rows)} files have changed since they were scanned, or are gone, and are left out: {names}")
+    return without(dataset, split, rows)
+
+
+def filled(trainer: Trainer) -> Trainer:
+    """The training with its features computed, without the images that have changed meanwhile."""
+    while True:
+        try:
+            fill_banks(trainer)
+            return trainer
+        except ImagesChanged:
+            trainer = without_changed(trainer)
 
 
 def check_available(run: Run, model: Model, mode: Mode, cotraining: Cotraining) -> None:

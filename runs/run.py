@@ -12,14 +12,14 @@ from typing import Any
 
 from ..args import Options
 from ..base.files import read_json, write_json, write_text
-from ..data import Dataset, Split, find_dataset, split_dataset, summary_table, write_split
+from ..data import Dataset, ImagesChanged, Split, find_dataset, split_dataset, summary_table, write_split
 from ..train import Hooks, Progress, Row
 from ..utils import log_to, say
 from .calibration import after_warmup
 from .checkpoints import restore
 from .evaluation import measure
 from .finetuning import save_finetuned
-from .prepare import fill_banks, make_trainer
+from .prepare import drop_changed, fill_banks, filled, make_trainer, without_changed
 from .resume import (
     check_classes,
     check_leaks,
@@ -44,30 +44,42 @@ def run(options: Options) -> dict[str, Any]:
     trainer = prepare(options)
     options = trainer.options
     if options.run.overwrite:
-        fill_banks(trainer)  # what can still go wrong with files and disks goes wrong before a run is deleted
+        trainer = filled(trainer)  # what can still go wrong with files and disks goes wrong before a run is deleted
     folder = run_folder(options.run.name or "", resume=options.run.resume, overwrite=options.run.overwrite)
     trainer.options = options.changed(name=folder.name)
     return carry_out(trainer, folder, began)
 
 
 def carry_out(trainer: Trainer, folder: Path, began: float) -> dict[str, Any]:
-    """Train in this folder, from where it stopped if the run goes on; test, write and return the summary."""
-    options = trainer.options
+    """Train in this folder, from where it stopped if the run goes on; test, write and return the summary.
+
+    Without images whose files change meanwhile: then it goes on from the last checkpoint.
+    """
     with log_to(folder), going_on(folder):
-        write_records(folder, trainer)
-        if options.cotraining.finetune_views:
-            save_finetuned(folder, trainer.views)
-        if options.data.show_images:
-            say(f"samples: {draw_samples(trainer, folder / 'samples.png')}")
-        progress = restore(folder, trainer) if options.run.resume else Progress()
-        if options.run.resume and trainer.is_over(progress) and has_ended(folder):
-            say(f"{folder} has ended already: nothing is left to do")
-            return read_json(folder / "summary.json")
-        seconds = train(trainer, folder, progress)
-        summary = finish(trainer, folder, progress, began, seconds)
-        say(results_table(summary))
-        say(f"page: {folder / 'report.html'}")
-        say(f"results: {folder}")
+        resumed = trainer.options.run.resume
+        while True:
+            try:
+                return _carry_out(trainer, folder, began, resumed=resumed)
+            except ImagesChanged:
+                trainer, resumed = without_changed(trainer), True
+
+
+def _carry_out(trainer: Trainer, folder: Path, began: float, *, resumed: bool) -> dict[str, Any]:
+    options = trainer.options
+    write_records(folder, trainer)
+    if options.cotraining.finetune_views:
+        save_finetuned(folder, trainer.views)
+    if options.data.show_images:
+        say(f"samples: {draw_samples(trainer, folder / 'samples.png')}")
+    progress = restore(folder, trainer) if resumed else Progress()
+    if resumed and trainer.is_over(progress) and has_ended(folder):
+        say(f"{folder} has ended already: nothing is left to do")
+        return read_json(folder / "summary.json")
+    seconds = train(trainer, folder, progress)
+    summary = finish(trainer, folder, progress, began, seconds)
+    say(results_table(summary))
+    say(f"page: {folder / 'report.html'}")
+    say(f"results: {folder}")
     return summary
 
 
@@ -94,9 +106,14 @@ def prepare(options: Options) -> Trainer:
     if options.run.resume:
         check_same_images(RESULTS / (options.run.name or ""), dataset, split)
     say(summary_table(dataset, split))
-    trainer = make_trainer(options, dataset, split, loaded)
-    show_networks(trainer)
-    return trainer
+    while True:
+        try:
+            trainer = make_trainer(options, dataset, split, loaded)
+        except ImagesChanged:
+            dataset, split = drop_changed(dataset, split)
+        else:
+            show_networks(trainer)
+            return trainer
 
 
 def write_records(folder: Path, trainer: Trainer) -> None:

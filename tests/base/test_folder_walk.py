@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from transfermpl.base.folder_walk import FoundFile, files_below, printable
+from transfermpl.base.folder_walk import FoundFile, files_below, printable, visible_names
 
 
 def touch(root: Path, *paths: str) -> Path:
@@ -48,6 +48,24 @@ def test_files_come_in_the_order_of_their_whole_paths(tmp_path: Path) -> None:
 def test_what_is_hidden_is_left_out(tmp_path: Path) -> None:
     touch(tmp_path, ".x", ".git/config", "a/.thumb/x", "__MACOSX/a/x", "a/__MACOSX/x", "a/x")
     assert found(tmp_path) == ["a/x"]
+
+
+@pytest.mark.parametrize(
+    "name", ["@eaDir/a.jpg/S.jpg", "Thumbs.db", "desktop.ini", "$RECYCLE.BIN/x", ".ipynb_checkpoints/x", "lost+found/x"]
+)
+def test_what_a_system_puts_there_is_left_out(tmp_path: Path, name: str) -> None:
+    touch(tmp_path, "a/x", name, f"a/{name}")
+    assert found(tmp_path) == ["a/x"]
+
+
+def test_folders_that_this_program_writes_are_left_out(tmp_path: Path) -> None:
+    touch(tmp_path, "cat/1", "results/exp/commandline_args.txt", "results/exp/graphs.png", "results/two/metrics.csv")
+    touch(tmp_path, "cache/0f/bank.json", "cache/0f/x.block", "cat/mine/commandline_args.txt", "cat/mine/a.png")
+    assert found(tmp_path) == ["cat/1", "results/two/metrics.csv"]
+    touch(tmp_path, "results/two/commandline_args.txt")
+    assert [*visible_names(tmp_path)] == ["cat/"]
+    (tmp_path / "results" / "mine.png").touch()  # beside the runs lies something else
+    assert found(tmp_path) == ["cat/1", "results/mine.png"]
 
 
 def test_links_are_followed_once_each(tmp_path: Path) -> None:

@@ -11,11 +11,13 @@ from PIL import Image
 
 from image_folders import noise, transform
 from transfermpl import data
+from transfermpl.images.scan import content_hash
 
 
 def decoded(file: Path, **options: object) -> np.ndarray:
     """uint8 [H, W, 3]."""
-    dataset = data.Dataset("x", (), (file.name,), np.zeros(1), np.zeros(1), ("",), "photos", 0, sources=(str(file),))
+    hashes = np.array([content_hash(file.read_bytes())], dtype=np.uint64)
+    dataset = data.Dataset("x", (), (file.name,), np.zeros(1), hashes, ("",), "photos", 0, sources=(str(file),))
     tensor = dataset.read(0, transform(**options))  # type: ignore[arg-type]
     assert tensor.dtype == torch.uint8
     assert tensor.is_contiguous()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +29,7 @@ def test_class_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert dataset.labels.dtype == np.int64
     assert dataset.hashes.dtype == np.uint64
     assert (dataset.kind, dataset.native_size, len(dataset)) == ("photos", 0, 4)
-    assert capsys.readouterr().err == ""
+    assert capsys.readouterr().err == "warning: 1 files are no images and were not read: 1 .txt\n"
 
 
 @pytest.mark.parametrize("val", ["val", "VALID", "Validation"])
@@ -39,6 +40,91 @@ def test_train_val_test_folders(tmp_path: Path, val: str) -> None:
     assert [len(split.labeled), len(split.unlabeled), len(split.val), len(split.test)] == [4, 6, 3, 3]
     assert {dataset.places[row] for row in split.val} == {"val"}
     assert {dataset.places[row] for row in split.test} == {"test"}
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("Training", "Testing"),
+        ("training_set", "test_set"),
+        ("seg_train/seg_train", "seg_test/seg_test"),
+        ("TrainData", "test images"),
+        ("trainset", "TEST"),
+    ],
+)
+def test_parts_by_the_names_that_people_use(tmp_path: Path, train: str, test: str) -> None:
+    folder(tmp_path, {f"{train}/a": 3, f"{train}/b": 3, f"{test}/a": 2, f"{test}/b": 1})
+    dataset = find(tmp_path)
+    assert dataset.classes == ("a", "b")
+    assert sorted(dataset.places) == ["test"] * 3 + ["train"] * 6
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (("fold1", "fold2", "fold3"), "each of fold1, fold2, fold3 holds the folders a, b"),
+        (("2019", "2020"), "which are the classes"),
+        (("train", "samples"), "move one kind elsewhere"),
+        (("train", "fold2"), "move one kind elsewhere"),
+    ],
+)
+def test_parts_are_never_taken_for_classes(tmp_path: Path, parts: tuple[str, ...], message: str) -> None:
+    folder(tmp_path, {f"{part}/{name}": 2 for part in parts for name in "ab"})
+    assert message in error_of(tmp_path)
+
+
+def test_one_subfolder_of_every_class_is_no_part(tmp_path: Path) -> None:
+    folder(tmp_path, {"cat/images": 2, "dog/images": 2, "emu": 1})
+    assert find(tmp_path).classes == ("cat", "dog", "emu")
+
+
+def test_what_is_an_image_is_decided_by_content_and_the_rest_is_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = folder(tmp_path, {"a": 2, "b": 2})
+    (root / "a" / "000.png").rename(root / "a" / "hash0")
+    (root / "a" / "001.png").rename(root / "a" / "x.jpg_large")
+    for number in range(3):
+        (root / "b" / f"IMG_{number}.HEIC").write_bytes(b"\0\0\0\x18ftypheic" + bytes([number]) * 50)
+    (root / "b" / "IMG_3.jpg").write_bytes(b"\0\0\0\x18ftypmif1" + bytes(50))
+    (root / "b" / "notes.txt").write_text("no image")
+    dataset = find(root)
+    assert dataset.paths == ("a/hash0", "a/x.jpg_large", "b/000.png", "b/001.png")
+    said = capsys.readouterr().err
+    assert "3 HEIC images (of phones) were not read; pip install pi-heif" in said
+    assert "1 files are no images and were not read: 1 .txt" in said
+    assert dataset.bad_files == (("b/IMG_3.jpg", "a HEIC image; to read these: pip install pi-heif"),)
+
+
+def test_no_link_brings_other_classes_into_a_class(tmp_path: Path) -> None:
+    root = folder(tmp_path / "up" / "d", {"a": 2, "b": 2})
+    for number, target in enumerate((root, root.parent, root / "b", tmp_path)):
+        (root / "a" / f"link{number}").symlink_to(target)
+    dataset = find(root)
+    assert dataset.paths == ("a/000.png", "a/001.png", "b/000.png", "b/001.png")
+    assert dataset.conflicts == ()
+
+
+def test_what_would_be_waited_for_is_never_opened(tmp_path: Path) -> None:
+    root = folder(tmp_path, {"a": 2, "b": 2})
+    os.mkfifo(root / "a" / "pipe.png")
+    os.mkfifo(root / "a" / "pipe")
+    (root / "b" / "kernel.png").symlink_to("/proc/kmsg")
+    (root / "b" / "zero.png").symlink_to("/dev/zero")
+    dataset = find(root)
+    assert len(dataset) == 4
+    reasons = dict(dataset.bad_files)
+    assert reasons["a/pipe.png"] == reasons["b/zero.png"] == "not a file"
+    assert set(reasons) == {"a/pipe.png", "b/zero.png", "b/kernel.png"}
+
+
+def test_names_of_classes_that_look_alike(tmp_path: Path) -> None:
+    accent = "caf\u00e9"
+    root = folder(tmp_path / "nfd", {f"train/{accent}": 2, "train/b": 2, "test/b": 1})
+    folder(root, {f"test/{unicodedata.normalize('NFD', accent)}": 1})
+    assert find(root).classes == ("b", accent)
+    folder(tmp_path / "case", {"Cat": 2, "cat ": 2, "dog": 1})
+    assert "'Cat' and 'cat ' differ only in upper case or spaces" in error_of(tmp_path / "case")
 
 
 def test_labeled_and_unlabeled_folders(tmp_path: Path) -> None:
@@ -159,6 +245,23 @@ def test_csv(images: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     assert len(split.labeled) == 3
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "path;label\nall/000.png;0\nall/001.png;1\n",
+        "Filename\tClass\nall/000.png\t0\nall/001.png\t1.0\n",
+        "id,file_name,category\n7,all\\000.png,0.0\n8,all\\001.png,1\n",
+        "image,species\nall/000.png,0\nall/001.png,1\nall/002.png,NaN\nall/003.png,<NA>\nall/004.png,None\n",
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_tables_as_people_write_them(images: Path, text: str, encoding: str) -> None:
+    (images / "t.csv").write_text(text, encoding=encoding)
+    dataset = find(images, labels_csv="t.csv")
+    assert dataset.classes == ("0", "1")
+    assert dataset.labels.tolist() == [0, 1, *[-1] * (len(dataset) - 2)]
+
+
 def test_csv_with_a_split(images: Path) -> None:
     rows = ["0,a,train", "1,b,train", "2,a,val", "3,b,Valid", "4,a,TEST", "5,b,test"]
     text = "".join("all/00{},{},{}\n".format(row[0] + ".png", *row.split(",")[1:]) for row in rows)
@@ -171,11 +274,10 @@ def test_csv_with_a_split(images: Path) -> None:
     ("text", "message"),
     [
         ("", "must start with the line path,label"),
-        ("file,label\nall/000.png,a\n", "not 'file,label'"),
-        ("path;label\nall/000.png;a\n", "must start with"),
-        ("path,label\nall/nothing.png,a\n", "row 2: there is no file 'all/nothing.png'"),
+        ("picture,label\nall/000.png,a\n", "not 'picture,label'"),
+        ("path,label\nall/no.png,a\nall/000.png,b\nall/none.png,a\n", "there is no file 'all/no.png', 'all/none.png'"),
         ("path,label\nall/a\0.png,a\n", ""),
-        ("path,label\n,a\n", "row 2: there is no file ''"),
+        ("path,label\n,a\n", "there is no file ''"),
         ("path,label\nall/000.png,a\nall/000.png,b\n", "row 3: all/000.png stands there twice"),
         ("path,label\nall/000.png,a,b\n", "3 cells under 2 names"),
         ("path,label,split\nall/000.png,a,later\n", "split 'later' is unknown"),

@@ -53,4 +53,4 @@ def test_a_class_of_bad_files_is_gone(tmp_path: Path, capsys: pytest.CaptureFixt
     folder(tmp_path, {"a": 2, "b": 2, "c": 1})
     (tmp_path / "c/000.png").write_bytes(b"no")
     assert find(tmp_path).classes == ("a", "b")
-    assert "no usable image is left of c" in capsys.readouterr().err
+    assert "c: no usable image is left" in capsys.readouterr().err

@@ -1,0 +1,72 @@
+"""What a file is: an image by its suffix or else by its first bytes, or something else that is counted by kind."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from pathlib import Path
+
+from .decode import can_read_heif, is_heif_content
+
+SUFFIXES = tuple(
+    f".{kind}"
+    for kind in "jpg jpeg jpe jfif png apng bmp dib gif webp tif tiff ppm pgm pbm pnm tga jp2 avif".split()  # noqa: SIM905
+)
+HEIF_SUFFIXES = (".heic", ".heif", ".hif")
+# How the files begin that an image may be in without a suffix that says so.
+BEGINNINGS = (
+    b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\x00", b"MM\x00*", b"\x00\x00\x00\x0cjP  ",
+)  # fmt: skip
+
+
+def is_image(file: str) -> bool:
+    """Whether a file is to be read as an image: it says so, or nothing says otherwise and its first bytes do."""
+    name = file.lower()
+    return name.endswith(SUFFIXES) or kind_by_content(file) == "image" or (is_heif(file) and can_read_heif())
+
+
+def is_heif(file: str) -> bool:
+    """Whether a file is, or says it is, an image of the kind that phones write (HEIC)."""
+    return file.lower().endswith(HEIF_SUFFIXES) or kind_by_content(file) == "heif"
+
+
+def kind_by_content(file: str) -> str:
+    """`image`, `heif`, or "" by how a file begins; only regular files are opened."""
+    start = _beginning(file)
+    if is_heif_content(start):
+        return "heif"
+    avif = start[4:12] in (b"ftypavif", b"ftypavis")
+    riff = start[:4] == b"RIFF" and start[8:12] == b"WEBP"
+    return "image" if avif or riff or start.startswith(BEGINNINGS) else ""
+
+
+def _beginning(file: str) -> bytes:
+    try:
+        if not is_readable(file):
+            return b""
+        with open(file, "rb") as stream:  # noqa: PTH123 - of millions of files
+            return stream.read(16)
+    except OSError:
+        return b""
+
+
+def is_readable(file: str) -> bool:
+    """Whether a file can be opened without waiting: a pipe or a device may never answer, nor what /proc shows as empty.
+
+    Raises OSError where there is no such file.
+    """
+    status = os.stat(file)
+    return stat.S_ISREG(status.st_mode) and status.st_size > 0
+
+
+def kind_of(file: str) -> str:
+    """What a file is counted as: its suffix, or `no suffix`."""
+    return Path(file).suffix.lower() or "no suffix"
+
+
+def counted(kinds: Counter[str]) -> str:
+    """`40 .txt, 3 .xml`: the most frequent kinds, and how many files are of others."""
+    shown = kinds.most_common(5)
+    rest = kinds.total() - sum(count for _, count in shown)
+    return ", ".join([*(f"{count} {kind}" for kind, count in shown), *([f"{rest} others"] if rest else [])])

@@ -1,0 +1,115 @@
+"""A table of labels: `path,label` and, if the user likes, `split`, as people and their programs write it."""
+
+from __future__ import annotations
+
+import csv
+import os
+import unicodedata
+from collections.abc import Mapping
+from pathlib import Path
+
+from ..base.folder_walk import printable
+from ..utils import UserError
+from .builtin import Item
+from .places import listed, place_of
+
+DELIMITERS = ",;\t|"
+# The usual names of the columns, in lower case, the best first.
+COLUMNS = {
+    "path": "path file filename file_name filepath file_path image image_path image_name image_id img id name",
+    "label": "label class class_name classname category target species labels",
+    "split": "split subset partition",
+}
+UNLABELED = frozenset(("", "nan", "none", "null", "<na>", "na", "n/a", "#n/a"))
+
+
+def items_of_csv(folder: Path, given: str) -> list[Item]:
+    """The images of a table. Raises UserError, which names the table and what to do."""
+    table = next((f for f in (folder / given, Path(os.path.expanduser(given))) if os.path.isfile(f)), None)
+    if table is None:
+        raise UserError(f"there is no table {given}, neither under {folder} nor here; give --labels_csv a file")
+    lines = _read(table)
+    columns = _columns(table, lines[0] if lines else [])
+    items: dict[str, Item] = {}
+    missing: list[str] = []
+    for number, cells in enumerate(lines[1:], 2):
+        cells = [cell.strip() for cell in cells]
+        if not any(cells):
+            continue
+        where = f"{table}, row {number}"
+        if len(cells) > len(lines[0]):
+            raise UserError(f"{where} has {len(cells)} cells under {len(lines[0])} names; put quotes around a comma")
+        row = {name: cells[place] if place < len(cells) else "" for name, place in columns.items()}
+        file = _find(folder, row["path"])
+        if file is None:
+            missing.append(row["path"])
+            continue
+        item = _item(folder, file, row, where)
+        if items.setdefault(item.path, item) != item:
+            raise UserError(f"{where}: {item.path} stands there twice, and not alike; remove one")
+    if missing:
+        names = listed((repr(name) for name in missing), 10)
+        raise UserError(
+            f"{table}: there is no file {names}; paths are absolute or relative to {folder}; mend or remove these rows"
+        )
+    return list(items.values())
+
+
+def _read(table: Path) -> list[list[str]]:
+    """The cells of each line, whatever the encoding and the delimiter."""
+    try:
+        text = _decoded(table.read_bytes())
+        first = next((line for line in text.splitlines() if line.strip()), "")
+        delimiter = max(DELIMITERS, key=first.count)
+        return list(csv.reader(text.splitlines(keepends=True), strict=True, delimiter=delimiter))
+    except (OSError, ValueError, csv.Error) as error:
+        raise UserError(f"{table} can't be read as a CSV table in UTF-8 ({error}); write it again") from error
+
+
+def _decoded(content: bytes) -> str:
+    """UTF-8, or what a spreadsheet calls Unicode: UTF-16, which says so in its first two bytes."""
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return content.decode("utf-16")
+    return content.decode("utf-8-sig")
+
+
+def _columns(table: Path, header: list[str]) -> dict[str, int]:
+    """The place of `path`, `label` and, where there is one, of `split`. Raises UserError."""
+    names = [name.strip().lower() for name in header]
+    found = {
+        column: names.index(known[0])
+        for column, usual in COLUMNS.items()
+        if (known := [name for name in usual.split() if name in names])
+    }
+    if not {"path", "label"} <= found.keys():
+        raise UserError(f"{table} must start with the line path,label (or path,label,split), not {','.join(names)!r}")
+    twice = sorted({name for name in names if names.count(name) > 1 and names.index(name) in found.values()})
+    if twice:
+        raise UserError(f"{table} has two columns {twice[0]!r}; leave one")
+    return found
+
+
+def _find(folder: Path, path: str) -> Path | None:
+    """The file of a row: as it is written, or with the slashes of Windows, or in the other Unicode form."""
+    spellings = [path, path.replace("\\", "/"), *(unicodedata.normalize(form, path) for form in ("NFC", "NFD"))]
+    found = (folder / spelling for spelling in spellings if spelling)
+    return next((file for file in found if os.path.exists(file)), None)
+
+
+def _item(folder: Path, file: Path, row: Mapping[str, str], where: str) -> Item:
+    split = row.get("split", "")
+    place = place_of(split) if split else ""
+    if place is None:
+        raise UserError(f"{where}: the split {split!r} is unknown; use train, val or test")
+    label = _label(row["label"])
+    if place in ("test", "val") and not label:
+        raise UserError(f"{where}: an image of the {place} split needs a label")
+    relative = file.relative_to(folder) if file.is_relative_to(folder) else file
+    return Item(printable(relative.as_posix()), str(file), "" if place == "unlabeled" else label, place)
+
+
+def _label(cell: str) -> str:
+    """The class that a cell names, "" for none; a number that a spreadsheet wrote as 0.0 is 0."""
+    if cell.lower() in UNLABELED:
+        return ""
+    return cell[:-2] if cell.endswith(".0") and cell[:-2].removeprefix("-").isdigit() else cell
