@@ -59,8 +59,10 @@ def _main(words: Sequence[str]) -> int:
             keep_pages()
         # Heavy imports come after the command line is known to be right.
         from transfermpl.runs.prepare import check_available
+        from transfermpl.runs.run_folder import check_overwrite
         from transfermpl.train import TrainingFault
 
+        check_overwrite(options.flat())
         command = command_of(options)
         check_available(options.run, options.model, options.mode, options.cotraining)
     except UserError as error:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..utils import UserError
+from .written_files import note
 
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what a disk without locks answers, as some networks' are
 
@@ -20,8 +21,11 @@ NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what a disk without
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a path beside `path`; what is written there becomes `path` at once, synced, or not at all."""
+def atomic_file(path: Path, *, noted: bool = True) -> Iterator[Path]:
+    """Yield a path beside `path`; what is written there becomes `path` at once, synced, or not at all.
+
+    noted: in the list of the run's folder that it lies in (base/written_files.py), whose --overwrite may remove it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     # The random part keeps two writers apart; the true suffix stays last for libraries that look at it.
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-", suffix=path.suffix)
@@ -32,6 +36,8 @@ def atomic_file(path: Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~_umask())
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
+        if noted:
+            note(path, temporary)
         temporary.replace(path)
         _sync_folder(path.parent)
     finally:

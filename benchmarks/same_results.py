@@ -42,7 +42,7 @@ OPTIONS: dict[tuple[str, ...], tuple[str, ...]] = {
 FILES: dict[str, str] = {}  # a file or folder that a run leaves, e.g. "commandline_args.txt": "options.json"
 # A key, a column, a part of a tensor's name or a whole text; None: left out.
 KEYS: dict[str, str | None] = {"class_shares": "class_prior", "pile": "unlabeled"}
-NEW_FILES = {"run.log"}  # what runs leave since then
+NEW_FILES = {"run.log", "written.txt"}  # what runs leave since then
 
 CLOCK = {"seconds", "peak_memory_bytes", "versions", "commit"}  # of the moment and the machine
 UNSEEN = {".html", ".png", ".log", ".journal"}  # of these it counts that they are there

@@ -6,7 +6,7 @@ finished stands in `journal.json` and is not done again.
 
 from __future__ import annotations
 
-import shutil
+import contextlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -138,4 +138,8 @@ class OneSeed:
     def clear(self) -> None:
         """Remove the models: this is a measurement, and the best method is trained by a command of its own."""
         for method in self.methods:
-            shutil.rmtree(self.folder / method.folder / "checkpoints", ignore_errors=True)
+            checkpoints = self.folder / method.folder / "checkpoints"
+            for name in ("best.pt", "last.pt"):
+                (checkpoints / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it was never made, or something else lies in it
+                checkpoints.rmdir()

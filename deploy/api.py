@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import args
 from ..args import Mode, Study
-from ..runs.run_folder import RESULTS
+from ..runs.run_folder import RESULTS, check_overwrite
 from ..utils import UserError, as_command, keep_pages, on_screen
 
 if TYPE_CHECKING:
@@ -65,6 +65,7 @@ def train(data_dir: str | Path | None = None, *, name: str, verbose: bool = Fals
         from ..runs.prepare import check_available
         from ..runs.run import run
 
+        check_overwrite(settings.flat())
         check_available(settings.run, settings.model, settings.mode, settings.cotraining)
         summary = run(settings)
     return Run((RESULTS / summary["name"]).absolute(), summary)

@@ -14,6 +14,7 @@ import io
 import json
 import logging
 import warnings
+import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
@@ -88,7 +89,8 @@ def export(
     classifier = classifier_of(mode, {**settings, **EXACT})
     transform = _only_transform(classifier)
     images = sample(classifier, check_with or classifier.stored.data.data_dir)
-    out, _ = output(use.out, classifier.path, f"classifier{SUFFIX[kind]}", overwrite=overwrite)
+    name = f"classifier{SUFFIX[kind]}"
+    out, _ = output(use.out, classifier.path, name, overwrite=overwrite, is_own=_IS_OWN[kind])
     with writing(out) as temporary:
         with _quiet():
             _WRITERS[kind](Packed(classifier), transform, temporary, metadata(classifier, transform))
@@ -203,6 +205,27 @@ def run_torch_export(path: Path) -> Runner:
     return lambda images: program(torch.from_numpy(images)).numpy()
 
 
+def is_onnx(path: Path) -> bool:
+    """Whether a file is a classifier that was exported to ONNX."""
+    import onnx
+
+    try:
+        found = onnx.load(str(path), load_external_data=False).metadata_props
+    except Exception:  # whatever a foreign file makes the reader of protocol buffers raise
+        return False
+    return "recipe" in {entry.key for entry in found}
+
+
+def is_torch_export(path: Path) -> bool:
+    """Whether a file is a classifier that was exported by torch.export."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith("extra/metadata.json") for name in archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
+
+
+_IS_OWN = {"onnx": is_onnx, "torch_export": is_torch_export}
 _WRITERS = {"onnx": write_onnx, "torch_export": write_torch_export}
 _RUNNERS = {"onnx": run_onnx, "torch_export": run_torch_export}
 

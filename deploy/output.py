@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -21,11 +22,19 @@ def classifier_of(mode: Mode, settings: Mapping[str, Any]) -> Classifier:
     return Classifier(*loaded_checkpoint(mode.load_path or ""), settings)
 
 
-def output(wanted: str | None, checkpoint: Path, name: str, beside: str = "", *, overwrite: bool) -> tuple[Path, Path]:
+def output(
+    wanted: str | None,
+    checkpoint: Path,
+    name: str,
+    beside: str = "",
+    *,
+    overwrite: bool,
+    is_own: Callable[[Path], bool],
+) -> tuple[Path, Path]:
     """The file to write, and another one beside it whose name ends so; nothing that is there is replaced.
 
     `wanted`, which is --out, or `name` in the run's folder, or its next free number. Raises UserError when `--out` is
-    there already, unless `overwrite`.
+    there already, unless `overwrite`, and when `overwrite` would replace what is no output of this kind (`is_own`).
     """
     given = Path(wanted).expanduser() if wanted else None
     first = given or run_of(checkpoint) / name
@@ -34,11 +43,14 @@ def output(wanted: str | None, checkpoint: Path, name: str, beside: str = "", *,
         other = out.with_name(out.stem + beside) if beside else out
         if out.is_dir():
             raise UserError(f"{out} is a folder; give --out a file")
-        if overwrite or not (out.exists() or other.exists()):
+        there = [path for path in dict.fromkeys((out, other)) if os.path.lexists(path)]
+        foreign = [path for path in there if not (path.is_file() and is_own(path))]
+        if overwrite and foreign:
+            raise UserError(f"{foreign[0]} is no earlier output of this command, so it stays; give another --out")
+        if overwrite or not there:
             return out, other
         if given is not None:
-            there = out if out.exists() else other
-            raise UserError(f"{there} is there already; give another --out, or --overwrite to replace it")
+            raise UserError(f"{there[0]} is there already; give another --out, or --overwrite to replace it")
     raise AssertionError
 
 
@@ -47,7 +59,7 @@ def writing(path: Path) -> Iterator[Path]:
     """As `atomic_file`; what an interrupted run has written is kept beside, and a folder closed to us is an error."""
     partial = path.with_name(f"{path.stem}.partial{path.suffix}")
     try:
-        with atomic_file(path) as temporary:
+        with atomic_file(path, noted=False) as temporary:
             try:
                 yield temporary
             except KeyboardInterrupt as stop:

@@ -49,7 +49,7 @@ def predict(mode: Mode, use: Use, settings: Mapping[str, Any], *, overwrite: boo
     sorter = Sorter(use, folder, classifier.classes)
     unsure = use.min_probability > 0
     beside = "_unsure.csv" if unsure else ""
-    out, unsure_out = output(use.out, classifier.path, "predictions.csv", beside, overwrite=overwrite)
+    out, unsure_out = output(use.out, classifier.path, "predictions.csv", beside, overwrite=overwrite, is_own=is_table)
     total = sum(1 for _ in files_below(folder))
     if not total:
         raise UserError(f"--predict_dir {folder}: there is no file in it")
@@ -70,6 +70,19 @@ def _but(files: Iterable[FoundFile], out: Path) -> Iterator[FoundFile]:
     """Without the table itself, which an earlier run may have left in the folder."""
     mine = os.path.realpath(out)
     return (image for image in files if os.path.realpath(image.file) != mine)
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file is a table of predictions, or one of unsure images in which no label was filled in."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = csv.reader(file)
+            header = next(rows, [])
+            if header[:3] == ["path", "prediction", "probability"]:
+                return True
+            return header == list(UNSURE) and not any(row[1] for row in rows if len(row) > 1)
+    except (OSError, ValueError, csv.Error):
+        return False
 
 
 class Table:
@@ -135,7 +148,7 @@ class Table:
         Its empty column `label` can be filled in, and the table then be given to a training as `--labels_csv`.
         """
         order = np.lexsort((np.array(self.sure), -np.array(self.apart)))
-        with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        with atomic_file(path, noted=False) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
             file.write(csv_text([UNSURE]))
             with self.path.open(encoding="utf-8", newline="") as table:
                 for place in order.tolist():

@@ -11,6 +11,7 @@ import numpy as np
 from ..base.files import write_text
 from ..base.progress import ProgressBar
 from ..base.tables import csv_text
+from ..base.written_files import note
 from ..utils import UserError
 
 # Which measurements stand beside the progress bar, and under which names.
@@ -36,6 +37,7 @@ class MetricsLog:
 
     def begin(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write the file with these rows, which a run that is resumed has already."""
+        note(self.path, grows=True)
         write_text(self.path, csv_text([self.columns, *map(self._cells, rows)]))
 
     def add(self, row: Mapping[str, Any]) -> None:
@@ -95,4 +97,7 @@ def _summary_writer(folder: Path) -> Any:
     require_tensorboard()
     from torch.utils.tensorboard import SummaryWriter
 
-    return SummaryWriter(str(folder))
+    writer = SummaryWriter(str(folder))
+    for file in folder.iterdir():
+        note(file, grows=True)
+    return writer

@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from ..base.files import read_json
-from ..utils import UserError
+from ..base.folder_walk import files_below
+from ..base.written_files import LIST, begin_list, forget, is_as_written, note, written_in
+from ..utils import RUN_LOG, UserError, warn
 
 RESULTS = Path("results")
 
 
 def run_folder(name: str, *, resume: bool = False, overwrite: bool = False) -> Path:
-    """Make `results/<name>`, or `<name>-2`, `-3`, ... beside an existing one; with `resume`, find exactly that name."""
+    """Make `results/<name>`, or `<name>-2`, `-3`, ... beside an existing one; with `resume`, find exactly that name.
+
+    With `overwrite`, what an earlier command wrote there is removed first. Raises UserError.
+    """
     folder = RESULTS / name
     if resume:
         if not (folder / "commandline_args.txt").is_file():
             raise UserError(f"there is no run to resume in {folder}; leave out --resume to start it")
         return folder
-    if overwrite and folder.exists():
-        remove_run(folder)
+    kept = overwrite and os.path.lexists(folder) and remove_run(folder)
     number = 1
     while True:
         try:
-            folder.mkdir(parents=True)
+            folder.mkdir(parents=True, exist_ok=bool(kept))
         except FileExistsError:
             number += 1
             folder = RESULTS / f"{name}-{number}"
@@ -34,20 +38,68 @@ def run_folder(name: str, *, resume: bool = False, overwrite: bool = False) -> P
             reason = error.strerror
             raise UserError(f"can't make the run folder {folder} ({reason}); choose another --name") from error
         else:
+            begin_list(folder)
+            note(folder / RUN_LOG, grows=True)
             return folder
 
 
-def remove_run(folder: Path) -> None:
-    """Delete a run's folder, but never something that is not a run."""
-    content = {entry.name for entry in folder.iterdir()} if folder.is_dir() and not folder.is_symlink() else None
-    if content is None or (content and "commandline_args.txt" not in content):
+def removable(folder: Path) -> list[Path]:
+    """The files in a command's folder that it wrote and that are there.
+
+    Raises UserError where the folder is not one of a command, and where a person has edited a table in it.
+    """
+    if folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir()):
+        return []
+    if folder.is_symlink() or not (folder / LIST).is_file():
         raise UserError(f"{folder} does not look like a run, so --overwrite leaves it alone; choose another --name")
-    shutil.rmtree(folder)
+    written = written_in(folder)
+    there = {folder / name: digests for name, digests in written.items() if (folder / name).is_file()}
+    for file, digests in there.items():
+        if not is_as_written(file, digests):
+            raise UserError(f"{file} was edited since it was written; move it elsewhere, or choose another --name")
+    return [*there]
+
+
+def remove_run(folder: Path) -> list[str]:
+    """Delete what a command wrote into its folder and nothing else; returns the files that are left.
+
+    Raises UserError as `removable` does.
+    """
+    files = removable(folder)
+    for file in [*files, folder / LIST]:
+        file.unlink(missing_ok=True)
+    forget(folder)
+    folders = {parent for file in files for parent in file.parents if folder in parent.parents} | {folder}
+    for parent in sorted(folders, key=lambda path: -len(path.parts)):
+        with contextlib.suppress(OSError):  # something else lies in it
+            parent.rmdir()
+    left = [found.path for found in files_below(folder)] if folder.is_dir() else []
+    if left:
+        warn(f"{folder} keeps {len(left)} files that no run wrote: {', '.join(left[:3])}")
+    return left
+
+
+def check_overwrite(values: Mapping[str, Any]) -> None:
+    """Raises UserError where --overwrite may not remove a run, or would remove what the command itself reads.
+
+    values: of all options, by name.
+    """
+    if not values["overwrite"] or values["name"] is None or not os.path.lexists(RESULTS / values["name"]):
+        return
+    removable(RESULTS / values["name"])
+    folder = (RESULTS / values["name"]).resolve()
+    read = [("views", spec.partition("=")[2]) for spec in values["views"]]
+    read += [(name, values[name] or "") for name in ("data_dir", "labels_csv", "config", "weights", "load_path")]
+    for option, given in read:
+        place = Path(given).expanduser().resolve()
+        if given and (place == folder or folder in place.parents):
+            raise UserError(f"--{option} {given} lies in {folder}, which --overwrite replaces; give another --name")
 
 
 @contextlib.contextmanager
 def going_on(folder: Path) -> Iterator[None]:
     """Inside, Ctrl-C ends with how the run in this folder goes on."""
+    note(folder / RUN_LOG, grows=True)
     try:
         yield
     except KeyboardInterrupt as stop:

@@ -28,6 +28,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState
 
 from ..base.files import claimed
+from ..base.written_files import note
 from ..utils import UserError, key
 
 if TYPE_CHECKING:
@@ -148,6 +149,7 @@ class Journal(JournalFileBackend):
 def open_journal(path: Path) -> JournalStorage:
     """The journal file, mended if need be. Raises UserError when it is damaged elsewhere than at its end."""
     path = path.resolve()
+    note(path, grows=True)
     try:
         return JournalStorage(Journal(path))
     except OSError as error:

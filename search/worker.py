@@ -24,6 +24,7 @@ import torch
 from optuna.trial import Trial
 
 from .. import args
+from ..base.written_files import note
 from ..runs.views import FeatureCache
 from ..train import TrainingFault
 from ..utils import UserError, keep_pages, key, on_screen
@@ -89,6 +90,7 @@ def end_with_supervisor() -> None:
 
 def redirect_output(path: Path) -> None:
     """Send the output of this process and its libraries to a file: the terminal shows the supervisor's progress bar."""
+    note(path, grows=True)
     with path.open("a", encoding="utf-8") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)

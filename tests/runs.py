@@ -24,6 +24,7 @@ import torch
 from PIL import Image
 
 from transfermpl import MPL, args, visualization
+from transfermpl.base.files import atomic_file
 from transfermpl.data import find_dataset, split_dataset
 from transfermpl.runs.prepare import make_trainer
 from transfermpl.runs.trainer import Trainer
@@ -103,7 +104,8 @@ def no_pictures() -> Any:
     """Drawing takes a second a picture, and has its own tests: here each is one grey pixel."""
 
     def draw(path: Path, *args: object, **named: object) -> Path:
-        Image.new("RGB", (1, 1), "grey").save(path, "PNG")
+        with atomic_file(path) as temporary:
+            Image.new("RGB", (1, 1), "grey").save(temporary, "PNG")
         return path
 
     with pytest.MonkeyPatch.context() as patch:

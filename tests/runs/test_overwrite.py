@@ -1,0 +1,142 @@
+"""--overwrite removes what a command wrote, and never anything of the user's."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from runs import FROZEN, MOONS, Outcome, make_data, run, snapshot, started
+from transfermpl.base import written_files
+from transfermpl.base.files import write_text
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a data set and a run `x` on it."""
+    root = tmp_path_factory.mktemp("made")
+    make_data(root / "d")
+    started(root, *LINE)
+    return root
+
+
+LINE = ("--data_dir", "d", "--num_labels", 6, "--max_steps", 3, *FROZEN)
+
+
+@pytest.fixture
+def place(made: Path, tmp_path: Path) -> Path:
+    shutil.copytree(made, tmp_path / "p")
+    return tmp_path / "p"
+
+
+def overwrite(place: Path, *more: object) -> Outcome:
+    return run("--name", "x", *LINE, "--overwrite", *more, cwd=place)
+
+
+def test_all_that_a_run_leaves_is_in_its_list(place: Path) -> None:
+    folder = place / "results" / "x"
+    left = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert set(written_files.written_in(folder)) == left - {"written.txt"}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [("--compare", "--repeat", 1), ("--repeat", 2), ("--tensorboard",), ("--inspect", "--model_name", "cnn")],
+    ids=lambda line: line[0],
+)
+def test_every_command_is_replaced_whole(tmp_path: Path, line: tuple[object, ...]) -> None:
+    data = ("--data_dir", "d") if "--inspect" in line else MOONS
+    make_data(tmp_path / "d")
+    for more in ((), ("--overwrite",)):
+        outcome = started(tmp_path, *data, *line, *more)
+        assert "keeps" not in outcome.err
+    assert [path.name for path in (tmp_path / "results").iterdir()] == ["x"]
+
+
+def test_what_no_run_wrote_stays(place: Path) -> None:
+    folder = place / "results" / "x"
+    (folder / "notes.md").write_text("mine")
+    (folder / "sorted" / "a").mkdir(parents=True)
+    (folder / "sorted" / "a" / "1.png").write_bytes(b"copied")
+    (folder / "checkpoints" / "mine.pt").write_bytes(b"mine")
+    outcome = overwrite(place)
+    assert outcome.code == 0, outcome.err
+    assert "keeps 3 files that no run wrote: checkpoints/mine.pt, notes.md, sorted/a/1.png" in outcome.err
+    assert outcome.folder().name == "x"
+    assert (folder / "notes.md").read_text() == "mine"
+    assert (folder / "sorted" / "a" / "1.png").read_bytes() == b"copied"
+    assert (folder / "checkpoints" / "best.pt").is_file()
+
+
+def test_a_table_that_a_person_has_edited_is_not_removed(place: Path) -> None:
+    table = place / "results" / "x" / "split.csv"
+    table.write_text(table.read_text() + "new.png,,cat,labeled\n")
+    before = snapshot(place)
+    outcome = overwrite(place)
+    assert outcome.code == 2
+    assert "results/x/split.csv was edited since it was written; move it elsewhere" in outcome.err
+    assert snapshot(place) == before
+
+
+def test_predictions_and_labels_filled_into_them_stay(place: Path) -> None:
+    line = ("--predict_dir", "d", "--load_path", "x", "--min_probability", 1)
+    assert run(*line, cwd=place).code == 0
+    folder = place / "results" / "x"
+    table = folder / "predictions_unsure.csv"
+    table.write_text(table.read_text().replace(",,", ",cat,"))
+    outcome = run(*line, "--overwrite", cwd=place)
+    assert outcome.code == 2
+    assert "predictions_unsure.csv is no earlier output of this command" in outcome.err
+    assert overwrite(place).code == 0
+    assert ",cat," in table.read_text()
+    assert (folder / "predictions.csv").is_file()
+
+
+@pytest.mark.parametrize(
+    ("option", "given"),
+    [
+        ("data_dir", "results/x/photos"),
+        ("data_dir", "results/x"),
+        ("labels_csv", "results/x/split.csv"),
+        ("config", "results/x/commandline_args.txt"),
+        ("weights", "results/x/checkpoints/best.pt"),
+    ],
+)
+def test_what_the_command_reads_is_not_removed(place: Path, option: str, given: str) -> None:
+    make_data(place / "results" / "x" / "photos")
+    before = snapshot(place)
+    outcome = overwrite(place, f"--{option}", given)
+    assert outcome.code == 2
+    assert f"--{option} {given} lies in " in outcome.err
+    assert snapshot(place) == before
+
+
+def test_views_and_a_loaded_run_are_not_removed_either(place: Path) -> None:
+    before = snapshot(place)
+    views = ("--cotrain_mode", "--views", "pixels", "cnn=results/x/checkpoints/best.pt")
+    outcome = run("--name", "x", "--data_dir", "d", *views, "--overwrite", cwd=place)
+    assert "--views results/x/checkpoints/best.pt lies in " in outcome.err
+    outcome = run("--name", "x", "--finetune_mode", "--load_path", "results/x", "--overwrite", cwd=place)
+    assert outcome.code == 2
+    assert snapshot(place) == before
+
+
+@pytest.mark.parametrize("kind", ["onnx", "torch_export"])
+def test_out_replaces_only_what_is_of_its_kind(place: Path, kind: str) -> None:
+    if kind == "onnx":
+        pytest.importorskip("onnx")
+    for target in ("results/x/checkpoints/best.pt", "results/x/split.csv", "d"):
+        before = snapshot(place)
+        for line in (("--export", kind), ("--predict_dir", "d")):
+            outcome = run(*line, "--load_path", "x", "--out", target, "--overwrite", cwd=place)
+            assert outcome.code == 2, target
+            assert "--out" in outcome.err
+        assert snapshot(place) == before
+
+
+def test_a_list_names_only_what_lies_below(tmp_path: Path) -> None:
+    written_files.begin_list(tmp_path)
+    write_text(tmp_path / "a" / "b.csv", "1")
+    (tmp_path / "written.txt").open("a").write("- ../other.txt\n- /etc/passwd\n- \n")
+    assert set(written_files.written_in(tmp_path)) == {"a/b.csv"}
