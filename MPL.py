@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,19 +35,20 @@ if __name__ in ("__main__", "__mp_main__"):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code: 0 done, 1 the training broke off, 2 the input is wrong, 130 Ctrl-C."""
+    """Run the command line; the exit code: 0 done, 1 it broke off, 2 the input is wrong, 130 Ctrl-C, 143 SIGTERM."""
+    os.environ["MPLBACKEND"] = "agg"  # pictures go into files, whatever a notebook that starts us has set
     try:
-        from transfermpl.utils import as_command, on_screen
+        from transfermpl.utils import as_command, on_screen, terminable
 
         words = sys.argv[1:] if arguments is None else arguments
-        with on_screen(), as_command(words):
+        with on_screen(), as_command(words), terminable():
             return _main(words)
     except KeyboardInterrupt as stop:
-        from transfermpl.utils import complain, on_screen
+        from transfermpl.utils import Terminated, complain, on_screen
 
         with on_screen():
             complain(str(stop) or "stopped")
-        return 130
+        return 143 if isinstance(stop, Terminated) else 130
 
 
 def _main(words: Sequence[str]) -> int:
@@ -76,11 +78,11 @@ def _main(words: Sequence[str]) -> int:
     except TrainingFault as error:
         complain(one_line(error))
         return 1
-    except (MemoryError, RuntimeError, OSError) as error:
+    except Exception as error:
         advice = advice_for(error)
-        if advice is None:
+        if advice is None and options.run.debug:
             raise
-        complain(advice)
+        complain(advice or unexpected(error))
         return 1
     return 0
 
@@ -191,6 +193,15 @@ COMMANDS: dict[str, Callable[[Any], None]] = {
 def one_line(error: Exception) -> str:
     """What is wrong in one line, even where what the user typed has several."""
     return " ".join(str(error).splitlines())
+
+
+def unexpected(error: Exception) -> str:
+    """A fault of the program, in one line."""
+    from transfermpl.utils import traceback_in
+
+    log = traceback_in()
+    where = "--debug shows where" if log is None else f"{log} says where"
+    return f"an unexpected error, please report it: {type(error).__name__}: {one_line(error)[:200]}; {where}"
 
 
 def advice_for(error: Exception) -> str | None:

@@ -78,6 +78,8 @@ class Run:
     config: str | None = option(
         None, "Read options from a JSON or TOML file; an option on the command line overrides the file.",
         metavar="FILE", commands=ALL, recorded=False)
+    debug: bool = option(
+        False, "Show the traceback of an unexpected error, instead of one line.", commands=ALL, recorded=False)
     seed: int = option(
         0, "Set the random seed of the split, the order of the images, the initial weights and the pseudo-labels.",
         low=0, commands=WITH_DATA, inherited="default")
@@ -615,6 +617,9 @@ dashes), and both override the default. `--no_NAME` turns off what is on.
 Without one of these options the program trains a run and tests it: the command `train`.
 
 {commands}
+
+The program ends with 0 when it is done, 1 when it broke off (what was reached is kept), 2 when the input is wrong, 130
+after Ctrl-C and 143 after SIGTERM; a training that is stopped so finishes its step and writes a checkpoint first.
 
 - A run that is resumed may change {resume}; the other options stay as they were.
 - A run that starts from another one (`--load_path`) takes over its {fixed} for good,

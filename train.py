@@ -397,13 +397,14 @@ class Measurements:
     """Sums of a step's scalars on the device, read together once a logging interval."""
 
     def __init__(self, partial: Mapping[str, Any]) -> None:
-        self.sums: dict[str, Tensor] = {}
+        self.sums = {name: torch.tensor(value) for name, value in partial.get("sums", {}).items()}
         self.counts: dict[str, int] = dict(partial.get("counts", {}))
         self.read_sums: dict[str, float] = dict(partial.get("read_sums", {}))
 
     def state(self) -> dict[str, Any]:
-        """What has been read of an epoch so far."""
-        return {"counts": dict(self.counts), "read_sums": dict(self.read_sums)}
+        """What was measured of an epoch so far; `sums`, float32, are what has not been read yet."""
+        unread = {name: float(value) for name, value in self.sums.items()}
+        return {"counts": dict(self.counts), "read_sums": dict(self.read_sums), "sums": unread}
 
     def add(self, measured: Mapping[str, Tensor]) -> None:
         for name, value in measured.items():
@@ -433,13 +434,32 @@ class Hooks:
 
     after_warmup: once, between the warm-up and the rest. after_epoch: may add columns to the epoch's row, and says
     whether to stop. show: gets the number of steps done and the epoch's means so far. save: writes a checkpoint, within
-    long epochs too.
+    long epochs too. stopped: the error that ends the training after a step, where the user or the system wants that.
     """
 
     after_warmup: Callable[[], None] = lambda: None
     after_epoch: Callable[[Row], bool] = lambda row: False
     show: Callable[[int, Mapping[str, float]], None] = lambda step, means: None
     save: Callable[[], None] = lambda: None
+    stopped: Callable[[], KeyboardInterrupt | None] = lambda: None
+
+
+class Saver:
+    """Checkpoints every `CHECKPOINT_SECONDS`, and before the training ends."""
+
+    def __init__(self, learners: Sequence[Learner], progress: Progress, hooks: Hooks) -> None:
+        self.learners, self.progress, self.hooks = learners, progress, hooks
+        self.saved = time.monotonic()
+
+    def save_when_due(self, *, now: bool = False) -> None:
+        """Save if it is time to, or `now`. Raises what ends the training, once all is saved."""
+        error = self.hooks.stopped()
+        if now or error or time.monotonic() - self.saved > CHECKPOINT_SECONDS:
+            check_weights(self.learners, self.progress.step)
+            self.hooks.save()
+            self.saved = time.monotonic()
+        if error is not None:
+            raise error
 
 
 def fit(
@@ -455,17 +475,9 @@ def fit(
     steps: what is done during the warm-up, and after it.
     """
     hooks = Hooks() if hooks is None else hooks
-    measurements, saved = Measurements(progress.partial), time.monotonic()
+    measurements, saver = Measurements(progress.partial), Saver(learners, progress, hooks)
     for learner in learners:
         learner.network.train()
-
-    def save_when_due(*, now: bool = False) -> None:
-        nonlocal saved
-        if now or time.monotonic() - saved > CHECKPOINT_SECONDS:
-            check_weights(learners, progress.step)
-            hooks.save()
-            saved = time.monotonic()
-
     for step in range(progress.step, schedule.total_steps):
         warming = step < schedule.warmup_steps
         roles = schedule.roles(step, learners)
@@ -477,8 +489,10 @@ def fit(
             hooks.show(step + 1, measurements.read(step + 1))
             progress.step, progress.partial = step + 1, measurements.state()
         if not ended:
+            if hooks.stopped():
+                progress.step, progress.partial = step + 1, measurements.state()
             if progress.step == step + 1:
-                save_when_due()
+                saver.save_when_due()
             continue
         rates = {f"learning_rate_{x.name}": x.learning_rate() for x in learners}
         row = {"epoch": len(progress.rows) + 1, "step": step + 1, "teacher": roles[0].name if len(roles) > 1 else ""}
@@ -486,7 +500,7 @@ def fit(
         progress.partial, measurements = {}, Measurements({})
         progress.rows.append(row)
         stop = hooks.after_epoch(row)
-        save_when_due(now=stop or step + 1 == schedule.total_steps)
+        saver.save_when_due(now=stop or step + 1 == schedule.total_steps)
         if stop:
             return
 

@@ -10,13 +10,15 @@ import hashlib
 import logging
 import os
 import shlex
+import signal
 import sys
+import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 
@@ -30,8 +32,61 @@ class OneLineError(Exception):
     """An end that its message explains in one line: nobody needs to see where in the code it came about."""
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: a scheduler, Docker or a spot machine wants the program to end."""
+
+
 class UserError(OneLineError):
     """Something the user can mend: one line that says what happened and what to do. The program ends with code 2."""
+
+
+# --- signals that end a program ---------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def terminable() -> Iterator[None]:
+    """Inside, SIGTERM ends the program as Ctrl-C does: it raises Terminated."""
+
+    def end(number: int, frame: object) -> None:
+        raise Terminated
+
+    with _handled({signal.SIGTERM: end}):
+        yield
+
+
+@contextlib.contextmanager
+def stops_noted() -> Iterator[Callable[[], KeyboardInterrupt | None]]:
+    """Inside, a first SIGINT or SIGTERM is only noted: what is yielded returns the error to raise when it suits.
+
+    The second one ends the program where it is. Processes that are forked inside leave both to their parent.
+    """
+    noted: list[KeyboardInterrupt] = []
+    owner = os.getpid()
+
+    def note(number: int, frame: object) -> None:
+        if os.getpid() != owner:
+            return
+        error = Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
+        if noted:
+            raise error
+        noted.append(error)
+
+    with _handled({signal.SIGINT: note, signal.SIGTERM: note}):
+        yield lambda: noted[0] if noted else None
+
+
+@contextlib.contextmanager
+def _handled(handlers: Mapping[signal.Signals, Callable[[int, Any], None]]) -> Iterator[None]:
+    """Inside, these handle the signals; only the main thread may set handlers, in another nothing changes."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
 
 # --- what is told -----------------------------------------------------------------------------------------------------
@@ -81,14 +136,21 @@ class _Screen(logging.Handler):
     """Plain lines on stdout, above a running progress bar and at once, also into a pipe; what is wrong on stderr."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        message = record.getMessage()
         tqdm = sys.modules.get("tqdm")
         if record.levelno >= logging.WARNING:
-            print(_marked(record), file=sys.stderr, flush=True)
-        elif tqdm is not None and sys.stdout.isatty():
+            print(_showable(_marked(record), sys.stderr), file=sys.stderr, flush=True)
+            return
+        message = _showable(record.getMessage(), sys.stdout)
+        if tqdm is not None and sys.stdout.isatty():
             tqdm.tqdm.write(message)
         else:
             print(message, flush=True)
+
+
+def _showable(message: str, stream: TextIO) -> str:
+    """The message as the terminal's encoding can show it: a class may be named in letters that it does not have."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return message.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _marked(record: logging.LogRecord) -> str:
@@ -128,12 +190,14 @@ def _screens() -> bool:
 class _Told:
     """Where lines go beside the screen, and the command that says them.
 
-    held: what was told before the folder of the log is known; None outside a command.
+    held: what was told before the folder of the log is known; None outside a command. fault: the log with the traceback
+    of the last unexpected error.
     """
 
     logs: list[_RunLog] = field(default_factory=list)
     held: list[logging.LogRecord] | None = None
     words: Sequence[str] | None = None
+    fault: Path | None = None
 
 
 _told = _Told()
@@ -166,7 +230,7 @@ def as_command(words: Sequence[str]) -> Iterator[None]:
     What is told before the command's folder is known is kept, and goes into the log of that folder.
     """
     before = _told.held, _told.words
-    _told.held, _told.words = [], tuple(words)
+    _told.held, _told.words, _told.fault = [], tuple(words), None
     try:
         yield
     finally:
@@ -178,6 +242,11 @@ def typed(words: Sequence[str] | None = None) -> str:
     if words is None:
         words = sys.argv[1:] if _told.words is None else _told.words
     return shlex.join([program().split()[-1], *words])
+
+
+def traceback_in() -> Path | None:
+    """The log that has the traceback of this command's unexpected error; None where it had no folder yet."""
+    return _told.fault
 
 
 @contextlib.contextmanager
@@ -198,6 +267,8 @@ def log_to(folder: Path) -> Iterator[None]:
         short = isinstance(error, (OneLineError, KeyboardInterrupt))
         text = " ".join(str(error).split()) or "stopped" if short else "".join(traceback.format_exception(error))
         log.write(_record(logging.ERROR, text))
+        if not short:
+            _told.fault = log.path
         raise
     finally:
         _told.logs.remove(log)

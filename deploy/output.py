@@ -64,7 +64,7 @@ def writing(path: Path) -> Iterator[Path]:
                 yield temporary
             except KeyboardInterrupt as stop:
                 temporary.replace(partial)
-                raise KeyboardInterrupt(f"stopped; what was done is in {partial}") from stop
+                raise type(stop)(f"stopped; what was done is in {partial}") from stop
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise

@@ -103,7 +103,7 @@ def going_on(folder: Path) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt(f"stopped; --name {folder.name} --resume goes on") from stop
+        raise type(stop)(f"stopped; --name {folder.name} --resume goes on") from stop
 
 
 def find_checkpoint(load_path: str, *, best: bool) -> Path:

@@ -16,7 +16,7 @@ from ..base.progress import ProgressBar
 from ..features.sources import ImageRequest
 from ..models import describe
 from ..train import Hooks, Progress, Row
-from ..utils import generator, program, say, warn
+from ..utils import generator, program, say, stops_noted, warn
 from .calibration import after_warmup, calibrate
 from .checkpoints import save_best, save_last, used_images
 from .evaluation import draw_confusions, measure, predict_rows, report_reliability
@@ -54,7 +54,7 @@ def train(trainer: Trainer, folder: Path, progress: Progress) -> float:
         return False
 
     last = folder / "checkpoints" / "last.pt"
-    with ProgressBar(trainer.schedule.total_steps, progress.step) as bar, board:
+    with ProgressBar(trainer.schedule.total_steps, progress.step) as bar, board, stops_noted() as stopped:
         if options.run.tensorboard:
             board.picture("samples", draw_samples(trainer, folder / "samples.png"), progress.step)
         if not trainer.out_of_patience(progress):
@@ -63,6 +63,7 @@ def train(trainer: Trainer, folder: Path, progress: Progress) -> float:
                 after_epoch=write,
                 show=shown_by(bar),
                 save=lambda: save_last(last, trainer, progress),
+                stopped=stopped,
             )
             trainer.learn(progress, hooks)
     return time.monotonic() - began

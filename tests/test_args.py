@@ -428,24 +428,24 @@ OF_LEARNING = {f.name for group in (args.Model, args.Learning) for f in dataclas
 READ_BY = {
     "test": {
         "device", "num_workers", "precision", "cache", "cache_dir", "cache_limit", "data_dir", "labels_csv",
-        "data_root", "test_mode", "load_path", "load_best", "keep_pages",
+        "data_root", "test_mode", "load_path", "load_best", "keep_pages", "debug",
     },
     "predict": {
         "device", "num_workers", "precision", "out", "predict_copy", "copy_by", "min_probability", "load_path",
-        "keep_pages", "overwrite", "predict_dir",
+        "keep_pages", "debug", "overwrite", "predict_dir",
     },
-    "export": {"num_workers", "out", "data_dir", "load_path", "keep_pages", "overwrite", "export"},
+    "export": {"num_workers", "out", "data_dir", "load_path", "keep_pages", "debug", "overwrite", "export"},
     "inspect": {
         "inspect", "name", "overwrite", "seed", "device", "precision", "num_workers", "cache", "cache_dir",
-        "cache_limit", "cache_dtype", "keep_pages", "data_dir", "data_root", "download", "labels_csv", "val_percent",
-        "test_percent", "model_name", "weights", "image_size", "near_duplicate",
+        "cache_limit", "cache_dtype", "keep_pages", "debug", "data_dir", "data_root", "download", "labels_csv",
+        "val_percent", "test_percent", "model_name", "weights", "image_size", "near_duplicate",
     },
     "view_report": {
         "view_report", "views", "name", "overwrite", "seed", "device", "precision", "num_workers", "cache",
-        "cache_dir", "cache_limit", "cache_dtype", "keep_pages", "data_dir", "data_root", "download", "labels_csv",
-        "num_labels", "num_labels_percent", "val_percent", "test_percent", "label_split",
+        "cache_dir", "cache_limit", "cache_dtype", "keep_pages", "debug", "data_dir", "data_root", "download",
+        "labels_csv", "num_labels", "num_labels_percent", "val_percent", "test_percent", "label_split",
     },
-    "list_views": {"list_views", "keep_pages"},
+    "list_views": {"list_views", "keep_pages", "debug"},
 }  # fmt: skip
 
 
@@ -468,7 +468,7 @@ def test_what_training_reads() -> None:
 
 def test_what_of_the_machine_a_loaded_classifier_takes() -> None:
     """Beside what says where to write, which is never a value of the run, and what is done before it begins."""
-    beside = {"overwrite", "config", "keep_pages"}
+    beside = {"overwrite", "config", "keep_pages", "debug"}
     assert args.read_by("predict", group="run") - beside == {"device", "num_workers", "precision"}
     assert args.read_by("export", group="run") - beside == {"num_workers"}
 
@@ -491,7 +491,7 @@ def test_the_commands_and_which_of_them_need_no_name() -> None:
 
 
 def test_what_is_not_recorded() -> None:
-    assert {"resume", "overwrite", "config"} == NOT_RECORDED
+    assert {"resume", "overwrite", "config", "debug"} == NOT_RECORDED
 
 
 def test_what_may_change_when_a_run_is_resumed() -> None:
