@@ -205,9 +205,11 @@ def unexpected(error: Exception) -> str:
 
 
 def advice_for(error: Exception) -> str | None:
-    """What to do when the machine has no more room, in one line; None for any other fault."""
+    """What to do when the machine has no more room or a file can't be used, in one line; None for any other fault."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk is full ({error.filename or 'results'}); make room, then --resume goes on from the last state"
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}; mend that, then --resume goes on from the last state"
     if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
         return "the memory is too small; lower --batch_size and --unlabeled_batch_size, or raise --grad_accumulation"
     return None

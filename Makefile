@@ -37,7 +37,7 @@ test: $(READY)
 	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile -m "not slow"
 
 test-full: $(READY)
-	$(BIN)/python -m pytest -m "slow"
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile -m "slow"
 
 lint: $(READY)
 	$(BIN)/ruff check .

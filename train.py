@@ -423,7 +423,7 @@ class Measurements:
         if wrong:
             raise TrainingFault(
                 f"the training broke off near step {step}: {', '.join(wrong)} not finite; "
-                "try a lower --max_lr or --grad_clip 1 (the last good checkpoint is kept)"
+                "try a lower --max_lr or --grad_clip 1"
             )
         return {name: value / self.counts[name] for name, value in self.read_sums.items()}
 
@@ -511,7 +511,7 @@ def check_weights(learners: Sequence[Learner], step: int) -> None:
         if not bool(torch.stack([p.detach().isfinite().all() for p in learner.parameters]).all()):
             raise TrainingFault(
                 f"the training broke off at step {step}: weights of {learner.name} are not finite; "
-                "try a lower --max_lr or --grad_clip 1 (the last good checkpoint is kept)"
+                "try a lower --max_lr or --grad_clip 1"
             )
 
 

@@ -112,7 +112,8 @@ def complain(message: str) -> None:
 
 
 def _tell(level: int, message: str) -> None:
-    record = _record(level, message)
+    # A file's name need not be text; what handlers get is.
+    record = _record(level, message.encode("utf-8", "backslashreplace").decode())
     # A run's log is complete, whatever the level that a user of the library has set.
     for log in _told.logs:
         log.write(record)

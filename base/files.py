@@ -14,6 +14,7 @@ from typing import IO, Any
 from ..utils import UserError
 from .written_files import note
 
+PART = ".part-"  # how the name of a file begins while it is being written
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what a disk without locks answers, as some networks' are
 
 
@@ -26,12 +27,13 @@ def atomic_file(path: Path, *, noted: bool = True) -> Iterator[Path]:
 
     noted: in the list of the run's folder that it lies in (base/written_files.py), whose --overwrite may remove it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The random part keeps two writers apart; the true suffix stays last for libraries that look at it.
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".part-", suffix=path.suffix)
-    os.close(handle)
-    temporary = Path(name)
+    temporary: Path | None = None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # The random part keeps two writers apart; the true suffix stays last for libraries that look at it.
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=PART, suffix=path.suffix)
+        os.close(handle)
+        temporary = Path(name)
         yield temporary
         temporary.chmod(0o666 & ~_umask())
         with temporary.open("rb+") as file:
@@ -40,8 +42,21 @@ def atomic_file(path: Path, *, noted: bool = True) -> Iterator[Path]:
             note(path, temporary)
         temporary.replace(path)
         _sync_folder(path.parent)
+    except OSError as error:  # of which file, a reader of the message knows by its own name alone
+        if error.errno is None or not Path(error.filename or PART).name.startswith(PART):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what killed writers have left half-written below a folder that nobody else writes into."""
+    for path in folder.rglob(f"{PART}*"):
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def _umask() -> int:

@@ -183,6 +183,8 @@ def folder_name(text: str) -> str:
     """A text that can be the name of one folder; ValueError for any other."""
     if not text or text in (".", "..") or any(sign in text for sign in '/\\:*?"<>|\0\n') or text != text.strip():
         raise ValueError("must be a plain folder name, without slashes")
+    if any(0xD800 <= ord(sign) <= 0xDFFF for sign in text):  # bytes of the command line that are no text
+        raise ValueError("must be text in UTF-8")
     return text
 
 
@@ -269,6 +271,8 @@ def check_rules(rules: Sequence[Rule], on: Collection[str]) -> None:
 def read_config(path: Path, table: OptionTable) -> dict[str, Any]:
     """The values of a JSON or TOML file (by its suffix). Raises UserError."""
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise ValueError("not a file")
         text = path.read_text(encoding="utf-8")
         values = tomllib.loads(text) if path.suffix.lower() == ".toml" else json.loads(text)
     except (OSError, ValueError, RecursionError) as error:

@@ -14,6 +14,7 @@ from ..utils import UserError
 if TYPE_CHECKING:
     import torch
 
+WORKER_SECONDS = 300.0  # without a batch, after which the processes that decode are given up
 _CACHE_BYTES = 1 << 30  # arrays that are larger than this after resizing are resized batch by batch instead of once
 
 
@@ -32,19 +33,27 @@ def image_batches(
         return
     reader: Any = _Reader(dataset, transform)
     # With a generator of its own the loader leaves the global random state alone.
-    loader = torch.utils.data.DataLoader(
-        reader, None, sampler=row_batches, num_workers=workers, pin_memory=pin, generator=torch.Generator()
+    # Arrays are sent through pipes. Tensors would go through shared memory, of which a container has 64 MB by default.
+    loader: Any = torch.utils.data.DataLoader(
+        reader,
+        None,
+        sampler=row_batches,
+        num_workers=workers,
+        collate_fn=_as_it_is,
+        timeout=WORKER_SECONDS if workers else 0,
+        generator=torch.Generator(),
     )
     try:
         for batch in loader:
             if isinstance(batch, UserError):
                 raise batch
-            yield batch
+            images = torch.from_numpy(batch)
+            yield images.pin_memory() if pin and torch.accelerator.is_available() else images
     except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+        if "DataLoader" not in str(error):
             raise
-        hint = "the memory may be too small: use --num_workers 0"
-        raise UserError(f"a process that loads images was ended by the system; {hint}") from error
+        hint = "use fewer: --num_workers 0; the memory may be too small, or the disk does not answer"
+        raise UserError(f"the processes that load images were ended or gave no answer; {hint}") from error
 
 
 class _Reader:
@@ -53,13 +62,15 @@ class _Reader:
     def __init__(self, dataset: Dataset, transform: Transform) -> None:
         self.dataset, self.transform = dataset, transform
 
-    def __getitem__(self, rows: np.ndarray) -> torch.Tensor | UserError:
-        import torch
-
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray | UserError:
         try:
-            return torch.stack([self.dataset.read(row, self.transform) for row in rows])
+            return np.stack([self.dataset.read(row, self.transform).numpy() for row in rows])
         except UserError as error:
             return type(error)(str(error))
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
 
 
 def _array_batches(

@@ -84,9 +84,11 @@ def _carry_out(trainer: Trainer, folder: Path, began: float, *, resumed: bool) -
 
 
 def has_ended(folder: Path) -> bool:
-    """Whether a run has been tested and its page written since its last checkpoint."""
+    """Whether a run has been tested and its page written since its last checkpoint, and all of it is still there."""
     last, *results = (folder / name for name in ("checkpoints/last.pt", "summary.json", "report.html"))
-    return all(path.is_file() and path.stat().st_mtime >= last.stat().st_mtime for path in results)
+    kept = (folder / name for name in ("metrics.csv", "graphs.png", "checkpoints/best.pt"))
+    tested = all(path.is_file() and path.stat().st_mtime >= last.stat().st_mtime for path in results)
+    return tested and all(path.is_file() for path in kept)
 
 
 def prepare(options: Options) -> Trainer:

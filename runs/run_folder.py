@@ -8,9 +8,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..base.files import read_json
+from ..base.files import read_json, remove_parts
 from ..base.folder_walk import files_below
 from ..base.written_files import LIST, begin_list, forget, is_as_written, note, written_in
+from ..train import TrainingFault
 from ..utils import RUN_LOG, UserError, warn
 
 RESULTS = Path("results")
@@ -25,7 +26,10 @@ def run_folder(name: str, *, resume: bool = False, overwrite: bool = False) -> P
     if resume:
         if not (folder / "commandline_args.txt").is_file():
             raise UserError(f"there is no run to resume in {folder}; leave out --resume to start it")
+        remove_parts(folder)
         return folder
+    if os.path.lexists(RESULTS) and not RESULTS.is_dir():
+        raise UserError(f"{RESULTS} is a file, or a link to a place that is not there; move it, or mount its disk")
     kept = overwrite and os.path.lexists(folder) and remove_run(folder)
     number = 1
     while True:
@@ -98,10 +102,14 @@ def check_overwrite(values: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def going_on(folder: Path) -> Iterator[None]:
-    """Inside, Ctrl-C ends with how the run in this folder goes on."""
+    """Inside, Ctrl-C ends with how the run in this folder goes on, and a fault with whether it can."""
     note(folder / RUN_LOG, grows=True)
     try:
         yield
+    except TrainingFault as fault:
+        if (folder / "checkpoints" / "last.pt").is_file() and "checkpoint" not in str(fault):
+            raise TrainingFault(f"{fault} (the last good checkpoint is kept)") from fault
+        raise
     except KeyboardInterrupt as stop:
         raise type(stop)(f"stopped; --name {folder.name} --resume goes on") from stop
 

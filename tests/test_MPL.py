@@ -313,6 +313,14 @@ def test_wrong_modes_and_names(place: Place, line: tuple[str, ...], says: tuple[
     assert snapshot(place.root) == before
 
 
+def test_a_name_of_bytes_that_are_no_text_is_refused(tmp_path: Path) -> None:
+    check_refused(run("--name", "a\udcff", *MOONS, cwd=tmp_path), ("must be text in UTF-8",))
+    os.mkfifo(tmp_path / "pipe.json")
+    check_refused(run("--name", "x", "--config", "pipe.json", *MOONS, cwd=tmp_path), ("not a file",))
+    (tmp_path / "results").symlink_to("a disk that is not mounted")
+    check_refused(run("--name", "x", *MOONS, cwd=tmp_path), ("a link to a place that is not there",))
+
+
 def check_refused(outcome: Outcome, says: tuple[str, ...]) -> None:
     assert outcome.code == 2, outcome.err
     assert len(outcome.complaint()) == 1, outcome.err
