@@ -248,6 +248,22 @@ def of_the_clock(key: tuple[str, ...], passed: set[str]) -> bool:
     return not {*passed, *(KEYS.get(name) for name in passed)}.isdisjoint(key)
 
 
+def by_last_bits(key: tuple[str, ...], old: Any, new: Any) -> bool:
+    """Whether these are numbers of ROUNDED that differ by no more than a double's rounding."""
+    return (
+        bool(ROUNDED & set(key)) and isinstance(old, float) and isinstance(new, float) and abs(old - new) <= LAST_BITS
+    )
+
+
+def expected(key: tuple[str, ...], old: Any, new: Any) -> str | None:
+    """By which table above two unlike values are alike; None where they differ."""
+    if by_last_bits(key, old, new):
+        return f"last bits of {key[-2]}"
+    if isinstance(old, str) and equal(other_value(key, old), new):
+        return "words of command lines" if key[-1] == "command" else f"{old} -> {new}"
+    return None
+
+
 def compare_leaves(old: Leaves, new: Leaves, report: Report, *where: str, passed: set[str] = CLOCK) -> None:
     """Every value of one file against the other's; what a table above renames is noted, not different."""
     left = {key: value for key, value in new.items() if not of_the_clock(key, passed)}
@@ -267,14 +283,11 @@ def compare_leaves(old: Leaves, new: Leaves, report: Report, *where: str, passed
         found = left.pop(tuple(str(part) for part in parts))
         if equal(value, found):
             continue
-        if ROUNDED & set(key) and isinstance(value, float) and isinstance(found, float):
-            if abs(value - found) <= LAST_BITS:
-                report.renamed[f"last bits of {key[-2]}"] += 1
-                continue
-        if isinstance(value, str) and equal(other_value(key, value), found):
-            report.renamed["words of command lines" if key[-1] == "command" else f"{value} -> {found}"] += 1
-        else:
+        why = expected(key, value, found)
+        if why is None:
             report.differs(*where, named, f"{shown(value)} / {shown(found)}{by_how_much(value, found)}")
+        else:
+            report.renamed[why] += 1
     for key, value in left.items():
         report.differs(*where, "/".join(key), f"missing / {shown(value)}")
 

@@ -16,6 +16,7 @@ from runs import ROOT, run
 from searches import SHORT, fake, study_in, table, tune
 from transfermpl import args, optuna_search
 from transfermpl.args import Options
+from transfermpl.base.written_files import written_in
 from transfermpl.search import storage as study_storage
 from transfermpl.search import worker
 from transfermpl.search.space import USUAL, space_of
@@ -140,6 +141,8 @@ def test_what_a_search_leaves(tmp_path: Path) -> None:
     folder = tmp_path / "results" / "t"
     pictures = {"history.png", "importances.png", "parallel.png", "slices.png"}
     rest = {"run.log", "best_args.json", "trials.csv", "study.journal", "commandline_args.txt", "workers.log"}
+    rest |= {"written.txt"}
+    assert {*written_in(folder), "written.txt"} == pictures | rest
     assert {path.name for path in folder.iterdir()} == pictures | rest
     for name in pictures:
         with Image.open(folder / name) as image:

@@ -20,7 +20,7 @@ def leave(folder: Path) -> Path:
     """What a run may leave."""
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "metrics.csv").write_text("epoch,loss\n1,0.5\n2,0.25\n")
-    (folder / "summary.json").write_text(json.dumps({"mode": "mpl", "test": {"ci95": [0.5, 0.75]}, "seconds": 1}))
+    (folder / "summary.json").write_text(json.dumps({"mode": "mpl", "test": {"pair": [0.5, 0.75]}, "seconds": 1}))
     (folder / "graphs.png").write_bytes(b"pixels")
     torch.save({"models": {"head.weight": WEIGHTS}, "step": 2}, folder / "checkpoints" / "last.pt")
     save_file({"conv": WEIGHTS, "none": torch.zeros(0)}, folder / "view.safetensors", metadata={"view": '{"size": 8}'})
@@ -71,8 +71,8 @@ def test_equal_runs_are_equal_whatever_the_clock_and_the_pictures_say(tmp_path: 
         (rewrite("metrics.csv", "0.25", "0.250001"), "x, metrics.csv, row 2/loss, '0.25' / '0.250001'"),
         (rewrite("metrics.csv", "2,0.25", "2,0.25\n3,0.1"), "x, metrics.csv, row 3/epoch, missing / '3'"),
         (rewrite("metrics.csv", "0.25\n", "0.25\r\n"), "x, metrics.csv, the same values, but not the same bytes"),
-        (rewrite("summary.json", "0.75", "0.7500000000000001"), "test/ci95/1, 0.75 / 0.7500000000000001"),
-        (rewrite("summary.json", "0.75", "-0.75"), "test/ci95/1, 0.75 / -0.75"),
+        (rewrite("summary.json", "0.75", "0.7500000000000001"), "test/pair/1, 0.75 / 0.7500000000000001"),
+        (rewrite("summary.json", "0.75", "-0.75"), "test/pair/1, 0.75 / -0.75"),
         (rewrite("summary.json", '"mode"', '"method"'), "summary.json, mode, 'mpl' / missing"),
         (flip_a_bit, "last.pt, models/head.weight, float32 [2, 3] -1 -0.600000024 -0.199999988 ..."),
         (flip_a_bit, "(1 of 6 elements, by 1.19e-07 at most)"),
@@ -105,6 +105,16 @@ def test_what_is_renamed_is_listed_and_no_difference(tmp_path: Path, monkeypatch
         "mode -> method", "mpl -> meta", "loss -> supervised", "head.weight -> top.weight", "step -> None",
         "checkpoints/last.pt -> models/last.pt",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("now", "differ"), [("0.7500000000000001", 0), ("0.75000001", 1), ("-0.75", 1), ("true", 1)])
+def test_the_last_bits_of_some_numbers_are_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, now: str, differ: int
+) -> None:
+    monkeypatch.setattr(same_results, "ROUNDED", {"pair"})
+    report = compared(tmp_path, rewrite("summary.json", "0.75", now))
+    assert len(report.differences) == differ
+    assert set(report.renamed) == (set() if differ else {"last bits of pair"})
 
 
 def test_a_table_hides_no_other_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

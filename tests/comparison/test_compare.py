@@ -98,7 +98,7 @@ def test_what_lies_in_the_folder(images: Outcome) -> None:
     folder = images.folder()
     assert {path.name for path in folder.iterdir()} == {
         "bad_files.txt", "commandline_args.txt", "comparison.csv", "comparison.png", "journal.json", "seed-0", "seed-1",
-        "run.log", "summary.json",
+        "run.log", "summary.json", "written.txt",
     }  # fmt: skip
     assert {path.name for path in (folder / "seed-1").iterdir()} == {
         "split.csv", "labels-only", "uda", "mpl", "mpl-with-switched-roles", "fine-tuned-student",

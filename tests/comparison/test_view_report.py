@@ -136,7 +136,7 @@ def test_the_verdict_warns_of_a_pair_that_gains_nothing() -> None:
 def test_what_the_report_leaves(made: Outcome) -> None:
     files = {path.name for path in made.folder().iterdir()}
     assert files == {"view_report.json", "view_report.csv", "view_report.png", "report.html", "commandline_args.txt",
-                     "bad_files.txt", "run.log"}  # fmt: skip
+                     "bad_files.txt", "run.log", "written.txt"}  # fmt: skip
     summary = left(made)
     assert [view["view"] for view in summary["views"]] == ["pixels", "gradients", "cnn"]
     assert len(summary["pairs"]) == 3

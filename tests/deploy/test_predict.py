@@ -152,7 +152,10 @@ def test_nothing_that_is_there_is_replaced(base: Outcome, tmp_path: Path) -> Non
     refused = run(*line, "--out", "q.csv", "--min_probability", 1, cwd=tmp_path)
     assert (refused.code, "q_unsure.csv is there already" in refused.err) == (2, True)
     assert (tmp_path / "p.csv").read_text() == "mine"
-    assert run(*line, "--out", "p.csv", "--overwrite", cwd=tmp_path).code == 0
+    assert run(*line, "--out", "p.csv", "--overwrite", cwd=tmp_path).code == 2  # it is no table of predictions
+    (tmp_path / "p.csv").unlink()
+    for overwrite in ((), ("--overwrite",)):
+        assert run(*line, "--out", "p.csv", *overwrite, cwd=tmp_path).code == 0
     assert len(read(tmp_path / "p.csv")) == 1
     assert not list(tmp_path.glob(".part*"))
 

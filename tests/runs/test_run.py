@@ -455,7 +455,7 @@ def test_a_run_is_kept_unless_it_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "results" / "größe 1" / "notes.txt").write_text("mine")
     outcome = run("--name", "größe 1", *short, "--seed", 3, "--overwrite", cwd=tmp_path)
     assert outcome.summary("größe 1")["seed"] == 3
-    assert not (outcome.folder("größe 1") / "notes.txt").exists()
+    assert (outcome.folder("größe 1") / "notes.txt").read_text() == "mine"
     assert sorted(path.name for path in (tmp_path / "results").iterdir()) == ["größe 1", "größe 1-2", "größe 1-3"]
 
 
@@ -540,6 +540,16 @@ def test_freed_memory_is_kept_unless_the_user_says_no(tmp_path: Path, monkeypatc
     assert calls == [1]
     run("--name", "x", "--data_dir", "absent", "--no_keep_pages", cwd=tmp_path)
     assert calls == [1]
+
+
+@covers("debug")
+def test_an_unexpected_error_shows_its_traceback_where_that_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(experiment, "prepare", lambda options: 1 // 0)
+    assert run("--name", "x", *MOONS, cwd=tmp_path).code == 1
+    with pytest.raises(ZeroDivisionError):
+        run("--name", "x", *MOONS, "--debug", cwd=tmp_path)
 
 
 @covers("tensorboard")
@@ -784,7 +794,9 @@ def test_the_files_that_a_run_leaves(tmp_path: Path) -> None:
     left = {path.relative_to(outcome.folder()).as_posix() for path in outcome.folder().rglob("*") if path.is_file()}
     pictures = {"graphs.png", "samples.png", "teacher_CM.png", "student_CM.png", "ensemble_CM.png", "reliability.png"}
     tables = {"commandline_args.txt", "metrics.csv", "summary.json", "split.csv", "bad_files.txt", "report.html"}
-    assert left == pictures | tables | {"run.log", "checkpoints/last.pt", "checkpoints/best.pt"}
+    assert left == pictures | tables | {
+        "run.log", "written.txt", "checkpoints/last.pt", "checkpoints/best.pt",
+    }  # fmt: skip
     for name in pictures:
         with Image.open(outcome.folder() / name) as image:
             assert image.format == "PNG"

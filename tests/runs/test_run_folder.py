@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_names_are_counted_up() -> None:
     assert [run_folder("x").name for _ in range(3)] == ["x", "x-2", "x-3"]
-    (Path("results") / "x-2").rmdir()
+    shutil.rmtree(Path("results") / "x-2")
     assert run_folder("x").name == "x-2"
 
 
@@ -26,12 +27,14 @@ def test_only_a_run_is_resumed_or_overwritten() -> None:
     with pytest.raises(UserError, match="no run to resume"):
         run_folder("x", resume=True)
     folder = run_folder("x")
-    (folder / "commandline_args.txt").write_text("{}")
+    write_json(folder / "commandline_args.txt", {})
     assert run_folder("x", resume=True) == folder
     assert run_folder("x", overwrite=True) == folder
-    assert list(folder.iterdir()) == []
+    assert [path.name for path in folder.iterdir()] == ["written.txt"]
     assert run_folder("new", overwrite=True).name == "new"
     (folder / "thesis.tex").write_text("mine")
+    assert run_folder("x", overwrite=True) == folder
+    (folder / "written.txt").unlink()
     with pytest.raises(UserError, match="does not look like a run"):
         run_folder("x", overwrite=True)
     assert (folder / "thesis.tex").exists()
@@ -53,7 +56,7 @@ def test_what_is_no_folder_of_a_run_is_left_alone(tmp_path: Path) -> None:
 
 def test_results_that_are_a_file_are_an_error(tmp_path: Path) -> None:
     (tmp_path / "results").write_text("not a folder")
-    with pytest.raises(UserError, match="can't make the run folder"):
+    with pytest.raises(UserError, match="results is a file"):
         run_folder("x")
 
 
