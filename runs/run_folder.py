@@ -30,11 +30,12 @@ def run_folder(name: str, *, resume: bool = False, overwrite: bool = False) -> P
         return folder
     if os.path.lexists(RESULTS) and not RESULTS.is_dir():
         raise UserError(f"{RESULTS} is a file, or a link to a place that is not there; move it, or mount its disk")
-    kept = overwrite and os.path.lexists(folder) and remove_run(folder)
+    if overwrite and os.path.lexists(folder):
+        remove_run(folder)
     number = 1
     while True:
         try:
-            folder.mkdir(parents=True, exist_ok=bool(kept))
+            folder.mkdir(parents=True, exist_ok=overwrite and number == 1)
         except FileExistsError:
             number += 1
             folder = RESULTS / f"{name}-{number}"
@@ -64,8 +65,8 @@ def removable(folder: Path) -> list[Path]:
     return [*there]
 
 
-def remove_run(folder: Path) -> list[str]:
-    """Delete what a command wrote into its folder and nothing else; returns the files that are left.
+def remove_run(folder: Path) -> None:
+    """Delete what a command wrote into its folder and nothing else; what is left is named in a warning.
 
     Raises UserError as `removable` does.
     """
@@ -80,7 +81,6 @@ def remove_run(folder: Path) -> list[str]:
     left = [found.path for found in files_below(folder)] if folder.is_dir() else []
     if left:
         warn(f"{folder} keeps {len(left)} files that no run wrote: {', '.join(left[:3])}")
-    return left
 
 
 def check_overwrite(values: Mapping[str, Any]) -> None:

@@ -69,6 +69,16 @@ def test_what_no_run_wrote_stays(place: Path) -> None:
     assert (folder / "checkpoints" / "best.pt").is_file()
 
 
+def test_what_is_hidden_stays_too_and_the_run_keeps_its_name(place: Path) -> None:
+    """A file that a walk does not see keeps the folder from being removed."""
+    hidden = place / "results" / "x" / ".DS_Store"
+    hidden.write_bytes(b"of a Mac")
+    outcome = overwrite(place)
+    assert outcome.code == 0, outcome.err
+    assert hidden.read_bytes() == b"of a Mac"
+    assert [path.name for path in (place / "results").iterdir()] == ["x"]
+
+
 def test_a_table_that_a_person_has_edited_is_not_removed(place: Path) -> None:
     table = place / "results" / "x" / "split.csv"
     table.write_text(table.read_text() + "new.png,,cat,labeled\n")
