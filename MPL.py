@@ -79,10 +79,9 @@ def _main(words: Sequence[str]) -> int:
         complain(one_line(error))
         return 1
     except Exception as error:
-        advice = advice_for(error)
-        if advice is None and options.run.debug:
+        if options.run.debug:
             raise
-        complain(advice or unexpected(error))
+        complain(advice_for(error) or unexpected(error))
         return 1
     return 0
 
@@ -209,7 +208,7 @@ def advice_for(error: Exception) -> str | None:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"the disk is full ({error.filename or 'results'}); make room, then --resume goes on from the last state"
     if isinstance(error, OSError) and error.filename:
-        return f"{error.filename}: {error.strerror}; mend that, then --resume goes on from the last state"
+        return f"{error.filename}: {error.strerror}; mend that and start again, a training with --resume"
     if isinstance(error, MemoryError) or "out of memory" in str(error) or "can't allocate memory" in str(error):
         return "the memory is too small; lower --batch_size and --unlabeled_batch_size, or raise --grad_accumulation"
     return None

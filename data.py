@@ -128,10 +128,10 @@ class Split:
 
 def without(dataset: Dataset, split: Split, rows: np.ndarray) -> tuple[Dataset, Split]:
     """The same, with these rows in no part of the split; split.csv names them as changed."""
-    found = ((int(row), dataset.labels[row]) for row in rows)
+    names = [*dataset.classes, ""]  # the last is that of -1
     gone = [
-        (dataset.paths[row], f"{dataset.hashes[row]:016x}", dataset.classes[label] if label >= 0 else "", "changed")
-        for row, label in found
+        (dataset.paths[row], f"{dataset.hashes[row]:016x}", names[dataset.labels[row]], "changed")
+        for row in rows.tolist()
     ]
     less = Split(*(np.setdiff1d(part, rows) for part in (split.labeled, split.unlabeled, split.val, split.test)))
     lost = sorted(set(dataset.labels[split.labeled].tolist()) - set(dataset.labels[less.labeled].tolist()))

@@ -78,16 +78,20 @@ def can_read_heif() -> bool:
     return True
 
 
-def read_content(file: str) -> bytes:
-    """All bytes of a file. Raises OSError, and ValueError for what must not be waited for: a pipe, a device, /proc."""
+def read_content(file: str, most: int = -1) -> bytes:
+    """The bytes of a file, all or at most so many. Raises OSError, and ValueError for what must not be waited for.
+
+    That is a pipe or a device, and what seems empty, as all of /proc does.
+    """
     status = os.stat(file)
     if stat.S_ISDIR(status.st_mode):
         raise ValueError("a folder that can't be read")
     if not stat.S_ISREG(status.st_mode):
         raise ValueError("not a file")
-    if not status.st_size:  # as all of /proc seems to be
+    if not status.st_size:
         raise ValueError("empty file")
-    return Path(file).read_bytes()
+    with Path(file).open("rb") as stream:
+        return stream.read(most)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

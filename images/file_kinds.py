@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from collections import Counter
 from pathlib import Path
 
-from .decode import can_read_heif, is_heif_content
+from .decode import can_read_heif, is_heif_content, read_content
 
 SUFFIXES = tuple(
     f".{kind}"
@@ -33,31 +31,15 @@ def is_heif(file: str) -> bool:
 
 def kind_by_content(file: str) -> str:
     """`image`, `heif`, or "" by how a file begins; only regular files are opened."""
-    start = _beginning(file)
+    try:
+        start = read_content(file, 16)
+    except (OSError, ValueError):
+        return ""
     if is_heif_content(start):
         return "heif"
     avif = start[4:12] in (b"ftypavif", b"ftypavis")
     riff = start[:4] == b"RIFF" and start[8:12] == b"WEBP"
     return "image" if avif or riff or start.startswith(BEGINNINGS) else ""
-
-
-def _beginning(file: str) -> bytes:
-    try:
-        if not is_readable(file):
-            return b""
-        with open(file, "rb") as stream:  # noqa: PTH123 - of millions of files
-            return stream.read(16)
-    except OSError:
-        return b""
-
-
-def is_readable(file: str) -> bool:
-    """Whether a file can be opened without waiting: a pipe or a device may never answer, nor what /proc shows as empty.
-
-    Raises OSError where there is no such file.
-    """
-    status = os.stat(file)
-    return stat.S_ISREG(status.st_mode) and status.st_size > 0
 
 
 def kind_of(file: str) -> str:

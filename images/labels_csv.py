@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 import unicodedata
 from collections.abc import Mapping
@@ -59,9 +60,8 @@ def _read(table: Path) -> list[list[str]]:
     """The cells of each line, whatever the encoding and the delimiter."""
     try:
         text = _decoded(table.read_bytes())
-        first = next((line for line in text.splitlines() if line.strip()), "")
-        delimiter = max(DELIMITERS, key=first.count)
-        return list(csv.reader(text.splitlines(keepends=True), strict=True, delimiter=delimiter))
+        delimiter = max(DELIMITERS, key=text.lstrip().partition("\n")[0].count)
+        return list(csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter))
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{table} can't be read as a CSV table in UTF-8 ({error}); write it again") from error
 

@@ -262,6 +262,12 @@ def test_tables_as_people_write_them(images: Path, text: str, encoding: str) -> 
     assert dataset.labels.tolist() == [0, 1, *[-1] * (len(dataset) - 2)]
 
 
+def test_only_line_ends_end_a_row(images: Path) -> None:
+    """Not what else Unicode knows of: a name may hold one of these signs."""
+    (images / "t.csv").write_text("path,label\r\nall/000.png,a\u2028b\nall/001.png,c\x85\x0cd\n", newline="")
+    assert find(images, labels_csv="t.csv").classes == ("a\u2028b", "c\x85\x0cd")
+
+
 def test_csv_with_a_split(images: Path) -> None:
     rows = ["0,a,train", "1,b,train", "2,a,val", "3,b,Valid", "4,a,TEST", "5,b,test"]
     text = "".join("all/00{},{},{}\n".format(row[0] + ".png", *row.split(",")[1:]) for row in rows)
