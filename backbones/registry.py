@@ -41,6 +41,7 @@ class Entry:
 CATALOGUE = {
     "pixels": Entry("built in: raw pixels", 0, 0, 0, "", "no"),
     "gradients": Entry("built in: histograms of gradients", 0, 0, 0, "", "no"),
+    "lite0": Entry(library.ALIASES["lite0"], 224, 3.4, 1280, "Apache-2.0", "yes"),
     # 518 px, its own size, would cost 5.3 times the tokens.
     "dinov2": Entry("timm:vit_base_patch14_dinov2.lvd142m", 224, 85.7, 768, "Apache-2.0", "no"),
     "dinov3": Entry("timm:vit_base_patch16_dinov3.lvd1689m", 256, 85.6, 768, "DINOv3 License", "no"),
@@ -113,7 +114,7 @@ def _check_name(view: ViewName) -> None:
 
 def _in_words_of_views(message: str, view: ViewName) -> str:
     """What library.py says of --model_name and --weights, for a user who gave neither."""
-    message = re.sub(r",? or (use )?--weights none", "", message)  # random features are no view to offer
+    message = re.sub(r"(,|,? or( use)?) --weights none,?", "", message)  # random features are no view to offer
     return message.replace("--model_name ", "--views ").replace("--weights ", f"--views {view.name}=")
 
 
@@ -258,6 +259,8 @@ def _row(name: str, entry: Entry) -> tuple[str, ...]:
 def on_disk(name: str) -> Path | None:
     """The file that a short name would be loaded from without a network, or None where it would be fetched."""
     entry = CATALOGUE[name]
+    if entry.source in library.INSTALLED:
+        return library.installed_weights()
     if entry.source.startswith("timm:"):
         return hub.hub_file(entry.source.replace("timm:", "timm/"))
     if name in vision_towers.TOWERS:

@@ -625,7 +625,7 @@ WORDS = st.one_of(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.lists(WORDS, max_size=8))
 def test_no_command_line_breaks_the_parser(line: list[str]) -> None:
     check_parse(["--name", "x", *line])

@@ -72,6 +72,7 @@ def test_a_search_that_is_older_than_an_option_goes_on(easy_objective: None, tmp
     assert len(table(tmp_path)) == 3
 
 
+@pytest.mark.slow
 def test_a_second_search_of_a_name_gets_a_folder_of_its_own(easy_objective: None, tmp_path: Path) -> None:
     for _ in range(2):
         tune("--n_trials", 2, cwd=tmp_path)
@@ -96,6 +97,7 @@ def test_a_search_in_sqlite_is_joined_and_goes_on(easy_objective: None, tmp_path
     assert storage.get_heartbeat_stale_trial_callback() is study_storage.try_again
 
 
+@pytest.mark.slow
 def test_a_study_of_something_else_is_not_joined(easy_objective: None, tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/s.db"
     tune("--n_trials", 2, "--storage", url, cwd=tmp_path)

@@ -19,8 +19,13 @@ from transfermpl.runs import training
 LONG = ("--name", "x", "--data_dir", "moons", "--unlabeled_batch_size", 30, "--max_steps", 60)
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-@pytest.mark.parametrize("at", [5, 13, 27])
+SIGNALS = [(signal.SIGTERM, 143, 5), (signal.SIGINT, 130, 13)]
+MORE_SIGNALS = [(signal.SIGTERM, 143, 13), (signal.SIGTERM, 143, 27), (signal.SIGINT, 130, 5), (signal.SIGINT, 130, 27)]
+
+
+@pytest.mark.parametrize(
+    ("number", "code", "at"), [*SIGNALS, *(pytest.param(*more, marks=pytest.mark.slow) for more in MORE_SIGNALS)]
+)
 def test_a_signal_ends_after_the_step_and_the_run_goes_on_bit_for_bit(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, code: int, at: int
 ) -> None:

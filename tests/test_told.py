@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from runs import FROZEN, MOONS, killed, make_data, run
+from runs import FROZEN, MOONS, ROOT, killed, make_data, run
 from runs import Moment as At
 from transfermpl import utils
 from transfermpl.utils import RUN_LOG, UserError, as_command, complain, log_to, on_screen, say, typed, warn
@@ -44,6 +44,25 @@ def test_the_screen_has_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
     with on_screen():  # a command that calls another one
         say("once")
     assert capsys.readouterr().out == "once\n"
+
+
+@pytest.mark.parametrize("where", ["a full disk", "a reader that went away"])
+def test_nobody_needs_to_take_what_is_told(where: str) -> None:
+    """`| head` and a full disk below `> out.txt`: the program goes on, and to its own code."""
+    if where == "a full disk":
+        nowhere = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reader, nowhere = os.pipe()
+        os.close(reader)
+    code = "import sys\nfrom transfermpl.utils import on_screen, say\n"
+    code += "with on_screen():\n    say('one')\n    say('two')\nsys.exit(5)"
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=ROOT, stdout=nowhere, stderr=subprocess.PIPE, text=True, timeout=60
+        )
+    finally:
+        os.close(nowhere)
+    assert (done.returncode, done.stderr) == (5, "")
 
 
 LIBRARY = """

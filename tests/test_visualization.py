@@ -54,7 +54,7 @@ def _no_warnings() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize(("count", "switch"), [(1, False), (3, True), (30, False), (300, True)])
+@pytest.mark.parametrize(("count", "switch"), [(1, False), (30, True), pytest.param(300, True, marks=pytest.mark.slow)])
 def test_curves_of_any_length(tmp_path: Path, count: int, switch: bool) -> None:
     path = draw_curves(tmp_path / "graphs.png", epochs(count, switch=switch), title="a run")
     width, height = png_size(path)
@@ -113,7 +113,7 @@ def test_a_model_has_one_color_in_all_panels() -> None:
     assert found == {("teacher", visualization.BLUE), ("student", visualization.VERMILION)}
 
 
-@pytest.mark.parametrize("count", [1, 2, 5, 10, pytest.param(102, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [1, 5, *(pytest.param(many, marks=pytest.mark.slow) for many in (2, 10, 102))])
 def test_confusion_of_any_size(tmp_path: Path, count: int) -> None:
     matrix = np.random.default_rng(0).integers(0, 20, (count, count))
     width, height = png_size(draw_confusion(tmp_path / "CM.png", matrix, [f"c{i}" for i in range(count)], title="t"))

@@ -566,6 +566,7 @@ def test_views_that_will_not_do_are_told_in_one_line(
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 def test_a_view_with_constant_features(tmp_path: Path) -> None:
     """Pictures of one colour each have no gradients: that view says nothing, the other one learns all the same."""
     random = np.random.default_rng(0)
@@ -624,6 +625,7 @@ def test_what_a_fold_holds_out_moves_nothing_that_it_predicts(tmp_path: Path, mo
     np.testing.assert_array_equal(*predicted)
 
 
+@pytest.mark.slow
 def test_tau_is_fitted_at_the_end_of_a_warm_up_that_ends_within_an_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from networks import build, equal
 from runs import ROOT
+from transfermpl.backbones.library import installed_weights
 from transfermpl.utils import UserError
 
 WEIGHTS = ROOT.parent / "shared" / "weights"
@@ -181,15 +182,31 @@ def test_without_a_network_the_user_reads_what_to_do_at_once() -> None:
 
     offline = constants.HF_HUB_OFFLINE
     begin = time.monotonic()
-    with pytest.raises(UserError, match=r"resnet18-f37072fd.pth.*checkpoints.*--weights none") as first:
+    with pytest.raises(UserError, match=r"resnet18-f37072fd.pth.*checkpoints.*--weights none.*lite0") as first:
         build("resnet", "default")
-    with pytest.raises(UserError, match=r"huggingface.co/timm/resnet10t.*--weights FILE") as second:
+    with pytest.raises(UserError, match=r"huggingface.co/timm/resnet10t.*--weights FILE.*lite0") as second:
         build("timm:resnet10t", "default")
     assert time.monotonic() - begin < 20
     assert "\n" not in str(first.value) + str(second.value)
     assert offline == constants.HF_HUB_OFFLINE
     with pytest.raises(UserError, match="no pretrained weights"):
         build("timm:vit_giant_patch14_224", "default")
+
+
+@pytest.mark.usefixtures("no_network")
+@pytest.mark.parametrize("name", ["lite0", "timm:tf_efficientnet_lite0", "timm:tf_efficientnet_lite0.in1k"])
+def test_the_installed_weights_know_a_palace_and_a_flower(name: str) -> None:
+    """Scikit-learn's two photographs, classified by the layer that was left out of the backbone."""
+    from sklearn.datasets import load_sample_image
+
+    backbone = build(name, "default").eval()
+    assert backbone.pretrained
+    assert backbone.name == "timm:tf_efficientnet_lite0" or name.endswith("in1k")
+    images = torch.stack([torch.from_numpy(load_sample_image(f"{n}.jpg")[:, 100:527]) for n in ("china", "flower")])
+    images = torch.nn.functional.interpolate(images.movedim(3, 1) / 255, 224, mode="bicubic", antialias=True)
+    state = torch.load(installed_weights(), weights_only=True)
+    logits = backbone(images.clamp(0, 1)) @ state["_fc.weight"].T + state["_fc.bias"]
+    assert logits.argmax(1).tolist() == [698, 985]  # ImageNet's palace and daisy
 
 
 def test_default_weights_come_from_the_cache(zoo: Any, no_network: Path) -> None:

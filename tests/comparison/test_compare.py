@@ -136,6 +136,7 @@ def test_each_method_is_the_run_that_one_would_start_alone(moons: Outcome, tmp_p
             same_as("fine-tuned student", tuned.summary("tuned")["test"])
 
 
+@pytest.mark.slow
 def test_methods_without_unlabeled_images_learn_as_long_as_the_others(tmp_path: Path) -> None:
     line = ("--data_dir", "moons", "--unlabeled_batch_size", 200, "--num_epochs", 3, "--warmup_epoch_num", 1)
     outcome = started(tmp_path, "--compare", "--repeat", 1, *line)

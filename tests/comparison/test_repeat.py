@@ -51,8 +51,8 @@ def test_a_run_of_one_seed_is_a_plain_run(tmp_path: Path) -> None:
     "moment",
     [
         Moment("algorithms.algorithm:mpl_step", 5),
-        Moment("comparison.task:carry_out", 1, "after"),
-        Moment("comparison.repeat:over_seeds"),
+        pytest.param(Moment("comparison.task:carry_out", 1, "after"), marks=pytest.mark.slow),
+        pytest.param(Moment("comparison.repeat:over_seeds"), marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_repetition_goes_on(tmp_path: Path, moment: Moment) -> None:

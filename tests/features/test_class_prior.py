@@ -121,6 +121,7 @@ def test_what_is_estimated_from_is_what_heads_get_in_training(folder: Path) -> N
     assert not torch.equal(plain, inputs)
 
 
+@pytest.mark.slow
 def test_the_learners_of_a_frozen_backbone_are_told_the_estimate(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 

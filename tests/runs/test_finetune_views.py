@@ -212,6 +212,7 @@ def test_a_file_that_does_not_tell_its_labels_is_warned_of(
         assert len(weights_module.learned_in(found)) == 0
 
 
+@pytest.mark.slow
 def test_what_a_loaded_run_knows_of_its_views_labels(tuned: Outcome) -> None:
     """A later run that takes the view has learned its labels too, so that no test of that run counts them."""
     saved = tuned.folder() / "views" / "cnn.safetensors"
@@ -258,6 +259,7 @@ def test_folds_do_not_share_a_tuned_view(pretrained: Path) -> None:
     assert (len(plain), len(each)) == (1, 2)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_does_not_tune_again(
     tuned: Outcome, tmp_path: Path, pretrained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

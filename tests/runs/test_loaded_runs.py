@@ -125,7 +125,7 @@ def test_batches_too_small_for_batch_norms_are_refused_before_anything_is_made(t
     assert not (tmp_path / "results").exists()
 
 
-@pytest.mark.parametrize("count", [2, 5])
+@pytest.mark.parametrize("count", [2, pytest.param(5, marks=pytest.mark.slow)])
 def test_a_run_killed_within_an_epoch_goes_on_bit_for_bit(count: int, tmp_path: Path) -> None:
     """50 steps an epoch, a checkpoint every 20."""
     words = ("--name", "x", "--data_dir", "moons", "--unlabeled_batch_size", 16, "--max_steps", 150)

@@ -42,7 +42,12 @@ def test_all_that_a_run_leaves_is_in_its_list(place: Path) -> None:
 
 @pytest.mark.parametrize(
     "line",
-    [("--compare", "--repeat", 1), ("--repeat", 2), ("--tensorboard",), ("--inspect", "--model_name", "cnn")],
+    [
+        ("--repeat", 2),
+        pytest.param(("--compare", "--repeat", 1), marks=pytest.mark.slow),
+        pytest.param(("--tensorboard",), marks=pytest.mark.slow),
+        pytest.param(("--inspect", "--model_name", "cnn"), marks=pytest.mark.slow),
+    ],
     ids=lambda line: line[0],
 )
 def test_every_command_is_replaced_whole(tmp_path: Path, line: tuple[object, ...]) -> None:

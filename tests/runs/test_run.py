@@ -262,6 +262,7 @@ def test_built_in_data(lab: Lab, name: str) -> None:
 
 
 @covers("data_dir")
+@pytest.mark.slow
 def test_any_path_to_the_images_works(lab: Lab, tmp_path: Path) -> None:
     base = lab.images()
     (tmp_path / "ein Ordner").mkdir()
@@ -864,15 +865,15 @@ def test_no_run_leaves_a_trace_in_the_next(lab: Lab, tmp_path: Path) -> None:
 
 # (moment, what is left to go on from)
 MOMENTS = [
-    Moment("runs.run:write_split"),
+    pytest.param(Moment("runs.run:write_split"), marks=pytest.mark.slow),
     Moment("algorithms.algorithm:warmup_step", 2),
-    Moment("algorithms.algorithm:mpl_step", 1),
+    pytest.param(Moment("algorithms.algorithm:mpl_step", 1), marks=pytest.mark.slow),
     Moment("algorithms.algorithm:mpl_step", 3, "after"),
-    Moment("runs.metrics_log:MetricsLog.add", 2, "after"),
-    Moment("runs.checkpoints:save_checkpoint", 2),
+    pytest.param(Moment("runs.metrics_log:MetricsLog.add", 2, "after"), marks=pytest.mark.slow),
+    pytest.param(Moment("runs.checkpoints:save_checkpoint", 2), marks=pytest.mark.slow),
     Moment("runs.checkpoints:save_checkpoint", 2, "torn"),
-    Moment("runs.checkpoints:save_checkpoint", 2, "after"),
-    Moment("runs.training:run_summary"),
+    pytest.param(Moment("runs.checkpoints:save_checkpoint", 2, "after"), marks=pytest.mark.slow),
+    pytest.param(Moment("runs.training:run_summary"), marks=pytest.mark.slow),
     Moment("runs.training:write_json"),
 ]
 
@@ -921,9 +922,9 @@ def test_a_killed_run_on_digits_goes_on_bit_for_bit(lab: Lab, tmp_path: Path, mo
 
 
 BANK_MOMENTS = [
-    Moment("features.bank:write_block", 1),
+    pytest.param(Moment("features.bank:write_block", 1), marks=pytest.mark.slow),
     Moment("features.bank:write_block", 3, "torn"),
-    Moment("features.bank:write_block", 3, "after"),
+    pytest.param(Moment("features.bank:write_block", 3, "after"), marks=pytest.mark.slow),
     Moment("algorithms.algorithm:mpl_step", 3),
 ]
 

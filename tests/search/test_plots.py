@@ -56,8 +56,8 @@ def some_study(trials: int = 60) -> optuna.Study:
     return study
 
 
-@pytest.fixture
-def figures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
+@pytest.fixture(scope="module")
+def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The figures of `some_study`, by the names of their files."""
     made: dict[str, Any] = {}
     real = plots.save_figure
@@ -66,8 +66,9 @@ def figures(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
         made[path.name] = figure
         return real(path, figure, title)
 
-    monkeypatch.setattr(plots, "save_figure", save)
-    assert len(plots.draw(tmp_path, some_study(), NAMES)) == 4
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plots, "save_figure", save)
+        assert len(plots.draw(tmp_path_factory.mktemp("plots"), some_study(), NAMES)) == 4
     return made
 
 
