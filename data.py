@@ -21,11 +21,11 @@ from .base.files import write_text
 from .base.folds import dealt_folds
 from .base.tables import csv_text, text_table
 from .images.builtin import Found, Item
-from .images.decode import Transform, fit, open_rgb, quiet_pil, read_content, reason_of
+from .images.decode import Transform, ValueRanges, fit, open_rgb, quiet_pil, read_content, reason_of, value_ranges
 from .images.layouts import HELD_OUT_PLACES, LAYOUTS, find_files
 from .images.places import listed
-from .images.scan import content_hash, scan
-from .utils import UserError, generator, warn
+from .images.scan import Scanned, content_hash, scan
+from .utils import UserError, generator, say, warn
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +42,8 @@ class Dataset:
 
     labels: int64 [N], the position in `classes`, -1 unknown; hashes: uint64 [N], of the content; places: what the data
     set itself says of a row: "", train, labeled, unlabeled, val or test; kind: photos, digits or points; native_size:
-    the side of images that come as an array, else 0. `left_out`: path, hash (hex), class name, reason.
+    the side of images that come as an array, else 0; ranges: black and white of images that are not 8-bit. `left_out`:
+    path, hash (hex), class name, reason.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Dataset:
     places: tuple[str, ...]
     kind: str
     native_size: int
+    ranges: ValueRanges = field(default_factory=dict)
     bad_files: tuple[tuple[str, str], ...] = ()
     duplicates: tuple[tuple[str, str], ...] = ()
     conflicts: tuple[tuple[str, ...], ...] = ()
@@ -95,7 +97,7 @@ class Dataset:
             hint = "put it back, or start again with what is there now"
             raise ImagesChanged(f"{source} has changed since it was scanned, or is gone; {hint}")
         try:
-            return open_rgb(content, shortest)
+            return open_rgb(content, shortest, self.ranges)
         except Exception as error:
             raise UserError(f"{source} can't be decoded ({reason_of(error)}); remove it and start again") from error
 
@@ -157,10 +159,10 @@ def find_dataset(data: args.Data, *, for_test: bool = False) -> Dataset:
     return dataset
 
 
-def clean(name: str, found: Found, scanned: list[tuple[int | None, str]]) -> Dataset:
+def clean(name: str, found: Found, scanned: list[Scanned]) -> Dataset:
     """One row per content, sorted by path; what is left out is kept in lists."""
     bad, left_out, same = [], [], defaultdict(list)
-    for item, (code, reason) in sorted(zip(found.items, scanned, strict=True), key=lambda pair: pair[0].path):
+    for item, (code, reason, _) in sorted(zip(found.items, scanned, strict=True), key=lambda pair: pair[0].path):
         if reason or code is None:
             bad.append((item.path, reason))
             left_out.append((item.path, "" if code is None else f"{code:016x}", item.label, "bad"))
@@ -189,6 +191,7 @@ def clean(name: str, found: Found, scanned: list[tuple[int | None, str]]) -> Dat
         places=tuple(item.place for item in kept_items),
         kind=found.kind,
         native_size=0 if found.array is None or found.kind == "points" else found.array.shape[1],
+        ranges=value_ranges(values for _, _, values in scanned),
         bad_files=tuple(bad),
         duplicates=tuple(duplicates),
         conflicts=tuple(conflicts),
@@ -227,6 +230,8 @@ def _report(dataset: Dataset, found: Found) -> None:
     if dataset.conflicts:
         count = len(dataset.conflicts)
         warn(f"{count} images are filed under more than one class, so their labels are not used; see split.csv")
+    for kind, (black, white) in dataset.ranges.items():
+        say(f"images with {kind} instead of 8-bit values: {black:g} is shown as black and {white:g} as white in all")
     gone = {item.label for item in found.items} - {""} - set(dataset.classes)
     if gone:
         warn(f"{listed(sorted(gone))}: no usable image is left, so there is no class of that name")

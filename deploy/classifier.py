@@ -23,7 +23,7 @@ from torch import nn
 from ..args import make as make_options
 from ..base.folder_walk import FoundFile
 from ..features.sources import EVALUATION_BATCH
-from ..images.decode import Transform, fit, open_rgb, quiet_pil, read_content, reason_of, to_rgb
+from ..images.decode import Transform, ValueRanges, fit, open_rgb, quiet_pil, read_content, reason_of, to_rgb
 from ..learning.checkpoint import load_checkpoint
 from ..runs.context import choose_precisions
 from ..runs.resume import run_of
@@ -61,6 +61,7 @@ class Classifier:
         self.trained = restored_models(
             content, self.stored.model, seed=run.seed, device=self.device, precision=precision
         )
+        self.ranges: ValueRanges = content["model"]["ranges"]
         self.transforms = tuple(dict.fromkeys(backbone.transform for backbone in self.trained.views.values()))
 
     @property
@@ -107,7 +108,7 @@ class Classifier:
         with quiet_pil(), ThreadPoolExecutor(self.workers) as pool:
             waiting: deque[Any] = deque()
             for image in images:
-                waiting.append((image, pool.submit(_pixels, image, self.transforms)))
+                waiting.append((image, pool.submit(_pixels, image, self.transforms, self.ranges)))
                 if len(waiting) >= AHEAD:
                     first, result = waiting.popleft()
                     yield first, result.result()
@@ -150,23 +151,23 @@ def loaded_checkpoint(run: str) -> tuple[Path, dict[str, Any]]:
     return path, content
 
 
-def _pixels(image: Any, transforms: Sequence[Transform]) -> tuple[np.ndarray, ...] | str:
+def _pixels(image: Any, transforms: Sequence[Transform], ranges: ValueRanges) -> tuple[np.ndarray, ...] | str:
     """uint8 [3, S, S] for each transform, or what is wrong: decoders meet damaged data with whatever comes up."""
     try:
-        return tuple(np.array(fit(_opened(image, t), t)).transpose(2, 0, 1) for t in transforms)
+        return tuple(np.array(fit(_opened(image, t, ranges), t)).transpose(2, 0, 1) for t in transforms)
     except Exception as error:
         return reason_of(error)
 
 
-def _opened(image: Any, transform: Transform) -> Image.Image:
+def _opened(image: Any, transform: Transform, ranges: ValueRanges) -> Image.Image:
     if isinstance(image, Image.Image):
-        return to_rgb(ImageOps.exif_transpose(image))
+        return to_rgb(ImageOps.exif_transpose(image), ranges)
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
             raise ValueError(f"an array must be uint8 [H, W, 3], not {image.dtype} {list(image.shape)}")
         return Image.fromarray(image)
     file = image.file if isinstance(image, FoundFile) else os.fspath(image)
-    return open_rgb(read_content(file), 2 * transform.resize)
+    return open_rgb(read_content(file), 2 * transform.resize, ranges)
 
 
 def in_batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -126,6 +126,7 @@ def metadata(classifier: Classifier, transform: Transform) -> dict[str, str]:
         "interpolation": transform.interpolation,
         "input": f"images: uint8 RGB [N, 3, {transform.size}, {transform.size}]",
         "recipe": RECIPE,
+        "ranges": json.dumps(classifier.ranges),
         "output": "probabilities: float32 [N, C], calibrated"
         if classifier.temperatures
         else "probabilities: float32 [N, C]",

@@ -14,7 +14,7 @@ from ..data import find_dataset
 from ..runs.checkpoints import used_images
 from ..runs.context import make_context, only
 from ..runs.evaluation import draw_confusions, measure, predict_rows, report_reliability
-from ..runs.resume import hashes_in, load_run, run_of, with_classes
+from ..runs.resume import hashes_in, load_run, run_of, with_classes, with_ranges
 from ..runs.run_summary import results_table, run_summary
 from ..runs.trained_models import restored_models
 from ..runs.views import make_views
@@ -33,7 +33,7 @@ def test(mode: Mode, given: Mapping[str, Any]) -> dict[str, Any]:
     if "data_dir" in given:  # a table of labels belongs to the folder that it was made for
         given = {"labels_csv": None, **given}
     stored = loaded["stored"].changed(model_name=loaded["model"]["name"], **given)
-    dataset = with_classes(find_dataset(stored.data, for_test=True), loaded)
+    dataset = with_ranges(with_classes(find_dataset(stored.data, for_test=True), loaded), loaded)
     labeled, seen = dataset.labels >= 0, np.isin(dataset.hashes, hashes_in(loaded, "seen"))
     rows = np.flatnonzero(labeled & ~seen)
     if not len(rows):

@@ -322,4 +322,4 @@ def bank_identity(frozen: FrozenSource, dtype: str) -> dict[str, Any]:
         "device": frozen.images.device.type,
         "dtype": dtype,
         "version": 1,
-    }
+    } | ({"ranges": ranges} if (ranges := frozen.images.dataset.ranges) else {})

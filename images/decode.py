@@ -11,16 +11,19 @@ import os
 import stat
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 if TYPE_CHECKING:
     from PIL import Image
 
+
+# The values that are shown black and white, of images with "integers" of 16 and more bits and with "floats".
+ValueRanges = Mapping[str, tuple[float, float]]
 
 HEIF = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")  # how phones' files name themselves
 
@@ -44,11 +47,16 @@ def quiet_pil() -> Iterator[None]:
         yield
 
 
-def open_rgb(content: bytes, shortest: int) -> Image.Image:
+def open_rgb(content: bytes, shortest: int, ranges: ValueRanges) -> Image.Image:
     """A file's (first) picture, upright, in RGB; large JPEGs come smaller, with no side under `shortest`.
 
     Raises what the decoder raises.
     """
+    return to_rgb(open_upright(content, shortest), ranges)
+
+
+def open_upright(content: bytes, shortest: int) -> Image.Image:
+    """The same in the mode that it is stored in."""
     from PIL import Image, ImageOps
 
     if is_heif_content(content) and not can_read_heif():
@@ -61,7 +69,7 @@ def open_rgb(content: bytes, shortest: int) -> Image.Image:
         # A broken EXIF block does not spoil the picture.
         with contextlib.suppress(Exception):
             ImageOps.exif_transpose(image, in_place=True)
-        return to_rgb(image)
+        return image
 
 
 def is_heif_content(content: bytes) -> bool:
@@ -94,27 +102,83 @@ def read_content(file: str, most: int = -1) -> bytes:
         return stream.read(most)
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """8-bit RGB of any mode; what is transparent shows white, as on a page."""
+def to_rgb(image: Image.Image, ranges: ValueRanges) -> Image.Image:
+    """8-bit RGB of any mode; what is transparent shows white, as on a page.
+
+    ranges: of the data set (see `value_ranges`); what it has none of is 16 bits wide, or lies in [0, 1].
+    """
     from PIL import Image
 
-    if image.mode == "F" or image.mode.startswith("I"):
-        return Image.fromarray(_to_8bit(np.asarray(image), image.mode)).convert("RGB")
+    kind = wide_kind(image)
+    if kind is not None:
+        return Image.fromarray(_to_8bit(np.asarray(image), *ranges.get(kind, UNSEEN[kind]))).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image).convert("RGB")
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _to_8bit(values: np.ndarray, mode: str) -> np.ndarray:
-    """16-bit grey by its range; wider modes don't state theirs, so the smallest usual one that holds the values."""
-    if mode.startswith("I;16"):
-        return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    values = np.nan_to_num(values.astype(np.float64), posinf=0, neginf=0)
-    low, high = min(values.min(), 0.0), values.max()
-    usual = (1.0, 255.0, 65535.0) if mode == "F" else (255.0, 65535.0)
-    top = next((top for top in usual if high <= top and low == 0), max(high, low + 1.0))
-    return np.rint((values - low) * (255.0 / (top - low))).astype(np.uint8)
+# --- values that are not 8-bit ----------------------------------------------------------------------------------------
+
+USUAL = {"integers": [(0, 2**bits - 1) for bits in range(8, 33)], "floats": [(0, 1), (-1, 1), (0, 255), (0, 65535)]}
+OVERSHOOT = {"integers": 0.0, "floats": 0.1}  # by how much of a usual range resampling or glare may leave it
+LEAST_USED = 0.25  # of a usual range: 64 of 256 grey levels
+UNSEEN = {"integers": (0, 65535), "floats": (0, 1)}
+
+
+class SeenValues(NamedTuple):
+    """The lowest and the highest value of an image that is not 8-bit; of floats without a thousandth at each end."""
+
+    kind: str
+    low: float
+    high: float
+
+
+def wide_kind(image: Image.Image) -> str | None:
+    """The kind of values of an image that is not 8-bit, a key of ValueRanges."""
+    return "floats" if image.mode == "F" else "integers" if image.mode.startswith("I") else None
+
+
+def seen_values(image: Image.Image) -> SeenValues | None:
+    """The values of an image that is not 8-bit; None for any other, and where no value is a finite number."""
+    kind = wide_kind(image)
+    if kind is None:
+        return None
+    values = np.asarray(image)
+    values = values[np.isfinite(values)]
+    if not values.size:
+        return None
+    ends = np.quantile(values, (0.001, 0.999)) if kind == "floats" else (values.min(), values.max())
+    return SeenValues(kind, float(ends[0]), float(ends[1]))
+
+
+def value_ranges(seen: Iterable[SeenValues | None]) -> dict[str, tuple[float, float]]:
+    """One range for all images of a data set, by kind of values: a usual one that they fill, or what they take up.
+
+    By its own values alone the same grey would be black in one image and white in another.
+    """
+    ends: dict[str, tuple[float, float]] = {}
+    for kind, low, high in filter(None, seen):
+        before = ends.get(kind, (low, high))
+        ends[kind] = min(low, before[0]), max(high, before[1])
+    return {kind: _range_of(kind, *both) for kind, both in sorted(ends.items())}
+
+
+def _range_of(kind: str, low: float, high: float) -> tuple[float, float]:
+    for black, white in USUAL[kind]:
+        slack = OVERSHOOT[kind] * (white - black)
+        if black - slack <= low and high <= white + slack and high - low >= LEAST_USED * (white - black):
+            return float(black), float(white)
+    return low, high if high > low else low + 1
+
+
+def _to_8bit(values: np.ndarray, black: float, white: float) -> np.ndarray:
+    """uint8: 0 for `black`, and for what is no number; 255 for `white`."""
+    shares = (values.astype(np.float64) - black) / (white - black)
+    return np.rint(255 * np.nan_to_num(shares, posinf=1, neginf=0).clip(0, 1)).astype(np.uint8)
+
+
+# --- sizes ------------------------------------------------------------------------------------------------------------
 
 
 def fit(image: Image.Image, transform: Transform) -> Image.Image:

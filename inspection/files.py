@@ -14,7 +14,7 @@ from .. import args
 from ..data import Dataset, clean
 from ..images.builtin import Found, Item
 from ..images.layouts import find_files
-from ..images.scan import scan
+from ..images.scan import Scanned, scan
 from .findings import Finding
 
 RARE = 3.0  # times smaller than the largest class
@@ -30,7 +30,7 @@ class InspectedFiles:
     """
 
     found: Found
-    scanned: list[tuple[int | None, str]]
+    scanned: list[Scanned]
     dataset: Dataset
     items: dict[str, Item]
     row_of: dict[str, int]
@@ -54,7 +54,7 @@ def read_files(data: args.Data) -> InspectedFiles:
     dataset = clean(data.data_dir, dataclasses.replace(found, items=anywhere), scanned)
     rows = {code: row for row, code in enumerate(dataset.hashes.tolist())}
     pairs = zip(found.items, scanned, strict=True)
-    row_of = {item.path: rows[code] for item, (code, _) in pairs if code in rows}
+    row_of = {item.path: rows[one.code] for item, one in pairs if one.code in rows}
     return InspectedFiles(found, scanned, dataset, {item.path: item for item in found.items}, row_of)
 
 

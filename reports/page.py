@@ -128,7 +128,10 @@ def _gallery(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def thumbnail(image: Any) -> str | None:
-    """The middle square of a file or of uint8 [H, W, 3] as a small data URI; None when it can't be decoded."""
+    """The middle square of an image as a small data URI; None when it can't be decoded.
+
+    image: a file, uint8 [H, W, 3], or a function that opens the image with no side under the number it gets.
+    """
     from PIL import Image
 
     wanted = Transform(THUMBNAIL, THUMBNAIL, "bilinear", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
@@ -137,7 +140,9 @@ def thumbnail(image: Any) -> str | None:
             if isinstance(image, np.ndarray):
                 picture = Image.fromarray(np.ascontiguousarray(image)).convert("RGB")
             else:
-                picture = open_rgb(read_content(str(image)), 2 * THUMBNAIL)
+                picture = (
+                    image(2 * THUMBNAIL) if callable(image) else open_rgb(read_content(str(image)), 2 * THUMBNAIL, {})
+                )
             side = min(picture.size)
             if side <= THUMBNAIL // 2:  # whole pixels: an 8 x 8 digit stays sharp
                 factor = THUMBNAIL // side

@@ -13,7 +13,7 @@ import torch
 from ..backbones.registry import view_record
 from ..learning.checkpoint import layers_checked, load_checkpoint, save_checkpoint
 from ..train import Progress, progress_state, restore_progress
-from ..utils import say, warn
+from ..utils import UserError, say, warn
 from .context import RunContext
 from .networks import default_model
 from .resume import hashes_in
@@ -45,6 +45,8 @@ def restore(folder: Path, trainer: Trainer) -> Progress:
     content = load_checkpoint(path)
     with layers_checked():
         progress = restore_progress(content, trainer.learners)
+    if content["model"]["ranges"] != dict(trainer.context.data.ranges):
+        raise UserError(f"{folder}: the values of its images lie in another range than before; start a new run")
     before = content["model"].get("precision", {}).get("features")
     now = trainer.context.precision.described(frozen=trainer.views.frozen).get("features")
     if before is not None and before != now:
@@ -68,6 +70,7 @@ def description(trainer: Trainer) -> dict[str, Any]:
         "native_size": data.native_size,
         "kind": data.kind,
         "frozen": frozen,
+        "ranges": dict(data.ranges),
         "precision": trainer.context.precision.described(frozen=frozen),
     }
     return {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -60,9 +61,9 @@ class FinishedRun:
         return np.bincount(self.dataset.labels[rows], minlength=len(self.dataset.classes))
 
     def image(self, row: int) -> Any:
-        """An image as `reports.page.thumbnail` takes it: its file, or uint8 [H, W, 3] where it came in an array."""
+        """An image as `reports.page.thumbnail` takes it: what opens it, or uint8 [H, W, 3] of an array."""
         source = self.dataset.sources[row]
         if self.dataset.array is None:
-            return source
+            return partial(self.dataset.picture, row)
         pixels = self.dataset.array[source]
         return pixels if pixels.ndim == 3 else np.repeat(pixels[:, :, None], 3, axis=2)

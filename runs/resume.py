@@ -100,6 +100,11 @@ def check_same_images(folder: Path, dataset: Dataset, split: Split) -> None:
         raise UserError(f"the images under {dataset.name} have changed since the run began; start a new run")
 
 
+def with_ranges(dataset: Dataset, loaded: Mapping[str, Any]) -> Dataset:
+    """The data set with black and white as they were when the loaded run learned, where it has seen such images."""
+    return replace(dataset, ranges={**dataset.ranges, **loaded["model"]["ranges"]})
+
+
 def run_of(checkpoint: Path) -> Path:
     """The run's folder that a checkpoint lies in; a checkpoint that lies alone is its own folder's."""
     folder = checkpoint.resolve().parent

@@ -28,6 +28,7 @@ from .resume import (
     inherit,
     load_run,
     resumed_options,
+    with_ranges,
 )
 from .run_folder import RESULTS, going_on, run_folder
 from .run_summary import results_table
@@ -101,6 +102,7 @@ def prepare(options: Options) -> Trainer:
     dataset = find_dataset(options.data)
     if loaded is not None:
         check_classes(loaded, dataset)
+        dataset = with_ranges(dataset, loaded)
     split = split_dataset(dataset, options.data, options.run.seed)
     if loaded is not None:
         check_leaks(loaded, dataset, split)

@@ -23,13 +23,16 @@ def summary_header(name: str, *, words: Sequence[str] | None = None, **of_the_ru
 
 
 def data_used(dataset: Dataset, split: Split, used: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """`dataset` (its `path`, `classes`, and number of `images` in each part of the split) and `labels_used`.
+    """`dataset` (its `path`, `classes`, number of `images` in each part of the split) and `labels_used`.
+
+    Where images are not 8-bit, `ranges` of the dataset says which values are black and white.
 
     used: content hashes of the images whose labels were used, as `labels` for learning and as `validation`.
     """
     counts = {name: len(rows) for name, rows in vars(split).items()}
+    about = {"path": dataset.name, "classes": list(dataset.classes), "images": counts}
     return {
-        "dataset": {"path": dataset.name, "classes": list(dataset.classes), "images": counts},
+        "dataset": about | ({"ranges": dict(dataset.ranges)} if dataset.ranges else {}),
         "labels_used": len(np.union1d(used["labels"], used["validation"])),
     }
 
