@@ -1,4 +1,4 @@
-"""Images that are not 8-bit: what is black and white is one decision for a data set, and is kept for all that follows."""
+"""Images that are not 8-bit: black and white are decided once for a data set, and kept for all that follows."""
 
 from __future__ import annotations
 
