@@ -2,7 +2,7 @@
 
 The file takes uint8 RGB images [N, 3, S, S], already resized, any number of them, and gives calibrated probabilities
 [N, C]. Scaling, normalisation, backbones, heads, ensemble and temperature are inside; what S is, how images are brought
-there and what the classes are called stands in its metadata.
+there and what the classes are called stands in its metadata. Beside it lies a program that does both for image files.
 """
 
 from __future__ import annotations
@@ -13,10 +13,11 @@ import importlib.util
 import io
 import json
 import logging
+import os
 import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,6 +31,7 @@ from ..data import find_dataset
 from ..images import builtin
 from ..images.decode import Transform
 from ..utils import UserError, say
+from . import classify
 from .classifier import Classifier
 from .output import classifier_of, output, writing
 
@@ -38,6 +40,7 @@ PACKAGES = {"onnx": ("onnx", "onnxscript", "onnxruntime"), "torch_export": ()}
 EXACT = {"device": "cpu", "precision": "fp32"}  # what a file is compared with
 CHECKED = 64  # real images on which the file is compared with the run's own models
 ALLOWED = 1e-3  # the largest difference of a probability
+SCRIPT = "classify.py"
 RECIPE = "upright, 8-bit RGB on white, the short side to `resize`, the middle `size` x `size`"
 Runner = Callable[[np.ndarray], np.ndarray]
 
@@ -100,10 +103,38 @@ def export(
                 f"the file's probabilities differ from the run's by {difference:.2g} on {len(images)} images, which is "
                 f"more than {ALLOWED:g}, so it is not kept; try --export {next(k for k in SUFFIX if k != kind)}"
             )
+    script = write_script(out)
     size = out.stat().st_size / 1e6
     say(f"checked on {len(images)} images: the probabilities differ by {difference:.2g} at most")
     say(f"exported: {out} ({size:.1f} MB; uint8 RGB [N, 3, {transform.size}, {transform.size}])")
-    return {"out": str(out), "images": len(images), "difference": difference}
+    say(f"to classify images with these two files alone: python {script.name} {out.name} IMAGE ...")
+    return {"out": str(out), "script": str(script), "images": len(images), "difference": difference}
+
+
+def write_script(model: Path) -> Path:
+    """Write the program that classifies image files with an exported model beside it; returns its place."""
+    for number in count(1):
+        path = model.with_name(SCRIPT if number == 1 else SCRIPT.replace(".", f"-{number}."))
+        if not os.path.lexists(path) or _is_script(path):
+            with writing(path) as temporary:
+                temporary.write_text(script(), encoding="utf-8")
+            return path
+    raise AssertionError
+
+
+def script() -> str:
+    """The text of classify.py, in which the decoding that it imports stands itself: it is the very same code."""
+    own = Path(__file__).with_name(SCRIPT).read_text(encoding="utf-8")
+    imported = Path(__file__).parents[1].joinpath("images", "decode.py").read_text(encoding="utf-8")
+    (line,) = (line for line in own.splitlines() if line.startswith("from ..images.decode import "))
+    twice = {line for line in own.splitlines() if line.startswith("import ")}
+    lines = imported.partition("from __future__ import annotations\n")[2].strip().splitlines()
+    return own.replace(line, "\n".join(line for line in lines if line not in twice))
+
+
+def _is_script(path: Path) -> bool:
+    first = str(classify.__doc__).encode().splitlines()[0]
+    return path.is_file() and path.read_bytes()[:200].startswith(b'"""' + first)
 
 
 def _only_transform(classifier: Classifier) -> Transform:

@@ -405,7 +405,7 @@ def test_one_file_gives_the_same_without_this_project(
     outcome = run("--export", kind, "--load_path", name, "--out", file, cwd=base.cwd)
     assert outcome.code == 0, outcome.err
     assert "checked on 36 images: the probabilities differ by" in outcome.out
-    assert [path.name for path in tmp_path.iterdir()] == [file.name]  # weights inside
+    assert {path.name for path in tmp_path.iterdir()} == {file.name, "classify.py"}  # weights inside
     # A file is of full precision; by default a frozen backbone need not be.
     line = ("--export", kind, "--load_path", str(base.folder(name)))
     library = output.classifier_of(args.parse(line).mode, export.EXACT)
@@ -505,16 +505,16 @@ def examples() -> list[str]:
 @pytest.mark.slow
 def test_the_examples_of_the_page_run(base: Outcome, tmp_path: Path) -> None:
     library_example, onnx_example = examples()
-    assert len([line for line in onnx_example.splitlines() if line and "import" not in line]) <= 10
     shutil.copytree(base.folder(), tmp_path / "results" / "exp")
     image = sorted((base.cwd / "d").rglob("*.png"))[0]
     shutil.copy(image, tmp_path / "new.jpg")
     assert run("--export", "onnx", "--load_path", "exp", "--data_dir", base.cwd / "d", cwd=tmp_path).code == 0
     expected = classifier.load_classifier(base.folder(), device="cpu")(image)[0]
-    for program, isolated in ((library_example, []), (onnx_example, ["-I"])):
-        env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"}
-        command = [sys.executable, *isolated, "-X", "utf8", "-c", program]
-        done = subprocess.run(command, cwd=tmp_path, env=env, text=True, capture_output=True, timeout=120)
+    shutil.copy(image, tmp_path / "results" / "exp" / "new.jpg")
+    for program, place in ((library_example, tmp_path), (onnx_example, tmp_path / "results" / "exp")):
+        env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUTF8": "1"}
+        command = [sys.executable, "-X", "utf8", "-c", program]
+        done = subprocess.run(command, cwd=place, env=env, text=True, capture_output=True, timeout=120)
         assert done.returncode == 0, done.stderr
         name, probability = done.stdout.strip().rsplit(" ", 1)
         assert name == sorted(COLOURS)[expected.argmax()]
