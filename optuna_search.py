@@ -46,7 +46,7 @@ def search(options: Options) -> dict[str, Any]:
     """
     name = options.run.name or ""
     if options.run.resume:
-        name = read_json(run_folder(name, resume=True) / "commandline_args.txt")["name"]
+        name = read_json(run_folder(name, resume=True, shared=True) / "commandline_args.txt")["name"]
         options = resumed_options(options)
     base, space = space_of(options.flat())
     goal = goal_of(options.data, options.run.seed, options.search.folds)
@@ -58,7 +58,7 @@ def search(options: Options) -> dict[str, Any]:
     url = options.search.storage
     # A database is opened before a folder is made, since it may refuse us. The journal lies in the folder.
     study = open_study(open_storage(url, Path()), name, identity, first, resume) if url else None
-    folder = run_folder(options.run.name or "", resume=resume, overwrite=options.run.overwrite)
+    folder = run_folder(options.run.name or "", resume=resume, overwrite=options.run.overwrite, shared=True)
     write_options(folder, {**options.recorded(), "name": name})
     if study is None:
         study = open_study(open_storage(None, folder), name, identity, first, resume)

@@ -16,6 +16,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
@@ -199,11 +200,12 @@ def _screens() -> bool:
 class _Told:
     """Where lines go beside the screen, and the command that says them.
 
-    held: what was told before the folder of the log is known; None outside a command. fault: the log with the traceback
-    of the last unexpected error.
+    ending: what is left when the command ends; None outside a command. held: what was told before the folder of the log
+    is known; None outside a command. fault: the log with the traceback of the last unexpected error.
     """
 
     logs: list[_RunLog] = field(default_factory=list)
+    ending: contextlib.ExitStack | None = None
     held: list[logging.LogRecord] | None = None
     words: Sequence[str] | None = None
     fault: Path | None = None
@@ -238,12 +240,19 @@ def as_command(words: Sequence[str]) -> Iterator[None]:
 
     What is told before the command's folder is known is kept, and goes into the log of that folder.
     """
-    before = _told.held, _told.words
-    _told.held, _told.words, _told.fault = [], tuple(words), None
+    before = _told.held, _told.words, _told.ending
     try:
-        yield
+        with contextlib.ExitStack() as ending:
+            _told.held, _told.words, _told.fault, _told.ending = [], tuple(words), None, ending
+            yield
     finally:
-        _told.held, _told.words = before
+        _told.held, _told.words, _told.ending = before
+
+
+def until_end(context: AbstractContextManager[object]) -> None:
+    """Enter a context, and leave it when the command that runs now ends; outside a command, do nothing."""
+    if _told.ending is not None:
+        _told.ending.enter_context(context)
 
 
 def typed(words: Sequence[str] | None = None) -> str:

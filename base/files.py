@@ -98,21 +98,22 @@ def read_json(path: Path) -> Any:
 
 
 @contextlib.contextmanager
-def claimed(path: Path, *, wait: bool) -> Iterator[bool]:
+def claimed(path: Path, *, wait: bool | float) -> Iterator[bool | None]:
     """Hold a lock on a file alone; yields whether we do. The system frees it when its holder dies.
 
-    The file is there only while somebody holds it or waits for it. On a disk without locks nobody gets it.
+    wait: for how many seconds, or for ever (True). The file is there only while somebody holds it or waits for it. On a
+    disk without locks nobody gets it: there None is yielded.
     """
     from filelock import FileLock, Timeout
 
     path.parent.mkdir(parents=True, exist_ok=True)
     # A generator may be closed by another thread than the one that claimed.
-    lock, ours = FileLock(path, thread_local=False), False
+    lock, ours = FileLock(path, thread_local=False), None
     try:
-        lock.acquire(blocking=wait)
+        lock.acquire(timeout=-1 if wait is True else float(wait))
         ours = True
     except Timeout:
-        pass
+        ours = False
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise

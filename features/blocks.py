@@ -113,7 +113,7 @@ def evict(cache_dir: Path, limit: int, keep: Collection[Path]) -> list[Path]:
 
 def _remove(folder: Path) -> bool:
     """Remove a bank that nobody is using; says whether it did."""
-    free = False
+    free: bool | None = False
     with contextlib.suppress(OSError):  # another user's
         with claimed(folder / IN_USE, wait=False) as free:
             # What makes it a bank goes last: after a kill in between, the rest is found again.
@@ -124,4 +124,4 @@ def _remove(folder: Path) -> bool:
                     path.unlink(missing_ok=True)
         if free:
             folder.rmdir()  # unless somebody has just made it again
-    return free
+    return bool(free)

@@ -20,7 +20,7 @@ from .run_folder import RESULTS, find_checkpoint, run_folder
 
 def resumed_options(options: Options) -> Options:
     """The options of the run that is to go on; the command line may repeat them, but not change them."""
-    folder = run_folder(options.run.name or "", resume=True)
+    folder = run_folder(options.run.name or "", resume=True, shared=True)  # who goes on with it claims it
     stored = make_options(read_json(folder / "commandline_args.txt"))
     free = changeable_on_resume()
     now, then = options.flat(), stored.flat()

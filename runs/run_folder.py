@@ -8,29 +8,29 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..base.files import read_json, remove_parts
+from ..base.files import claimed, read_json, remove_parts
 from ..base.folder_walk import files_below
 from ..base.written_files import LIST, begin_list, forget, is_as_written, note, written_in
 from ..train import TrainingFault
-from ..utils import RUN_LOG, UserError, warn
+from ..utils import RUN_LOG, UserError, until_end, warn
 
 RESULTS = Path("results")
+CLAIM_SECONDS = 10.0  # a killed command's processes may live a little longer than itself
 
 
-def run_folder(name: str, *, resume: bool = False, overwrite: bool = False) -> Path:
+def run_folder(name: str, *, resume: bool = False, overwrite: bool = False, shared: bool = False) -> Path:
     """Make `results/<name>`, or `<name>-2`, `-3`, ... beside an existing one; with `resume`, find exactly that name.
 
-    With `overwrite`, what an earlier command wrote there is removed first. Raises UserError.
+    With `overwrite`, what an earlier command wrote there is removed first. Until the command ends, no other one gets
+    the folder, unless it is to be `shared`. Raises UserError.
     """
     folder = RESULTS / name
     if resume:
-        if not (folder / "commandline_args.txt").is_file():
-            raise UserError(f"there is no run to resume in {folder}; leave out --resume to start it")
-        remove_parts(folder)
-        return folder
+        return _resumed(folder, shared=shared)
     if os.path.lexists(RESULTS) and not RESULTS.is_dir():
         raise UserError(f"{RESULTS} is a file, or a link to a place that is not there; move it, or mount its disk")
     if overwrite and os.path.lexists(folder):
+        until_end(claim(folder))
         remove_run(folder)
     number = 1
     while True:
@@ -43,9 +43,40 @@ def run_folder(name: str, *, resume: bool = False, overwrite: bool = False) -> P
             reason = error.strerror
             raise UserError(f"can't make the run folder {folder} ({reason}); choose another --name") from error
         else:
+            if not shared:
+                until_end(claim(folder))
             begin_list(folder)
             note(folder / RUN_LOG, grows=True)
             return folder
+
+
+def _resumed(folder: Path, *, shared: bool) -> Path:
+    if not (folder / "commandline_args.txt").is_file():
+        raise UserError(f"there is no run to resume in {folder}; leave out --resume to start it")
+    if not shared:
+        until_end(claim(folder))
+        remove_parts(folder)
+    return folder
+
+
+_claims: set[Path] = set()  # of this process
+
+
+@contextlib.contextmanager
+def claim(folder: Path) -> Iterator[None]:
+    """Inside, no other process gets this folder for a command of its own. Raises UserError where one has it."""
+    lock = folder.absolute().with_name(f".{folder.name}.lock")
+    if lock in _claims:
+        yield
+        return
+    with claimed(lock, wait=CLAIM_SECONDS) as ours:
+        if ours is False:
+            raise UserError(f"another command writes into {folder} now; wait for its end, or give another --name")
+        _claims.add(lock)
+        try:
+            yield
+        finally:
+            _claims.discard(lock)
 
 
 def removable(folder: Path) -> list[Path]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import signal
+import time
 from pathlib import Path
 
 import pytest
 
-from runs import FROZEN, MOONS, Outcome, make_data, run, snapshot, started
+from runs import FROZEN, MOONS, Outcome, end, make_data, run, snapshot, start, started
 from transfermpl.base import written_files
-from transfermpl.base.files import write_text
+from transfermpl.base.files import claimed, write_text
+from transfermpl.runs import run_folder
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +35,35 @@ def place(made: Path, tmp_path: Path) -> Path:
 
 def overwrite(place: Path, *more: object) -> Outcome:
     return run("--name", "x", *LINE, "--overwrite", *more, cwd=place)
+
+
+@pytest.mark.parametrize("how", ["--overwrite", "--resume"])
+def test_a_folder_that_another_command_writes_into_is_left_alone(
+    place: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(run_folder, "CLAIM_SECONDS", 0.1)
+    before = snapshot(place / "results")
+    with claimed(place / "results" / ".x.lock", wait=False):
+        outcome = run("--name", "x", *(LINE if how == "--overwrite" else ()), how, cwd=place)
+    assert outcome.code == 2
+    (line,) = outcome.complaint()
+    assert line.endswith("another command writes into results/x now; wait for its end, or give another --name")
+    assert snapshot(place / "results") == before
+
+
+@pytest.mark.slow
+def test_of_two_that_overwrite_at_once_one_is_refused(place: Path) -> None:
+    long = ("--name", "x", *MOONS, "--max_steps", 20_000, "--overwrite")
+    both = [start(*long, cwd=place) for _ in range(2)]
+    while all(process.poll() is None for process in both):
+        time.sleep(0.1)
+    (refused, other) = sorted(both, key=lambda process: process.poll() is None)
+    assert refused.wait() == 2
+    other.send_signal(signal.SIGTERM)
+    outcome = end(other, place)
+    assert outcome.code == 143
+    assert "--resume goes on" in outcome.err
+    assert not list((place / "results").glob(".*.lock"))
 
 
 def test_all_that_a_run_leaves_is_in_its_list(place: Path) -> None:
