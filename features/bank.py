@@ -41,7 +41,7 @@ from .blocks import (
 from .sources import BATCH_ROWS, EVALUATION_BATCH, FrozenSource, ImageRequest
 
 IN_MEMORY_SHARE = 0.4  # of the free memory of the device that a table may take
-
+BLOCK_SECONDS = 120.0  # that another process gets for a block before it is asked for again
 
 Kind = tuple[str, int]  # view and draw
 Job = dict[Kind, np.ndarray]  # the rows of one block of each kind
@@ -120,7 +120,7 @@ class FeatureBank:
             return 0
         for attempt in range(20):  # each wait may end with somebody else at work on rows of ours
             # First what nobody is at work on; then wait for the others, and take over what they gave up.
-            for count in self._work_off(self._jobs(wanted), wait=attempt > 0):
+            for count in self._work_off(self._jobs(wanted), wait=BLOCK_SECONDS if attempt else False):
                 done += count
                 if show is not None:
                     show(done)
@@ -150,7 +150,7 @@ class FeatureBank:
             jobs.append({kind: rows for kind, rows in job.items() if len(rows)})
         return jobs
 
-    def _work_off(self, jobs: list[Job], *, wait: bool) -> Iterator[int]:
+    def _work_off(self, jobs: list[Job], *, wait: float) -> Iterator[int]:
         """Compute and write the jobs that can be claimed; yields the number of rows of each.
 
         One stream decodes for all jobs, and a job is copied back and written while the next one is computed.

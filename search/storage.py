@@ -241,7 +241,7 @@ def mark_failed(study: Study, trial: FrozenTrial, reason: str) -> None:
 
 def retry_lost_trials(study: Study) -> None:
     """Enqueue once more the values of each trial that was lost on this host and has not been enqueued again."""
-    with claimed(_retry_lock(study), wait=True):  # of two supervisors of this host only one may enqueue them
+    with claimed(_retry_lock(study), wait=LOCK_SECONDS):  # of two supervisors here only one may enqueue them
         trials = study.get_trials(deepcopy=False)
         again = {trial.user_attrs.get("retry_of") for trial in trials}
         for trial in trials:
