@@ -26,8 +26,9 @@ $(READY): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) > /dev/null \
 		|| { rm -rf $(VENV); echo "$(PYTHON) -m venv failed: apt install python3-venv" >&2; exit 1; }
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
-	touch $(READY)
+	$(BIN)/python -m pip install --quiet --quiet --editable '.[dev]'
+	@touch $(READY)
+	@echo "ready: $(BIN)/python MPL.py --help"
 
 demo: $(READY)
 	$(BIN)/python MPL.py --name demo --overwrite --seed 0 --show_images

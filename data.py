@@ -230,6 +230,10 @@ def _report(dataset: Dataset, found: Found) -> None:
     if dataset.conflicts:
         count = len(dataset.conflicts)
         warn(f"{count} images are filed under more than one class, so their labels are not used; see split.csv")
+    counts = np.bincount(dataset.labels[dataset.labels >= 0], minlength=len(dataset.classes))
+    lone = [name for name, count in zip(dataset.classes, counts, strict=True) if count == 1]
+    if lone and len(dataset.classes) > 2:
+        warn(f"only one image of {listed(lone)}: is the name mistyped?")
     for kind, (black, white) in dataset.ranges.items():
         say(f"images with {kind} instead of 8-bit values: {black:g} is shown as black and {white:g} as white in all")
     gone = {item.label for item in found.items} - {""} - set(dataset.classes)
@@ -370,6 +374,7 @@ def read_split(path: Path) -> dict[str, set[int]]:
 def summary_table(dataset: Dataset, split: Split) -> str:
     """What was found, as lines of text: a row a class, or with many classes the least and the most of any."""
     columns = {"images": np.arange(len(dataset)), **vars(split)}
+    columns["unlabeled"] = np.setdiff1d(split.unlabeled, split.labeled)  # a labeled image counts once
     counts = {name: Counter(dataset.labels[rows].tolist()) for name, rows in columns.items()}
     lines = [("class", *columns)]
     if len(dataset.classes) <= 20:

@@ -124,7 +124,7 @@ def load_into(net: nn.Module, state: Mapping[str, Tensor], heads: tuple[str, ...
     ]
     if parts:
         raise UserError(
-            f"{complaint}: of its keys {', '.join(parts)}; give its own weights, or name the network of these"
+            f"{complaint}: of its keys {', '.join(parts)}; give its own weights, or --model_name with their network"
         )
     own.update({key: value for key, value in given.items() if key in own})
     net.load_state_dict(own)

@@ -57,8 +57,9 @@ def write_run(folder: Path, summary: Mapping[str, Any], run: FinishedRun) -> Pat
 
 def _lead(summary: Mapping[str, Any], run: FinishedRun) -> str:
     labels, classes = summary["labels_used"], len(run.dataset.classes)
-    learned = f"{labels} labels and {len(run.split.unlabeled)} unlabeled images"
-    learned = f"{labels} labels" if run.method in ("finetune", "labels_only") else learned
+    more = len(np.setdiff1d(run.split.unlabeled, run.split.labeled))
+    alone = run.method in ("finetune", "labels_only") or not more
+    learned = f"{labels} labels" if alone else f"{labels} labels and {more} unlabeled images"
     if not run.tested:
         return f"Learned {classes} classes from {learned}; there was no test."
     result = summary["test"][run.judge]
@@ -96,12 +97,13 @@ def _results(summary: Mapping[str, Any]) -> Section:
 
 def _what_was_run(summary: Mapping[str, Any], run: FinishedRun) -> Section:
     dataset, split, last = run.dataset, run.split, run.rows[-1] if run.rows else {}
+    unlabeled = len(np.setdiff1d(split.unlabeled, split.labeled))
     names = ", ".join(dataset.classes[:CLASSES_NAMED]) + (", ..." if len(dataset.classes) > CLASSES_NAMED else "")
     near = summary.get("neighbours")
     rows = [
         ("data", dataset.name),
         ("classes", f"{len(dataset.classes)}: {names}"),
-        ("images", f"{len(split.labeled)} labeled, {len(split.unlabeled)} unlabeled, {len(split.val)} validation, "
+        ("images", f"{len(split.labeled)} labeled, {unlabeled} unlabeled, {len(split.val)} validation, "
                    f"{len(split.test)} test"),
         ("class prior", _class_prior(summary.get("class_prior", {}))),
         ("method", METHODS.get(run.method, run.method)),

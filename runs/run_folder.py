@@ -12,7 +12,7 @@ from ..base.files import claimed, read_json, remove_parts
 from ..base.folder_walk import files_below
 from ..base.written_files import LIST, begin_list, forget, is_as_written, note, written_in
 from ..train import TrainingFault
-from ..utils import RUN_LOG, UserError, until_end, warn
+from ..utils import RUN_LOG, UserError, say, until_end, warn
 
 RESULTS = Path("results")
 CLAIM_SECONDS = 10.0  # a killed command's processes may live a little longer than itself
@@ -47,6 +47,8 @@ def run_folder(name: str, *, resume: bool = False, overwrite: bool = False, shar
                 until_end(claim(folder))
             begin_list(folder)
             note(folder / RUN_LOG, grows=True)
+            if number > 1:
+                say(f"{RESULTS / name} is there already, so this is {folder}; --overwrite replaces the earlier one")
             return folder
 
 

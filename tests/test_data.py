@@ -216,10 +216,17 @@ def test_summary_table() -> None:
     few = made([0] * 20 + [1] * 30 + [-1])
     text = data.summary_table(few, data.split_dataset(few, args.Data(num_labels=4), 0)).splitlines()
     assert text[1].split() == ["class", "images", "labeled", "unlabeled", "val", "test"]
-    assert text[2].split() == ["c0", "20", "2", "16", "0", "4"]
+    assert text[2].split() == ["c0", "20", "2", "14", "0", "4"]
     assert text[4].split() == ["(unknown)", "1", "0", "1", "0", "0"]
-    assert text[5].split() == ["2", "classes", "51", "4", "41", "0", "10"]
+    assert text[5].split() == ["2", "classes", "51", "4", "37", "0", "10"]
     many = made([c for c in range(30) for _ in range(5 + c % 2)])
     text = data.summary_table(many, data.split_dataset(many, args.Data(num_labels=31), 0)).splitlines()
-    assert text[2].split() == ["each", "5..6", "1..2", "4..5", "0..0", "1..1"]
+    assert text[2].split() == ["each", "5..6", "1..2", "2..4", "0..0", "1..1"]
     assert len(text) == 4
+
+
+def test_a_class_of_one_image_may_be_mistyped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    find(folder(tmp_path / "d", {"daisy": 3, "rose": 3, "rosse": 1}))
+    assert "warning: only one image of rosse: is the name mistyped?" in capsys.readouterr().err
+    find(folder(tmp_path / "e", {"daisy": 1, "rose": 3}))
+    assert "mistyped" not in capsys.readouterr().err

@@ -92,7 +92,7 @@ def test_the_page_of_a_run_begins_with_what_came_out(tmp_path: Path) -> None:
     run_ = finished({"teacher": wrong, "student": wrong, "ensemble": wrong})
     page = page_of(run_, tmp_path)
     lead = "The models together are right on 35.0% of 40 test images of 3 classes (95% interval 22.1% to 50.5%)"
-    assert f"{lead}, having learned from 30 labels and 60 unlabeled images." in page.words
+    assert f"{lead}, having learned from 30 labels and 30 unlabeled images." in page.words
     rows = re.findall(r"<tr>.*?</tr>", part(page, "How good it is"))
     assert [" ".join(Page(row).words.split()[:5]) for row in rows[1:]] == [
         f"{name} 35.0% 22.1% to 50.5%" for name in ("teacher", "student", "ensemble")
@@ -147,8 +147,8 @@ def test_what_was_learned_of_unlabeled_images_is_told(tmp_path: Path) -> None:
     ("algorithm", "method", "learned"),
     [
         ("labels_only", "labeled images alone", "30 labels."),
-        ("cotraining", "co-training", "30 labels and 60 unlabeled images."),
-        ("meta", "Meta Co-Training", "30 labels and 60 unlabeled images."),
+        ("cotraining", "co-training", "30 labels and 30 unlabeled images."),
+        ("meta", "Meta Co-Training", "30 labels and 30 unlabeled images."),
     ],
 )
 def test_co_training_is_named_by_its_algorithm_and_its_views(

@@ -17,8 +17,11 @@ def _own_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-def test_names_are_counted_up() -> None:
+def test_names_are_counted_up(capsys: pytest.CaptureFixture[str]) -> None:
     assert [run_folder("x").name for _ in range(3)] == ["x", "x-2", "x-3"]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "results/x is there already, so this is results/x-2; --overwrite replaces the earlier one"
+    assert len(lines) == 2
     shutil.rmtree(Path("results") / "x-2")
     assert run_folder("x").name == "x-2"
 
