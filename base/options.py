@@ -182,10 +182,23 @@ def share(text: str) -> float:
     return value
 
 
+FORBIDDEN = '/\\:*?"<>|'  # in the name of a file on Windows
+RESERVED = frozenset(("con", "prn", "aux", "nul", "conin$", "conout$")) | {
+    f"{port}{number}" for port in ("com", "lpt") for number in "0123456789¹²³"
+}
+
+
+def is_reserved(name: str) -> bool:
+    """Whether Windows takes a file of that name for a device, whatever follows a point."""
+    return name.partition(".")[0].strip().lower() in RESERVED
+
+
 def folder_name(text: str) -> str:
-    """A text that can be the name of one folder; ValueError for any other."""
-    if not text or text in (".", "..") or any(sign in text for sign in '/\\:*?"<>|\0\n') or text != text.strip():
-        raise ValueError("must be a plain folder name, without slashes")
+    """A text that can be the name of one folder on every system; ValueError for any other."""
+    if not text or text in (".", "..") or any(sign in FORBIDDEN or sign < " " for sign in text) or text != text.strip():
+        raise ValueError(f"must be a plain folder name, without slashes and any of {FORBIDDEN[1:]}")
+    if text.endswith(".") or is_reserved(text):
+        raise ValueError("can't be the name of a folder on Windows; add a word to it")
     if any(0xD800 <= ord(sign) <= 0xDFFF for sign in text):  # bytes of the command line that are no text
         raise ValueError("must be text in UTF-8")
     return text
