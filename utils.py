@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 import traceback
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,8 +98,8 @@ _SECRET = r"pass|pw|secret|token|credential|api_?key|access_?key"  # in the name
 _PLACE = r"(?:\[[\da-f:.]+\]|[^:/?#@\[\]=;&\s]*)(?::\d+)?"
 _URL = re.compile(
     # SQLite's place is a path.
-    rf"(?P<scheme>sqlite[\w+]*://)(?P<path>/[^?]*)(?:\?(?P<sqlite_query>.*))?"
-    rf"|(?P<database>[a-z][\w+.-]*://)(?:(?P<user>[^:/?#@=;&\s]*)(?::[^@?#]*)?@)?"
+    rf"(?P<sqlite>sqlite[\w+]*://)(?P<path>/[^?]*)(?:\?(?P<sqlite_query>.*))?"
+    rf"|(?P<scheme>[a-z][\w+.-]*://)(?:(?P<user>[^:/?#@=;&\s]*)(?::[^@?#]*)?@)?"
     rf"(?P<place>{_PLACE}(?:,{_PLACE})*(?:/[^:?#@=;&]*)?)(?:\?(?P<query>[^?#]*))?",
     re.IGNORECASE,
 )
@@ -110,18 +111,18 @@ def without_password(url: str) -> str:
     """The URL of a database as it may be shown and written down; of one that can't be understood, next to nothing."""
     found = _URL.fullmatch(url)
     if found is None:
-        scheme = re.match(r"[A-Za-z][\w+.-]*://", url)
-        return url if re.fullmatch(r"[\w.\\/ -]+", url) else f"{scheme[0] if scheme else ''}..."
-    if found["scheme"] is not None:
-        scheme, user, place, query = found["scheme"], "", found["path"], found["sqlite_query"]
+        begin = re.match(r"[A-Za-z][\w+.-]*://", url)
+        return url if re.fullmatch(r"[\w.\\/ -]+", url) else f"{begin[0] if begin else ''}..."
+    scheme, place, user = found["scheme"] or found["sqlite"], found["place"] or found["path"] or "", found["user"] or ""
+    query = found["query"] or found["sqlite_query"] or ""
+    if found["sqlite"]:
         hides = bool(re.search(rf":[^/\\]*@|({_SECRET})\w*=", _decoded(place), re.IGNORECASE))
     else:
-        scheme, user, place, query = found["database"], found["user"] or "", found["place"], found["query"]
         encoded = _decoded(place).count(":") > place.count(":") or ":" in _decoded(user)
         hides = encoded or bool(re.search("[@=]", _decoded(place)))
     if hides:
         return f"{scheme}..."
-    kept = "&".join(part for part in re.split("[&;]", query or "") if _is_harmless(part))
+    kept = "&".join(part for part in re.split("[&;]", query) if _is_harmless(part))
     return scheme + (f"{user}@" if user else "") + place + (f"?{kept}" if kept else "")
 
 
@@ -139,7 +140,7 @@ def _decoded(text: str) -> str:
 def keep_secret(url: str) -> None:
     """What `without_password` takes from this URL is told nowhere from now on, until the command ends."""
     shown = without_password(url)
-    if shown != url:
+    if url and shown != url:
         _told.secrets[url] = shown
         _told.secrets |= dict.fromkeys(_words(url) - _words(shown), "***")
 
@@ -202,9 +203,24 @@ def complain(message: str) -> None:
     _tell(logging.ERROR, message)
 
 
+def shown(text: str) -> str:
+    """Any text as one line that a screen shows as it is: line ends and what moves the cursor or other letters escaped.
+
+    A file's name need not even be text.
+    """
+    if text.isprintable():
+        return text
+    return "".join(sign if _is_shown(sign) else sign.encode("unicode_escape").decode() for sign in text)
+
+
+def _is_shown(sign: str) -> bool:
+    # Spaces of any width, and what joins the letters of some scripts and the parts of an emoji.
+    return sign.isprintable() or unicodedata.category(sign) == "Zs" or sign in "\u200c\u200d"
+
+
 def _tell(level: int, message: str) -> None:
-    # A file's name need not be text; what handlers get is.
-    record = _record(level, message.encode("utf-8", "backslashreplace").decode())
+    # A table has many lines.
+    record = _record(level, shown(message) if level >= logging.WARNING else "\n".join(map(shown, message.split("\n"))))
     # A run's log is complete, whatever the level that a user of the library has set.
     for log in _told.logs:
         log.write(record)

@@ -81,8 +81,8 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
 def _reason(error: Exception) -> str:
     """The first line of what a driver says, and what to do about a password that a search was resumed without."""
     lines = str(getattr(error, "orig", None) or error).strip().splitlines()
-    reason = hidden(lines[0]) if lines else type(error).__name__
-    return reason + "; no file keeps a password: give --storage with it" * ("password" in reason)
+    reason = lines[0] if lines else type(error).__name__
+    return hidden(reason) + "; no file keeps a password: give --storage with it" * ("password" in reason)
 
 
 def with_driver(url: str) -> str:

@@ -29,7 +29,7 @@ from .. import args
 from ..base.written_files import note
 from ..runs.views import FeatureCache
 from ..train import TrainingFault
-from ..utils import UserError, complain, hidden, keep_pages, keep_secret, key, on_screen
+from ..utils import UserError, hidden, keep_pages, keep_secret, key, on_screen
 from .objective import accuracy, goal_of
 from .space import Space, suggest
 from .storage import INTERRUPTED, open_storage, owner
@@ -65,7 +65,7 @@ def work(connection: Connection, job: Job, number: int, trials: int) -> None:
     try:
         _work(connection, job, number, trials)
     except Exception as error:
-        complain("".join(traceback.format_exception(error)))
+        sys.stderr.write(hidden("".join(traceback.format_exception(error))))
         sys.exit(1)
 
 

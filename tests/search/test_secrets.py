@@ -260,6 +260,11 @@ def test_a_url_without_a_password_is_shown_as_it_is(url: str) -> None:
     assert without_password(url) == url
 
 
+def test_an_empty_url_hides_nothing() -> None:
+    keep_secret("")
+    assert hidden("a line") == "a line"
+
+
 def test_a_url_with_a_password_keeps_the_rest() -> None:
     assert without_password("postgresql://me:p%40ss@h:5/d?x=1") == "postgresql://me@h:5/d?x=1"
     assert without_password("postgresql://h/d?user=me&password=p&ssl=x") == "postgresql://h/d?user=me&ssl=x"
