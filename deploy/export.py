@@ -29,7 +29,7 @@ from ..base.folder_walk import files_below
 from ..data import find_dataset
 from ..images import builtin
 from ..images.decode import Transform
-from ..utils import UserError, say
+from ..utils import UserError, say, shown
 from .classifier import Classifier
 from .output import classifier_of, output, writing
 
@@ -102,7 +102,7 @@ def export(
             )
     size = out.stat().st_size / 1e6
     say(f"checked on {len(images)} images: the probabilities differ by {difference:.2g} at most")
-    say(f"exported: {out} ({size:.1f} MB; uint8 RGB [N, 3, {transform.size}, {transform.size}])")
+    say(shown(f"exported: {out}") + f" ({size:.1f} MB; uint8 RGB [N, 3, {transform.size}, {transform.size}])")
     return {"out": str(out), "images": len(images), "difference": difference}
 
 
