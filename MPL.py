@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(words: Sequence[str]) -> int:
     from transfermpl import args
-    from transfermpl.utils import UserError, complain, keep_pages
+    from transfermpl.utils import UserError, complain, hide_in_tracebacks, keep_pages
 
     try:
         options = args.parse(words)
@@ -80,6 +80,7 @@ def _main(words: Sequence[str]) -> int:
         return 1
     except Exception as error:
         if options.run.debug:
+            hide_in_tracebacks()
             raise
         complain(advice_for(error) or unexpected(error))
         return 1

@@ -27,7 +27,7 @@ from .base.options import (
     with_config,
     words_of,
 )
-from .utils import UserError, program, warn
+from .utils import UserError, program, warn, without_password
 
 # Which commands read an option. `train` is what is done where no other is asked for.
 TRAINING = ("train", "compare", "search")
@@ -373,7 +373,7 @@ class Search:
     storage: str | None = option(
         None, "Keep the search in the database with this URL (SQLite, PostgreSQL or MySQL), which several machines can "
         "share.",
-        default_text="a journal file in results/NAME", metavar="URL", on_resume=True, per_machine=True)
+        default_text="a journal file in results/NAME", metavar="URL", on_resume=True, per_machine=True, secret=True)
     pruner: str = option(
         "median", "Stop trials that fall behind the others by this rule, or run all to their end (none).",
         choices=("median", "hyperband", "none"), per_machine=True)
@@ -454,8 +454,9 @@ class Options:
         return dataclasses.replace(self, **{g: dataclasses.replace(getattr(self, g), **v) for g, v in groups.items()})
 
     def recorded(self) -> dict[str, Any]:
-        """What `commandline_args.txt` holds, and `--config` takes back."""
-        return {name: value for name, value in self.flat().items() if name not in NOT_RECORDED}
+        """What `commandline_args.txt` holds, and `--config` takes back: no password."""
+        values = {name: value for name, value in self.flat().items() if name not in NOT_RECORDED}
+        return values | {name: without_password(values[name]) for name in values if TABLE[name].secret and values[name]}
 
     def command_line(self) -> list[str]:
         """The words that make these options again, without those that do so by themselves.

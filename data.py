@@ -19,13 +19,13 @@ import numpy as np
 from . import args
 from .base.files import write_text
 from .base.folds import dealt_folds
-from .base.tables import csv_text, text_table
+from .base.tables import csv_rows, csv_text, text_table
 from .images.builtin import Found, Item
 from .images.decode import Transform, ValueRanges, fit, open_rgb, quiet_pil, read_content, reason_of, value_ranges
 from .images.layouts import HELD_OUT_PLACES, LAYOUTS, find_files
 from .images.places import listed
 from .images.scan import Scanned, content_hash, scan
-from .utils import UserError, generator, say, warn
+from .utils import UserError, generator, say, shown, warn
 
 if TYPE_CHECKING:
     import torch
@@ -360,7 +360,8 @@ def read_split(path: Path) -> dict[str, set[int]]:
     hashes: dict[str, set[int]] = defaultdict(set)
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
+            columns, *rows = csv_rows(file)
+            for row in (dict(zip(columns, cells, strict=True)) for cells in rows if cells):
                 if row["hash"]:
                     hashes[row["split"]].add(int(row["hash"], 16))
     except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
@@ -386,4 +387,4 @@ def summary_table(dataset: Dataset, split: Split) -> str:
     if counts["images"][-1]:
         lines.append(("(unknown)", *(str(count[-1]) for count in counts.values())))
     lines.append((f"{len(dataset.classes)} classes", *(str(len(rows)) for rows in columns.values())))
-    return f"data set {dataset.name}\n{text_table(lines)}"
+    return f"data set {shown(dataset.name)}\n{text_table(lines)}"

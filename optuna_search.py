@@ -25,11 +25,11 @@ from .runs.run_folder import going_on, run_folder
 from .search import plots
 from .search.objective import Goal, fill_banks, goal_of
 from .search.space import Space, best_options, first_values, space_of
-from .search.storage import JOURNAL, best_of, finished, open_storage, storage_errors, without_password
+from .search.storage import JOURNAL, best_of, finished, open_storage, storage_errors
 from .search.supervisor import Supervisor
 from .search.worker import Job
 from .train import TrainingFault
-from .utils import UserError, log_to, program, say
+from .utils import UserError, log_to, program, say, without_password
 
 
 def search(options: Options) -> dict[str, Any]:
@@ -59,7 +59,7 @@ def search(options: Options) -> dict[str, Any]:
     # A database is opened before a folder is made, since it may refuse us. The journal lies in the folder.
     study = open_study(open_storage(url, Path()), name, identity, first, resume) if url else None
     folder = run_folder(options.run.name or "", resume=resume, overwrite=options.run.overwrite, shared=True)
-    write_options(folder, {**options.recorded(), "name": name})
+    write_json(folder / "commandline_args.txt", {**options.recorded(), "name": name})
     if study is None:
         study = open_study(open_storage(None, folder), name, identity, first, resume)
     tuned, validated = options.cotraining.finetune_views, goal.by_validation
@@ -127,13 +127,6 @@ def check_same_search(study: optuna.Study, identity: dict[str, Any]) -> None:
 
 
 # --- what a search leaves ---------------------------------------------------------------------------------------------
-
-
-def write_options(folder: Path, record: dict[str, Any]) -> None:
-    """Write the options for `--resume`, without a password."""
-    if record["storage"]:
-        record["storage"] = without_password(record["storage"])
-    write_json(folder / "commandline_args.txt", record)
 
 
 def write_results(study: optuna.Study, job: Job) -> dict[str, Any]:

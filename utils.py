@@ -9,17 +9,20 @@ import contextlib
 import hashlib
 import logging
 import os
+import re
 import shlex
 import signal
 import sys
 import threading
 import time
 import traceback
+import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
+from urllib.parse import unquote, unquote_plus
 
 import numpy as np
 
@@ -90,6 +93,95 @@ def _handled(handlers: Mapping[signal.Signals, Callable[[int, Any], None]]) -> I
             signal.signal(number, handler if handler is not None else signal.SIG_DFL)
 
 
+# --- what is never told -----------------------------------------------------------------------------------------------
+
+_SECRET = r"pass|pw|secret|token|credential|api_?key|access_?key"  # in the name of a parameter
+_PLACE = r"(?:\[[\da-f:.]+\]|[^:/?#@\[\]=;&\s]*)(?::\d+)?"
+_URL = re.compile(
+    # SQLite's place is a path.
+    rf"(?P<sqlite>sqlite[\w+]*://)(?P<path>/[^?]*)(?:\?(?P<sqlite_query>.*))?"
+    rf"|(?P<scheme>[a-z][\w+.-]*://)(?:(?P<user>[^:/?#@=;&\s]*)(?::[^@?#]*)?@)?"
+    rf"(?P<place>{_PLACE}(?:,{_PLACE})*(?:/[^:?#@=;&]*)?)(?:\?(?P<query>[^?#]*))?",
+    re.IGNORECASE,
+)
+_USER_PART = re.compile(r"(://[^\s:/@]*):[^\s/@]*(?=@)")
+_PARAMETER = re.compile(rf"([?&;]\w*(?:{_SECRET})\w*=)[^\s&;'\"]+", re.IGNORECASE)
+
+
+def without_password(url: str) -> str:
+    """The URL of a database as it may be shown and written down; of one that can't be understood, next to nothing."""
+    found = _URL.fullmatch(url)
+    if found is None:
+        begin = re.match(r"[A-Za-z][\w+.-]*://", url)
+        return url if re.fullmatch(r"[\w.\\/ -]+", url) else f"{begin[0] if begin else ''}..."
+    scheme, place, user = found["scheme"] or found["sqlite"], found["place"] or found["path"] or "", found["user"] or ""
+    query = found["query"] or found["sqlite_query"] or ""
+    if found["sqlite"]:
+        hides = bool(re.search(rf":[^/\\]*@|({_SECRET})\w*=", _decoded(place), re.IGNORECASE))
+    else:
+        encoded = _decoded(place).count(":") > place.count(":") or ":" in _decoded(user)
+        hides = encoded or bool(re.search("[@=]", _decoded(place)))
+    if hides:
+        return f"{scheme}..."
+    kept = "&".join(part for part in re.split("[&;]", query) if _is_harmless(part))
+    return scheme + (f"{user}@" if user else "") + place + (f"?{kept}" if kept else "")
+
+
+def _is_harmless(parameter: str) -> bool:
+    return "=" in parameter and not re.search(rf"@|({_SECRET})[\w.-]*\s*=", _decoded(parameter), re.IGNORECASE)
+
+
+def _decoded(text: str) -> str:
+    """Without percent signs, also where it was encoded twice."""
+    while (plain := unquote_plus(text)) != text:
+        text = plain
+    return text
+
+
+def keep_secret(url: str) -> None:
+    """What `without_password` takes from this URL is told nowhere from now on, until the command ends."""
+    shown = without_password(url)
+    if url and shown != url:
+        _told.secrets[url] = shown
+        _told.secrets |= dict.fromkeys(_words(url) - _words(shown), "***")
+
+
+def _words(url: str) -> set[str]:
+    """The parts that a driver's error may quote, encoded and decoded."""
+    user_part = url.partition("://")[2].rpartition("@")[0].partition(":")[2]
+    words = {form for part in re.split(r"[\s:/?#@&;=,]+", url) for form in (part, unquote(part), unquote_plus(part))}
+    words |= {user_part, unquote(user_part)}
+    words |= {part for word in [*words] for part in re.split(r"[\s:/?#@&;=,]+", word)}
+    return {word for word in words if len(word) > 1}
+
+
+def hidden(text: str) -> str:
+    """A text about something that went wrong, which may quote a password, without it."""
+    text = _without_urls(text)
+    for word in sorted(_told.secrets, key=len, reverse=True):
+        text = re.sub(rf"(?<!\w){re.escape(word)}(?!\w)", "***", text, flags=re.IGNORECASE)
+    return re.sub(r"(?<=:)[^\s:/\\@]+(?=@)", "***", text)
+
+
+def _without_urls(text: str) -> str:
+    """A text without the passwords of URLs in it; a URL that has been named as secret is shown as it may be."""
+    for url in sorted(_told.secrets, key=len, reverse=True):
+        if _told.secrets[url] != "***":
+            text = text.replace(url, _told.secrets[url])
+    return _PARAMETER.sub(r"\1***", _USER_PART.sub(r"\1", text))
+
+
+def hide_in_tracebacks() -> None:
+    """A traceback that ends the program from here on shows no secret either."""
+    secrets = _told.secrets
+
+    def show(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        _told.secrets |= secrets  # the command has ended
+        sys.stderr.write(hidden("".join(traceback.format_exception(kind, error, trace))))
+
+    sys.excepthook = show
+
+
 # --- what is told -----------------------------------------------------------------------------------------------------
 
 LOG = logging.getLogger("transfermpl")
@@ -112,9 +204,24 @@ def complain(message: str) -> None:
     _tell(logging.ERROR, message)
 
 
+def shown(text: str) -> str:
+    """Any text as one line that a screen shows as it is: line ends and what moves the cursor or other letters escaped.
+
+    A file's name need not even be text.
+    """
+    if text.isprintable():
+        return text
+    return "".join(sign if _is_shown(sign) else sign.encode("unicode_escape").decode() for sign in text)
+
+
+def _is_shown(sign: str) -> bool:
+    # Spaces of any width, and what joins the letters of some scripts and the parts of an emoji.
+    return sign.isprintable() or unicodedata.category(sign) == "Zs" or sign in "\u200c\u200d"
+
+
 def _tell(level: int, message: str) -> None:
-    # A file's name need not be text; what handlers get is.
-    record = _record(level, message.encode("utf-8", "backslashreplace").decode())
+    # A table has many lines.
+    record = _record(level, shown(message) if level >= logging.WARNING else "\n".join(map(shown, message.split("\n"))))
     # A run's log is complete, whatever the level that a user of the library has set.
     for log in _told.logs:
         log.write(record)
@@ -125,6 +232,7 @@ def _tell(level: int, message: str) -> None:
 
 
 def _record(level: int, message: str) -> logging.LogRecord:
+    message = hidden(message) if level >= logging.WARNING else _without_urls(message)
     return LOG.makeRecord(LOG.name, level, __file__, 0, message, (), None)
 
 
@@ -201,7 +309,8 @@ class _Told:
     """Where lines go beside the screen, and the command that says them.
 
     ending: what is left when the command ends; None outside a command. held: what was told before the folder of the log
-    is known; None outside a command. fault: the log with the traceback of the last unexpected error.
+    is known; None outside a command. fault: the log with the traceback of the last unexpected error. secrets: what is
+    shown in place of a URL, or of a part of one.
     """
 
     logs: list[_RunLog] = field(default_factory=list)
@@ -209,6 +318,7 @@ class _Told:
     held: list[logging.LogRecord] | None = None
     words: Sequence[str] | None = None
     fault: Path | None = None
+    secrets: dict[str, str] = field(default_factory=dict)
 
 
 _told = _Told()
@@ -240,13 +350,17 @@ def as_command(words: Sequence[str]) -> Iterator[None]:
 
     What is told before the command's folder is known is kept, and goes into the log of that folder.
     """
-    before = _told.held, _told.words, _told.ending
+    before = _told.held, _told.words, _told.ending, _told.secrets
+    _told.held, _told.words, _told.fault, _told.secrets = [], tuple(words), None, {}
+    for word in words:
+        if re.search(r"://\S*:\S*@", word) or _PARAMETER.search(word):  # also where --storage is misspelled
+            keep_secret(word.partition("=")[2] if word.startswith("--") else word)
     try:
         with contextlib.ExitStack() as ending:
-            _told.held, _told.words, _told.fault, _told.ending = [], tuple(words), None, ending
+            _told.ending = ending
             yield
     finally:
-        _told.held, _told.words, _told.ending = before
+        _told.held, _told.words, _told.ending, _told.secrets = before
 
 
 def until_end(context: AbstractContextManager[object]) -> None:
@@ -256,10 +370,10 @@ def until_end(context: AbstractContextManager[object]) -> None:
 
 
 def typed(words: Sequence[str] | None = None) -> str:
-    """The line that started what runs now, as one types it again; with `words`, the line of these."""
+    """The line that started what runs now, as one types it again but for secrets; with `words`, the line of these."""
     if words is None:
         words = sys.argv[1:] if _told.words is None else _told.words
-    return shlex.join([program().split()[-1], *words])
+    return shlex.join([program().split()[-1], *map(_without_urls, words)])
 
 
 def traceback_in() -> Path | None:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from .base.files import atomic_file
+from .utils import shown
 
 Rows = list[dict[str, float | int | str | None]]
 Lines = list[tuple[str, str, str, Any]]  # column, label, colour, dash
@@ -86,8 +87,7 @@ def style() -> Iterator[None]:
 
 def plain(text: object, limit: int = 24) -> str:
     """One printable line of at most `limit` characters."""
-    line = " ".join(str(text).encode("utf-8", "replace").decode().split())
-    line = "".join(sign if sign.isprintable() else "?" for sign in line)
+    line = " ".join(shown(str(text)).split())
     return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
 
 

@@ -7,11 +7,14 @@ import errno
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Iterable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import IO, Any
 
 from ..utils import UserError
+from .options import FORBIDDEN, is_reserved
 from .written_files import note
 
 PART = ".part-"  # how the name of a file begins while it is being written
@@ -92,6 +95,34 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} can't be read as JSON ({error}); give another file") from error
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+def file_names(names: Iterable[str]) -> dict[str, str]:
+    """Of each of these names of classes, models or views one for a file, which any disk takes; no two are alike.
+
+    A disk may take letters for alike that differ in case or in how Unicode composes them.
+    """
+    plain = {name: _file_name(name) for name in names}
+    found: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in sorted(plain, key=lambda name: plain[name] != name):  # what is right already stays
+        numbered = (plain[name] if number == 1 else f"{plain[name]}-{number}" for number in count(1))
+        found[name] = next(candidate for candidate in numbered if _as_a_disk(candidate) not in taken)
+        taken.add(_as_a_disk(found[name]))
+    return {name: found[name] for name in plain}
+
+
+def _file_name(name: str) -> str:
+    plain = "".join("_" if sign in FORBIDDEN or not sign.isprintable() else sign for sign in name)[:60]
+    plain = plain.strip(" .") or "_"
+    return f"_{plain}" if is_reserved(plain) else plain
+
+
+def _as_a_disk(name: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
 
 
 # --- locks ------------------------------------------------------------------------------------------------------------

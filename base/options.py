@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from ..utils import UserError
+from ..utils import UserError, keep_secret
 
 # --- one option -------------------------------------------------------------------------------------------------------
 
@@ -42,6 +42,7 @@ def option(
     per_machine: bool = False,
     inherited: str = "",
     searchable: bool | None = None,
+    secret: bool = False,
 ) -> Any:
     """A dataclass field that is an option of the command line.
 
@@ -62,6 +63,7 @@ def option(
         inherited: what a run that starts from a loaded run does: "default": it takes over the loaded run's value unless
             the user gives another; "fixed": the value can't be changed any more; "": it keeps its own.
         searchable: whether a search may vary the option; None: as its group says.
+        secret: whether it is a URL that may hold a password, which is never shown and never written.
     """
     metadata = {name: value for name, value in locals().items() if name != "default" and value is not None}
     return field(default=default, metadata=metadata)
@@ -95,6 +97,7 @@ class Option:
     per_machine: bool = False
     inherited: str = ""
     searchable: bool = False
+    secret: bool = False
 
     @property
     def is_switch(self) -> bool:
@@ -179,10 +182,23 @@ def share(text: str) -> float:
     return value
 
 
+FORBIDDEN = '/\\:*?"<>|'  # in the name of a file on Windows
+RESERVED = frozenset(("con", "prn", "aux", "nul", "conin$", "conout$")) | {
+    f"{port}{number}" for port in ("com", "lpt") for number in "0123456789¹²³"
+}
+
+
+def is_reserved(name: str) -> bool:
+    """Whether Windows takes a file of that name for a device, whatever follows a point."""
+    return name.partition(".")[0].strip().lower() in RESERVED
+
+
 def folder_name(text: str) -> str:
-    """A text that can be the name of one folder; ValueError for any other."""
-    if not text or text in (".", "..") or any(sign in text for sign in '/\\:*?"<>|\0\n') or text != text.strip():
-        raise ValueError("must be a plain folder name, without slashes")
+    """A text that can be the name of one folder on every system; ValueError for any other."""
+    if not text or text in (".", "..") or any(sign in FORBIDDEN or sign < " " for sign in text) or text != text.strip():
+        raise ValueError(f"must be a plain folder name, without slashes and any of {FORBIDDEN[1:]}")
+    if text.endswith(".") or is_reserved(text):
+        raise ValueError("can't be the name of a folder on Windows; add a word to it")
     if any(0xD800 <= ord(sign) <= 0xDFFF for sign in text):  # bytes of the command line that are no text
         raise ValueError("must be text in UTF-8")
     return text
@@ -237,6 +253,9 @@ class OptionTable:
     def converted(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """These values, converted and checked one by one; None, which stands for the default, is left out."""
         chosen = {name: self[name] for name in values}  # an unknown name is worse than a wrong value
+        for name, option in chosen.items():
+            if option.secret:
+                keep_secret(str(values[name]))
         return {name: option.convert(values[name]) for name, option in chosen.items() if values[name] is not None}
 
     def turned_on(self, values: Mapping[str, Any]) -> set[str]:

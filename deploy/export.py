@@ -30,7 +30,7 @@ from ..base.folder_walk import files_below
 from ..data import find_dataset
 from ..images import builtin
 from ..images.decode import Transform
-from ..utils import UserError, say
+from ..utils import UserError, say, shown
 from . import classify
 from .classifier import Classifier
 from .output import classifier_of, output, writing
@@ -106,7 +106,7 @@ def export(
     script = write_script(out)
     size = out.stat().st_size / 1e6
     say(f"checked on {len(images)} images: the probabilities differ by {difference:.2g} at most")
-    say(f"exported: {out} ({size:.1f} MB; uint8 RGB [N, 3, {transform.size}, {transform.size}])")
+    say(shown(f"exported: {out}") + f" ({size:.1f} MB; uint8 RGB [N, 3, {transform.size}, {transform.size}])")
     say(f"to classify images with these two files alone: python {script.name} {out.name} IMAGE ...")
     return {"out": str(out), "script": str(script), "images": len(images), "difference": difference}
 

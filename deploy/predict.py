@@ -8,20 +8,19 @@ import shutil
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..args import Mode, Use
-from ..base.files import atomic_file
+from ..base.files import atomic_file, file_names
 from ..base.folder_walk import FoundFile, files_below, printable
 from ..base.progress import ProgressBar
-from ..base.tables import csv_text, text_table
+from ..base.tables import csv_rows, csv_text, text_table
 from ..features.sources import EVALUATION_BATCH
 from ..images.decode import reason_of
-from ..utils import UserError, say, warn
+from ..utils import UserError, say, shown, warn
 from .classifier import Classifier, disagreement, in_batches
 from .output import classifier_of, output, writing
 
@@ -53,7 +52,7 @@ def predict(mode: Mode, use: Use, settings: Mapping[str, Any], *, overwrite: boo
     total = sum(1 for _ in files_below(folder))
     if not total:
         raise UserError(f"--predict_dir {folder}: there is no file in it")
-    say(f"classifying {total} files below {folder} by {classifier.path}")
+    say(shown(f"classifying {total} files below {folder} by {classifier.path}"))
     with writing(out) as temporary:
         table = Table(temporary, classifier, use.min_probability)
         with table, ProgressBar(total, what="predicting", unit="image") as bar:
@@ -76,7 +75,7 @@ def is_table(path: Path) -> bool:
     """Whether a file is a table of predictions, or one of unsure images in which no label was filled in."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            rows = csv.reader(file)
+            rows = csv_rows(file)
             header = next(rows, [])
             if header[:3] == ["path", "prediction", "probability"]:
                 return True
@@ -153,7 +152,7 @@ class Table:
             with self.path.open(encoding="utf-8", newline="") as table:
                 for place in order.tolist():
                     table.seek(self.places[place])
-                    cells = dict(zip(self.columns, next(csv.reader(table)), strict=True))
+                    cells = dict(zip(self.columns, next(csv_rows(table)), strict=True))
                     row = [cells["path"], "", cells["top1"], cells["probability"], cells["disagreement"]]
                     file.write(csv_text([row]))
 
@@ -164,7 +163,7 @@ class Sorter:
     def __init__(self, use: Use, source: Path, classes: Sequence[str]) -> None:
         given, self.by = use.predict_copy, use.copy_by
         self.folder = Path(given).expanduser().absolute() if given else None
-        self.names = folder_names(classes)
+        self.names = file_names(classes)
         if self.folder is None:
             return
         if self.folder.exists() and (not self.folder.is_dir() or any(self.folder.iterdir())):
@@ -188,19 +187,6 @@ class Sorter:
             raise UserError(f"{target} can't be made ({reason_of(error)}); {hint}") from error
 
 
-def folder_names(classes: Sequence[str]) -> dict[str, str]:
-    """A folder's name for each class, no two alike: a class of a table may be called `a/b` or `..`."""
-    names: dict[str, str] = {}
-    taken: set[str] = set()
-    for name in classes:
-        plain = "".join("_" if sign in '/\\:*?"<>|' or not sign.isprintable() else sign for sign in name)[:60]
-        plain = plain.strip(" .") or "_"
-        numbered = (plain if number == 1 else f"{plain}-{number}" for number in count(1))
-        names[name] = next(candidate for candidate in numbered if candidate.casefold() not in taken)
-        taken.add(names[name].casefold())
-    return names
-
-
 def _told(table: Table, out: Path, unsure_out: Path | None, sorted_into: Path | None) -> dict[str, Any]:
     """Say what was found; returns the same."""
     counted = [(number, printable(name)) for name, number in table.counts.most_common(20)]
@@ -213,7 +199,7 @@ def _told(table: Table, out: Path, unsure_out: Path | None, sorted_into: Path | 
     if table.bad:
         warn(f"{table.bad} files can't be classified; the table's column error says why")
     if sorted_into is not None:
-        say(f"sorted into: {sorted_into}")
-    say(f"predictions: {out}")
+        say(shown(f"sorted into: {sorted_into}"))
+    say(shown(f"predictions: {out}"))
     counts = {"images": table.rows, "classes": dict(table.counts), "unsure": len(table.places), "bad": table.bad}
     return counts | {"out": str(out), "unsure_out": None if unsure_out is None else str(unsure_out)}

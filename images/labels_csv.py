@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..base.folder_walk import printable
+from ..base.tables import csv_rows
 from ..utils import UserError
 from .builtin import Item
 from .places import listed, place_of
@@ -34,14 +35,14 @@ def items_of_csv(folder: Path, given: str) -> list[Item]:
     items: dict[str, Item] = {}
     missing: list[str] = []
     for number, cells in enumerate(lines[1:], 2):
-        cells = [cell.strip() for cell in cells]
-        if not any(cells):
+        if not any(cell.strip() for cell in cells):
             continue
         where = f"{table}, row {number}"
         if len(cells) > len(lines[0]):
             raise UserError(f"{where} has {len(cells)} cells under {len(lines[0])} names; put quotes around a comma")
         row = {name: cells[place] if place < len(cells) else "" for name, place in columns.items()}
         file = _find(folder, row["path"])
+        row = {name: cell.strip() for name, cell in row.items()}
         if file is None:
             missing.append(row["path"])
             continue
@@ -61,7 +62,7 @@ def _read(table: Path) -> list[list[str]]:
     try:
         text = _decoded(table.read_bytes())
         delimiter = max(DELIMITERS, key=text.lstrip().partition("\n")[0].count)
-        return list(csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter))
+        return list(csv_rows(io.StringIO(text, newline=""), strict=True, delimiter=delimiter))
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{table} can't be read as a CSV table in UTF-8 ({error}); write it again") from error
 
@@ -90,8 +91,13 @@ def _columns(table: Path, header: list[str]) -> dict[str, int]:
 
 
 def _find(folder: Path, path: str) -> Path | None:
-    """The file of a row: as it is written, or with the slashes of Windows, or in the other Unicode form."""
-    spellings = [path, path.replace("\\", "/"), *(unicodedata.normalize(form, path) for form in ("NFC", "NFD"))]
+    """The file of a row: as it is written, or with the slashes of Windows, or in the other Unicode form.
+
+    A quotation mark that a person wrote may be part of the name that one of ours (`csv_text`) is not.
+    """
+    plain = path.strip()
+    spellings = [path, plain, plain.replace("\\", "/"), *(unicodedata.normalize(f, plain) for f in ("NFC", "NFD"))]
+    spellings.append(f"'{plain}")
     found = (folder / spelling for spelling in spellings if spelling)
     return next((file for file in found if os.path.exists(file)), None)
 

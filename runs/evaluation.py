@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from .. import visualization
+from ..base.files import file_names
 from ..base.metrics import calibrated, calibration_errors, confusion_matrix, metrics, reliability
 from .trained_models import TrainedModels
 from .views import Views
@@ -34,15 +35,21 @@ def confusion_of(probabilities: np.ndarray, labels: np.ndarray, classes: int) ->
     return confusion_matrix(labels, probabilities.argmax(axis=1), classes)
 
 
+def confusion_files(models: Iterable[str]) -> dict[str, str]:
+    """The name of the picture of each model's confusion matrix."""
+    return {model: f"{name}_CM.png" for model, name in file_names(models).items()}
+
+
 def draw_confusions(
     folder: Path, predictions: Predictions, labels: np.ndarray, classes: Sequence[str], prefix: str = ""
 ) -> None:
     """Draw each model's confusion matrix into `<prefix><model>_CM.png`."""
+    files = confusion_files(predictions)
     for name, predicted in predictions.items():
         confusion = confusion_of(predicted, labels, len(classes))
         accuracy = metrics(confusion, classes)["accuracy"]
         title = f"{name}: {100 * accuracy:.1f}% of {len(labels)} test images"
-        visualization.draw_confusion(folder / f"{prefix}{name}_CM.png", confusion, classes, title=title)
+        visualization.draw_confusion(folder / f"{prefix}{files[name]}", confusion, classes, title=title)
 
 
 def report_reliability(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
 from ..backbones.backbone import Backbone
 from ..backbones.registry import save_view
+from ..base.files import file_names
 from ..base.progress import ProgressBar
 from ..train import Hooks, Progress
 from .metrics_log import shown_by
@@ -32,19 +33,19 @@ def has_parameters(backbone: Backbone) -> bool:
     return any(parameter.numel() for parameter in backbone.parameters())
 
 
-def view_file(label: str) -> str:
-    """Where a fine-tuned view lies in its run's folder, with a name that every disk takes."""
-    return f"views/{re.sub(r'[^A-Za-z0-9_.-]+', '_', label)}.safetensors"
+def view_files(labels: Iterable[str]) -> dict[str, str]:
+    """Of all views of a run, where they lie in its folder once they are fine-tuned."""
+    return {label: f"views/{name}.safetensors" for label, name in file_names(labels).items()}
 
 
 def finetuned_files(views: Views) -> dict[str, str]:
     """Of the views that `--finetune_views` tunes, where they lie in the run's folder."""
-    return {view.name: view_file(view.name) for view in views if has_parameters(view.backbone)}
+    files = view_files(view.name for view in views)
+    return {view.name: files[view.name] for view in views if has_parameters(view.backbone)}
 
 
 def save_finetuned(folder: Path, views: Views) -> None:
     """Write the fine-tuned views into the run's folder, unless they are there."""
-    for view in views:
-        path = folder / view_file(view.name)
-        if has_parameters(view.backbone) and not path.is_file():
-            save_view(path, view.backbone)
+    for name, file in finetuned_files(views).items():
+        if not (folder / file).is_file():
+            save_view(folder / file, views.of(name).backbone)

@@ -19,6 +19,7 @@ from ..reports import charts
 from ..reports.page import Section, write_report
 from ..visualization import Panel, curve_panels
 from .distant_images import DistantImage, distant_images
+from .evaluation import confusion_files
 from .finished_run import FinishedRun
 from .page_warnings import warnings_section
 
@@ -157,7 +158,7 @@ def _of_the_test(folder: Path, run: FinishedRun) -> list[Section]:
         confusion["text"] = f"Test images, by the {run.judge}: a row is a true class, a column a predicted one."
         confusion["figures"] = [charts.matrix(counts, classes)]
     else:
-        picture = folder / f"{run.judge}_CM.png"
+        picture = folder / confusion_files(run.tested)[run.judge]
         confusion["pictures"] = [(picture, f"Confusion matrix of the {run.judge} on the test images")]
         confusion["text"] = f"The {run.judge} on the test images. The most frequent confusions:"
         confusion["table"] = _confusions(counts, classes)

@@ -22,7 +22,7 @@ from ..images.places import listed
 from ..models import resolve_unfreeze, set_trainable
 from ..utils import UserError, choose_device, warn
 from .context import RunContext, make_context, only
-from .finetuning import finetune, has_parameters, view_file
+from .finetuning import finetune, has_parameters, view_files
 from .folds import calibration_folds
 from .metrics_log import require_tensorboard
 from .networks import check_not_learned, make_backbones, make_view, restored_backbones, spec_of
@@ -108,11 +108,11 @@ def views_key(options: Options, split: Split) -> Hashable:
 
 def finetuned(backbones: Mapping[str, Backbone], options: Options, context: RunContext) -> dict[str, Backbone]:
     """The backbones of `--views`, fine-tuned on the labeled images, or as a stopped run had fine-tuned them."""
-    result = dict(backbones)
+    result, files = dict(backbones), view_files(backbones)
     for (label, backbone), spec in zip(backbones.items(), options.cotraining.views, strict=True):
         if not has_parameters(backbone):  # raw pixels have nothing to tune
             continue
-        saved = RESULTS / (options.run.name or "") / view_file(label)
+        saved = RESULTS / (options.run.name or "") / files[label]
         if options.run.resume and saved.is_file():
             networks = spec_of(options.model, context.data, context.seed)
             result[label] = make_view(f"{parse_view(spec).name}={saved}", networks)

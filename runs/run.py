@@ -12,9 +12,10 @@ from typing import Any
 
 from ..args import Options
 from ..base.files import read_json, write_json, write_text
+from ..base.tables import no_formula
 from ..data import Dataset, ImagesChanged, Split, find_dataset, split_dataset, summary_table, write_split
 from ..train import Hooks, Progress, Row
-from ..utils import log_to, say
+from ..utils import log_to, say, shown
 from .calibration import after_warmup
 from .checkpoints import restore
 from .evaluation import measure
@@ -129,7 +130,7 @@ def write_records(folder: Path, trainer: Trainer) -> None:
 
 def write_bad_files(folder: Path, dataset: Dataset) -> None:
     """bad_files.txt: the files that were left out, and why."""
-    lines = [f"{path}\t{reason}\n" for path, reason in dataset.bad_files]
+    lines = [f"{no_formula(shown(path))}\t{no_formula(shown(reason))}\n" for path, reason in dataset.bad_files]
     write_text(folder / "bad_files.txt", "".join(lines))
 
 

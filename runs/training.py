@@ -19,7 +19,7 @@ from ..train import Hooks, Progress, Row
 from ..utils import generator, program, say, stops_noted, warn
 from .calibration import after_warmup, calibrate
 from .checkpoints import save_best, save_last, used_images
-from .evaluation import draw_confusions, measure, predict_rows, report_reliability
+from .evaluation import confusion_files, draw_confusions, measure, predict_rows, report_reliability
 from .finetuning import finetuned_files
 from .finished_run import FinishedRun
 from .metrics_log import MetricsLog, TensorBoardLog, shown_by
@@ -89,8 +89,8 @@ def finish(trainer: Trainer, folder: Path, progress: Progress, began: float, tra
         **about(trainer),
     }
     with TensorBoardLog(folder, options.run.tensorboard) as board:
-        for name in results["test"]:
-            board.picture(f"confusion_matrix/{name}", folder / f"{name}_CM.png", progress.step)
+        for name, file in confusion_files(results["test"]).items():
+            board.picture(f"confusion_matrix/{name}", folder / file, progress.step)
     visualization.draw_curves(folder / "graphs.png", progress.rows, title=folder.name)
     seconds = {"total": time.monotonic() - began, "training": training, "calibration": calibrating}
     results["best_epoch"] = best_epoch

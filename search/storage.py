@@ -20,7 +20,6 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit, urlunsplit
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
@@ -29,7 +28,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from ..base.files import claimed
 from ..base.written_files import note
-from ..utils import UserError, key
+from ..utils import UserError, hidden, key, without_password
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -74,10 +73,16 @@ def open_storage(url: str | None, folder: Path) -> BaseStorage:
             # Of two machines that make the tables at the same moment, one fails once.
             clash = any(word in str(error).lower() for word in ("exist", "duplicate", "unique", "locked"))
             if attempt == 4 or not clash:
-                reason = str(getattr(error, "orig", None) or error).strip().splitlines()[0]
-                raise UserError(f"--storage {without_password(url)} can't be opened: {reason}") from error
+                raise UserError(f"--storage {without_password(url)} can't be opened: {_reason(error)}") from error
             time.sleep(0.2 * 2**attempt)
     raise AssertionError
+
+
+def _reason(error: Exception) -> str:
+    """The first line of what a driver says, and what to do about a password that a search was resumed without."""
+    lines = str(getattr(error, "orig", None) or error).strip().splitlines()
+    reason = lines[0] if lines else type(error).__name__
+    return hidden(reason) + "; no file keeps a password: give --storage with it" * ("password" in reason)
 
 
 def with_driver(url: str) -> str:
@@ -86,14 +91,6 @@ def with_driver(url: str) -> str:
     if scheme in ("postgresql", "postgres") and importlib.util.find_spec("psycopg") is not None:
         scheme = "postgresql+psycopg"
     return scheme + separator + rest
-
-
-def without_password(url: str) -> str:
-    """The URL as it may be shown and written down."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    return urlunsplit(parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", "@", 1)))
 
 
 class MendingLock(JournalFileSymlinkLock):
@@ -301,4 +298,4 @@ def storage_errors(url: str | None) -> Iterator[None]:
         yield
     except optuna.exceptions.StorageInternalError as error:
         where = "the study's journal" if url is None else f"--storage {without_password(url)}"
-        raise UserError(f"{where} failed: {str(error).splitlines()[0]}; --resume goes on") from error
+        raise UserError(f"{where} failed: {hidden(str(error).splitlines()[0])}; --resume goes on") from error

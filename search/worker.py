@@ -11,7 +11,9 @@ import multiprocessing
 import os
 import signal
 import socket
+import sys
 import threading
+import traceback
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,7 +29,7 @@ from .. import args
 from ..base.written_files import note
 from ..runs.views import FeatureCache
 from ..train import TrainingFault
-from ..utils import UserError, keep_pages, key, on_screen
+from ..utils import UserError, hidden, keep_pages, keep_secret, key, on_screen
 from .objective import accuracy, goal_of
 from .space import Space, suggest
 from .storage import INTERRUPTED, open_storage, owner
@@ -58,6 +60,16 @@ def work(connection: Connection, job: Job, number: int, trials: int) -> None:
     if job.run.keep_pages:
         keep_pages()
     redirect_output(job.folder / WORKERS_LOG)
+    if job.search.storage is not None:
+        keep_secret(job.search.storage)
+    try:
+        _work(connection, job, number, trials)
+    except Exception as error:
+        sys.stderr.write(hidden("".join(traceback.format_exception(error))))
+        sys.exit(1)
+
+
+def _work(connection: Connection, job: Job, number: int, trials: int) -> None:
     threading.Thread(target=end_with_supervisor, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a write to the study is never cut short; see `interruptible`
     if "OMP_NUM_THREADS" not in os.environ:
@@ -177,7 +189,7 @@ def interruptible() -> Iterator[None]:
 
 def reason_of(error: Exception) -> str:
     """One line on why a trial failed."""
-    text = " ".join(str(error).split())[:300]
+    text = hidden(" ".join(str(error).split()))[:300]
     return text if isinstance(error, (UserError, TrainingFault)) else f"{type(error).__name__}: {text}"
 
 

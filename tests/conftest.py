@@ -29,10 +29,14 @@ def pytest_configure() -> None:
 
 
 @pytest.fixture(autouse=True)
-def _shown() -> Iterator[None]:
-    """Tests read what is told off the screen, as who uses the command line does; test_package.py is of others."""
-    from transfermpl.utils import on_screen
+def _shown(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Tests read what is told off the screen, as who uses the command line does; test_package.py is of others.
 
+    What one of them names as secret is none for the next.
+    """
+    from transfermpl.utils import _told, on_screen
+
+    monkeypatch.setattr(_told, "secrets", {})
     with on_screen():
         yield
 

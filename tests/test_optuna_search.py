@@ -14,7 +14,7 @@ from PIL import Image
 
 from runs import ROOT, run
 from searches import SHORT, fake, study_in, table, tune
-from transfermpl import args, optuna_search
+from transfermpl import args
 from transfermpl.args import Options
 from transfermpl.base.written_files import written_in
 from transfermpl.search import storage as study_storage
@@ -112,18 +112,6 @@ def test_a_study_of_something_else_is_not_joined(easy_objective: None, tmp_path:
         assert says in outcome.err
     assert not (tmp_path / "results" / "t-2").exists()
     tune("--n_trials", 2, "--storage", url, "--num_workers", 1, "--device", "cpu", cwd=tmp_path)
-
-
-def test_no_file_holds_a_password(easy_objective: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert study_storage.without_password("postgresql://me:p%40ss@h:5/d?x=1") == "postgresql://me@h:5/d?x=1"
-    real = study_storage.open_storage
-    for module in (optuna_search, worker):
-        monkeypatch.setattr(module, "open_storage", lambda url, folder: real(f"sqlite:///{tmp_path}/s.db", folder))
-    outcome = tune("--n_trials", 2, "--storage", "postgresql://me:geheim@h/d", cwd=tmp_path)
-    assert "optuna-dashboard postgresql://me@h/d" in outcome.out
-    left = [path for path in (tmp_path / "results" / "t").rglob("*") if path.is_file()]
-    assert left
-    assert not any(b"geheim" in path.read_bytes() for path in left)
 
 
 def test_what_a_search_leaves(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_confusion_with_difficult_names_and_empty_rows(tmp_path: Path) -> None:
 def test_names_are_cut_with_an_ellipsis() -> None:
     assert visualization.plain("x" * 24) == "x" * 24
     assert visualization.plain("x" * 25) == "x" * 23 + "…"
-    assert visualization.plain("a\n b\tc") == "a b c"
+    assert visualization.plain("a\n b  c\t\u202e") == "a\\n b c\\t\\u202e"
 
 
 def test_zero_and_hundred_percent_mean_none_and_all() -> None:

@@ -13,10 +13,14 @@ import sys
 import threading
 import time
 from pathlib import Path
+from unicodedata import normalize
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from transfermpl.base.files import atomic_file, claimed, read_json, share, write_json, write_text
+from transfermpl.base.files import atomic_file, claimed, file_names, read_json, share, write_json, write_text
+from transfermpl.base.options import folder_name
 from transfermpl.utils import UserError
 
 # --- whole files ------------------------------------------------------------------------------------------------------
@@ -216,3 +220,28 @@ def test_a_process_that_was_forked_does_not_keep_the_lock(tmp_path: Path) -> Non
         assert mine
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
+
+
+# --- names ------------------------------------------------------------------------------------------------------------
+
+
+def test_names_become_those_of_files_that_any_disk_takes() -> None:
+    odd = ["a/b", "..", "a:b", "Rose", "rose", " x ", "", "日本", "n\nl", "y" * 300, "a_b-2", "CON", "nul.a"]
+    names = file_names(odd)
+    assert list(names.values()) == [
+        "a_b", "_", "a_b-3", "Rose", "rose-2", "x", "_-2", "日本", "n_l", "y" * 60, "a_b-2", "_CON", "_nul.a",
+    ]  # fmt: skip
+
+
+ALIKE = st.text("aA:_-. 2\u00e4\u0308\0\n", max_size=6) | st.sampled_from(["con", "Aux.b"])
+
+
+@given(st.lists(st.text(max_size=8) | ALIKE))
+def test_different_names_stay_different(names: list[str]) -> None:
+    found = file_names(names)
+    assert set(found) == set(names)
+    assert len({normalize("NFC", name).casefold() for name in found.values()}) == len(found)
+    for name in found.values():
+        assert folder_name(name) == name
+        assert len(name.encode()) < 250
+    assert file_names(found.values()) == {name: name for name in found.values()}

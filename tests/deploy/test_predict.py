@@ -283,11 +283,6 @@ def test_a_run_of_points_has_no_images(tmp_path: Path) -> None:
         assert "learned from points" in outcome.err
 
 
-def test_classes_become_folder_names_that_any_disk_takes() -> None:
-    names = predict.folder_names(["a/b", "..", "a:b", "Rose", "rose", " x ", "", "日本", "n\nl", "y" * 300])
-    assert list(names.values()) == ["a_b", "_", "a_b-2", "Rose", "rose-2", "x", "_-2", "日本", "n_l", "y" * 60]
-
-
 def test_disagreement_is_none_for_equal_and_all_for_opposite_models() -> None:
     a, b, c = np.array([[1.0, 0, 0], [0.2, 0.3, 0.5]]), np.array([[0.0, 1, 0], [0.2, 0.3, 0.5]]), np.eye(3)[[2, 2]]
     assert classifier.disagreement({"a": a, "b": b}, ["a", "b"]) == pytest.approx([1, 0], abs=1e-9)

@@ -302,5 +302,6 @@ def test_calibration_folds_never_take_the_runs_own_tuned_view(
 
 
 def test_views_of_one_name_and_odd_names_have_files_of_their_own() -> None:
-    assert finetuning.view_file("timm:test_vit.a") == "views/timm_test_vit.a.safetensors"
-    assert finetuning.view_file("cnn-2") != finetuning.view_file("cnn")
+    files = finetuning.view_files(["timm:test_vit.a", "cnn", "cnn-2"])
+    assert files["timm:test_vit.a"] == "views/timm_test_vit.a.safetensors"
+    assert len(set(files.values())) == 3
