@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import logging
 import os
+import re
 import shlex
 import signal
 import sys
@@ -103,12 +104,17 @@ def say(message: str) -> None:
 
 def warn(message: str) -> None:
     """One line on what is odd but does not stop the run."""
-    _tell(logging.WARNING, message)
+    _tell(logging.WARNING, _one_line(message))
 
 
 def complain(message: str) -> None:
     """One line on what ends the program."""
-    _tell(logging.ERROR, message)
+    _tell(logging.ERROR, _one_line(message))
+
+
+def _one_line(message: str) -> str:
+    """A file's name may hold line ends, and signs that move a terminal's cursor or turn the direction of the text."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]", lambda sign: ascii(sign[0])[1:-1], message)
 
 
 def _tell(level: int, message: str) -> None:
