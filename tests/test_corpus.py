@@ -205,6 +205,7 @@ SOME = [
 
 
 def test_some_through_the_commands(tmp_path: Path) -> None:
+    signal.alarm(5 * SECONDS)
     check_commands(SOME, tmp_path)
 
 
