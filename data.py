@@ -232,7 +232,7 @@ def _report(dataset: Dataset, found: Found) -> None:
         warn(f"{count} images are filed under more than one class, so their labels are not used; see split.csv")
     counts = np.bincount(dataset.labels[dataset.labels >= 0], minlength=len(dataset.classes))
     lone = [name for name, count in zip(dataset.classes, counts, strict=True) if count == 1]
-    if lone and len(dataset.classes) > 2:
+    if lone and 2 * len(lone) < len(dataset.classes):
         warn(f"only one image of {listed(lone)}: is the name mistyped?")
     for kind, (black, white) in dataset.ranges.items():
         say(f"images with {kind} instead of 8-bit values: {black:g} is shown as black and {white:g} as white in all")

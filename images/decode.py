@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 # The values that are shown black and white, of images with "integers" of 16 and more bits and with "floats".
 ValueRanges = Mapping[str, tuple[float, float]]
 
+MOST_BYTES = 2**30  # of a file that is read whole: no image that may be decoded needs more
 HEIF = (b"heic", b"heix", b"hevc", b"hevx", b"heim", b"heis", b"mif1", b"msf1")  # how phones' files name themselves
 
 
@@ -64,6 +65,8 @@ def open_upright(content: bytes, shortest: int) -> Image.Image:
     with Image.open(io.BytesIO(content)) as image:
         if image.width * image.height > (Image.MAX_IMAGE_PIXELS or sys.maxsize):
             raise ValueError(f"too large ({image.width} x {image.height} pixels)")
+        if image.format == "EPS":  # Pillow would start Ghostscript, which runs what is in it
+            raise ValueError("a program in PostScript, which is not run")
         image.draft(None, (shortest, shortest))
         image.load()
         # A broken EXIF block does not spoil the picture.
@@ -98,6 +101,8 @@ def read_content(file: str, most: int = -1) -> bytes:
         raise ValueError("not a file")
     if not status.st_size:
         raise ValueError("empty file")
+    if most < 0 and status.st_size > MOST_BYTES:
+        raise ValueError(f"too large ({status.st_size / 2**30:.1f} GiB)")
     with Path(file).open("rb") as stream:
         return stream.read(most)
 

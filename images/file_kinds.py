@@ -12,16 +12,26 @@ SUFFIXES = tuple(
     for kind in "jpg jpeg jpe jfif png apng bmp dib gif webp tif tiff ppm pgm pbm pnm tga jp2 avif".split()  # noqa: SIM905
 )
 HEIF_SUFFIXES = (".heic", ".heif", ".hif")
+# Cameras' raw photographs are TIFFs whose first picture is only a small preview.
+RAW_SUFFIXES = (
+    ".3fr", ".arw", ".cr2", ".dcr", ".dng", ".erf", ".fff", ".iiq", ".kdc", ".mef", ".mos", ".nef", ".nrw", ".pef",
+    ".sr2", ".srf", ".srw",
+)  # fmt: skip
 # How the files begin that an image may be in without a suffix that says so.
 BEGINNINGS = (
-    b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\x00", b"MM\x00*", b"\x00\x00\x00\x0cjP  ",
+    b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+",
+    b"\x00\x00\x00\x0cjP  ",
 )  # fmt: skip
+# Two letters are too few to know a BMP by; these are the lengths of what follows its first 14 bytes.
+BMP_HEADERS = tuple(length.to_bytes(4, "little") for length in (12, 40, 52, 56, 64, 108, 124))
 
 
 def is_image(file: str) -> bool:
     """Whether a file is to be read as an image: it says so, or nothing says otherwise and its first bytes do."""
     name = file.lower()
-    return name.endswith(SUFFIXES) or kind_by_content(file) == "image" or (is_heif(file) and can_read_heif())
+    if name.endswith(SUFFIXES):
+        return True
+    return not name.endswith(RAW_SUFFIXES) and (kind_by_content(file) == "image" or (is_heif(file) and can_read_heif()))
 
 
 def is_heif(file: str) -> bool:
@@ -32,14 +42,15 @@ def is_heif(file: str) -> bool:
 def kind_by_content(file: str) -> str:
     """`image`, `heif`, or "" by how a file begins; only regular files are opened."""
     try:
-        start = read_content(file, 16)
+        start = read_content(file, 18)
     except (OSError, ValueError):
         return ""
     if is_heif_content(start):
         return "heif"
     avif = start[4:12] in (b"ftypavif", b"ftypavis")
     riff = start[:4] == b"RIFF" and start[8:12] == b"WEBP"
-    return "image" if avif or riff or start.startswith(BEGINNINGS) else ""
+    bmp = start[:2] == b"BM" and start[14:18] in BMP_HEADERS
+    return "image" if avif or riff or bmp or start.startswith(BEGINNINGS) else ""
 
 
 def kind_of(file: str) -> str:

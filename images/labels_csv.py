@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import os
+import re
 import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,14 +23,19 @@ COLUMNS = {
     "label": "label class class_name classname category target species labels",
     "split": "split subset partition",
 }
-UNLABELED = frozenset(("", "nan", "none", "null", "<na>", "na", "n/a", "#n/a"))
+UNLABELED = frozenset(("", "nan", "none", "null", "<na>", "na", "n/a", "#n/a", "unlabeled", "unlabelled"))
 
 
-def items_of_csv(folder: Path, given: str) -> list[Item]:
-    """The images of a table. Raises UserError, which names the table and what to do."""
+def table_file(folder: Path, given: str) -> Path:
+    """The table that --labels_csv means: of the data set's folder, or of the working directory. Raises UserError."""
     table = next((f for f in (folder / given, Path(os.path.expanduser(given))) if os.path.isfile(f)), None)
     if table is None:
         raise UserError(f"there is no table {given}, neither under {folder} nor here; give --labels_csv a file")
+    return table
+
+
+def items_of_csv(folder: Path, table: Path) -> list[Item]:
+    """The images of a table. Raises UserError, which names the table and what to do."""
     lines = _read(table)
     columns = _columns(table, lines[0] if lines else [])
     items: dict[str, Item] = {}
@@ -38,7 +44,7 @@ def items_of_csv(folder: Path, given: str) -> list[Item]:
         if not any(cell.strip() for cell in cells):
             continue
         where = f"{table}, row {number}"
-        if len(cells) > len(lines[0]):
+        if any(cell.strip() for cell in cells[len(lines[0]) :]):
             raise UserError(f"{where} has {len(cells)} cells under {len(lines[0])} names; put quotes around a comma")
         row = {name: cells[place] if place < len(cells) else "" for name, place in columns.items()}
         file = _find(folder, row["path"])
@@ -54,6 +60,8 @@ def items_of_csv(folder: Path, given: str) -> list[Item]:
         raise UserError(
             f"{table}: there is no file {names}; paths are absolute or relative to {folder}; mend or remove these rows"
         )
+    if not items:
+        raise UserError(f"{table} has no row under its first line, so there are no images; write one for each image")
     return list(items.values())
 
 
@@ -61,7 +69,7 @@ def _read(table: Path) -> list[list[str]]:
     """The cells of each line, whatever the encoding and the delimiter."""
     try:
         text = _decoded(table.read_bytes())
-        delimiter = max(DELIMITERS, key=text.lstrip().partition("\n")[0].count)
+        delimiter = max(DELIMITERS, key=re.split(r"[\r\n]", text.lstrip(), maxsplit=1)[0].count)
         return list(csv_rows(io.StringIO(text, newline=""), strict=True, delimiter=delimiter))
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{table} can't be read as a CSV table in UTF-8 ({error}); write it again") from error
@@ -99,7 +107,7 @@ def _find(folder: Path, path: str) -> Path | None:
     spellings = [path, plain, plain.replace("\\", "/"), *(unicodedata.normalize(f, plain) for f in ("NFC", "NFD"))]
     spellings.append(f"'{plain}")
     found = (folder / spelling for spelling in spellings if spelling)
-    return next((file for file in found if os.path.exists(file)), None)
+    return next((file for file in found if os.path.exists(file) and not os.path.isdir(file)), None)
 
 
 def _item(folder: Path, file: Path, row: Mapping[str, str], where: str) -> Item:
@@ -110,8 +118,10 @@ def _item(folder: Path, file: Path, row: Mapping[str, str], where: str) -> Item:
     label = _label(row["label"])
     if place in ("test", "val") and not label:
         raise UserError(f"{where}: an image of the {place} split needs a label")
-    relative = file.relative_to(folder) if file.is_relative_to(folder) else file
-    return Item(printable(relative.as_posix()), str(file), "" if place == "unlabeled" else label, place)
+    path = os.path.abspath(file)
+    if not os.path.isabs(row["path"]) or Path(path).is_relative_to(os.path.abspath(folder)):
+        path = os.path.relpath(file, folder)
+    return Item(printable(Path(path).as_posix()), str(file), "" if place == "unlabeled" else label, place)
 
 
 def _label(cell: str) -> str:

@@ -16,12 +16,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from .. import args
-from ..base.folder_walk import files_below, printable, visible_names
+from ..base.folder_walk import FoundFile, files_below, printable, visible_names
 from ..utils import UserError, warn
 from . import builtin
 from .builtin import Found, Item
 from .file_kinds import counted, is_heif, is_image, kind_of
-from .labels_csv import items_of_csv
+from .labels_csv import items_of_csv, table_file
 from .places import listed, place_of
 
 LAYOUTS = "DIR/<class>/*, DIR/train|val|test/<class>/*, DIR/labeled/<class>/* with DIR/unlabeled/*, or --labels_csv"
@@ -38,7 +38,7 @@ def find_files(data: args.Data, *, for_test: bool = False) -> Found:
         folder = _folder(data.data_dir)
         try:
             csv_file = data.labels_csv
-            found = Found(items_of_csv(folder, csv_file) if csv_file else _from_folder(folder, for_test=for_test))
+            found = Found(_from_table(folder, csv_file) if csv_file else _from_folder(folder, for_test=for_test))
             found = dataclasses.replace(found, items=_with_one_name_a_class(found.items))
         except OSError as error:
             raise UserError(f"{error.filename} can't be read ({error.strerror}); give another --data_dir") from error
@@ -79,27 +79,67 @@ def _folder(name: str) -> Path:
     raise UserError(f"there is no folder {name}; {hint}")
 
 
+def _from_table(folder: Path, given: str) -> list[Item]:
+    table = table_file(folder, given)
+    items = items_of_csv(folder, table)
+    _warn_of_unnamed(folder, table, items)
+    return items
+
+
+def _warn_of_unnamed(folder: Path, table: Path, items: list[Item]) -> None:
+    """Count what lies below the folder and is in no row; not of a whole disk, whose paths a table may hold."""
+    real = Path(os.path.realpath(folder))
+    if real == Path(real.anchor):
+        return
+    named = {item.path for item in items}
+    try:
+        unnamed = [found for found in files_below(folder) if found.path not in named]
+    except OSError:  # of a folder that can't be listed the files can be read all the same
+        return
+    targets = {os.path.realpath(table), *(os.path.realpath(str(item.source)) for item in items if unnamed)}
+    images = Images.among(found for found in unnamed if os.path.realpath(found.file) not in targets)
+    if images.files:
+        first = printable(Path(images.files[0]).relative_to(folder).as_posix())
+        warn(f"{len(images.files)} images below {folder} are in no row of {table} and are left out, the first: {first}")
+    _warn_of_unlisted([images])
+    _warn_of_others([images])
+
+
 # --- folders ----------------------------------------------------------------------------------------------------------
 
 
 class Images(NamedTuple):
-    """The image files below a folder, the folders below it that can't be listed, and what else is there, by kind."""
+    """The image files in a folder, the folders below it that can't be listed, and what else is there, by kind."""
 
     files: list[str]
     unlisted: list[str]
     others: Counter[str]
 
+    @classmethod
+    def among(cls, found: Iterable[FoundFile]) -> Images:
+        """Those among files that were found."""
+        images = cls([], [], Counter())
+        for one in found:
+            if one.is_unlisted_folder:
+                images.unlisted.append(one.file)
+            elif is_image(one.file):
+                images.files.append(one.file)
+            else:
+                images.others[".heic" if is_heif(one.file) else kind_of(one.file)] += 1
+        return images
+
 
 def _from_folder(folder: Path, *, for_test: bool) -> list[Item]:
     images = _images_by_subfolder(folder)
+    found = [*images.values(), _loose(folder)]
     filled = [sub for sub in images if images[sub].files]
     placed = {sub: place for sub in filled if (place := place_of(sub.name))}
     others = [sub for sub in filled if sub not in placed]
-    # A class of trains beside other classes is the one reading of such a name that is not a mistake.
-    a_class = set(placed.values()) == {"train"} and others and not any(_subfolders(sub, images) for sub in placed)
+    # A class of trains is the one reading of such a name that is not a mistake.
+    a_class = set(placed.values()) == {"train"} and not any(_subfolders(sub, images) for sub in placed)
     if not placed or a_class:
         _check_are_classes(folder, {sub: images[sub] for sub in filled})
-        _warn_of_others(images.values())
+        _warn_of_others(found)
         return _class_items(folder, folder, images, "")
     names = listed(sub.name for sub in placed)
     if others:
@@ -109,7 +149,7 @@ def _from_folder(folder: Path, *, for_test: bool) -> list[Item]:
         )
     if not for_test and not {"train", "labeled"} & set(placed.values()):
         raise UserError(f"{folder} has {names} but no train; the layouts are {LAYOUTS}")
-    _warn_of_others(images.values())
+    _warn_of_others(found)
     items = []
     for sub, place in placed.items():
         if place == "unlabeled":
@@ -119,6 +159,7 @@ def _from_folder(folder: Path, *, for_test: bool) -> list[Item]:
             sub = _unwrapped(sub, images[sub])
             inside = _images_by_subfolder(sub, root=folder)
             _check_are_classes(sub, {one: inside[one] for one in inside if inside[one].files})
+            _loose(sub)
             items += _class_items(folder, sub, inside, place)
     return items
 
@@ -131,14 +172,25 @@ def _unwrapped(folder: Path, images: Images) -> Path:
 
 
 def _check_are_classes(folder: Path, images: dict[Path, Images]) -> None:
-    """Raises UserError where every class holds the same subfolders: those may be the classes, and these parts."""
+    """Raises UserError where most classes hold the same subfolders: those may be the classes, and these parts.
+
+    So it does for a part of the data set inside a class: its test images would be learned from.
+    """
+    for sub, found in images.items():
+        inner = listed(sorted(name for name in _first_names(sub, found) if name and place_of(name) in HELD_OUT_PLACES))
+        if inner:
+            raise UserError(
+                f"{folder}: {inner} lies inside the class {sub.name}, but parts of a data set lie above its classes, "
+                f"as in test/{sub.name}; move it there, or rename it"
+            )
     inside = {sub: _subfolders(sub, images) for sub in images}
-    first = next(iter(inside.values()), set())
-    if len(inside) < 2 or len(first) < 2 or any(names != first for names in inside.values()):
+    counts = Counter(name for names in inside.values() for name in names)
+    common = {name for name, count in counts.items() if count > max(1, len(inside) / 2)}
+    if len(common) < 2:
         return
-    parts, common = listed(sub.name for sub in inside), listed(sorted(first))
+    parts, shared = listed(sub.name for sub in inside if inside[sub] & common), listed(sorted(common))
     raise UserError(
-        f"{folder}: each of {parts} holds the folders {common}, so it is not clear which are the classes; rename the "
+        f"{folder}: each of {parts} holds the folders {shared}, so it is not clear which are the classes; rename the "
         f"parts to train, val and test, give one of them as --data_dir, or name classes by --labels_csv"
     )
 
@@ -169,17 +221,18 @@ def _images_by_subfolder(folder: Path, root: Path | None = None) -> dict[Path, I
 
 
 def _images_below(folder: Path, not_into: Collection[str]) -> Images:
-    images = Images([], [], Counter())
     try:
-        for found in files_below(folder, not_into):
-            if found.is_unlisted_folder:
-                images.unlisted.append(found.file)
-            elif is_image(found.file):
-                images.files.append(found.file)
-            else:
-                images.others[".heic" if is_heif(found.file) else kind_of(found.file)] += 1
+        return Images.among(files_below(folder, not_into))
     except OSError:
-        images.unlisted.append(str(folder))
+        return Images([], [str(folder)], Counter())
+
+
+def _loose(folder: Path) -> Images:
+    """What lies in no folder of a class; images are named in a warning."""
+    names = (name for name in visible_names(folder) if not name.endswith("/"))
+    images = Images.among(FoundFile(name, str(folder / name)) for name in names)
+    if images.files:
+        warn(f"{len(images.files)} images lie directly in {folder}, in no class folder, and are left out")
     return images
 
 
@@ -189,9 +242,6 @@ def _class_items(root: Path, folder: Path, images: dict[Path, Images], place: st
     empty = [sub.name for sub, found in images.items() if not found.files and not found.unlisted]
     if empty:
         warn(f"no images in {listed(empty)} under {folder}, so no class of that name")
-    loose = sum(is_image(str(folder / name)) for name in visible_names(folder) if not name.endswith("/"))
-    if loose:
-        warn(f"{loose} images lie directly in {folder}, in no class folder, and are left out")
     return [_item(root, file, sub.name, place) for sub, found in images.items() for file in found.files]
 
 
@@ -208,7 +258,7 @@ def _warn_of_others(images: Iterable[Images]) -> None:
     if phones:
         warn(f"{phones} HEIC images (of phones) were not read; pip install pi-heif, then they are")
     if others:
-        warn(f"{others.total()} files are no images and were not read: {counted(others)}")
+        warn(f"{others.total()} files are of no kind that is read and are left out: {counted(others)}")
 
 
 def _item(root: Path, file: str, label: str, place: str) -> Item:

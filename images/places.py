@@ -17,10 +17,10 @@ _WORDS_BESIDE = frozenset(("set", "data", "dataset", "seg", "split", "images", "
 
 
 def place_of(name: str) -> str | None:
-    """The place that a folder's name means, as `Training` and `seg_train` mean train; None: it is a class's name."""
-    words = re.findall(r"[a-z]+", re.sub(r"(set|data)$", "", name.lower()))
+    """The place that a folder's name means, as `Training`, `seg_train` and `train2017` mean train; None: of a class."""
+    words = re.findall(r"[^\W\d_]+", re.sub(r"(set|data)$", "", name.lower()))
     words = [word for word in words if word not in _WORDS_BESIDE]
-    if len(words) != 1 or re.search(r"\d", name):
+    if len(words) != 1:
         return None
     return next((place for place, names in _NAMES_OF_PLACES.items() if words[0] in names.split()), None)
 

@@ -92,11 +92,12 @@ def _properties_of(dataset: Dataset, row: int) -> tuple[str, str, int, int, int,
     if dataset.array is not None:
         return "array", "RGB", 1, *picture.size, np.asarray(grey)
     with Image.open(str(dataset.sources[row])) as image:  # only its header
-        size, turned = image.size, False
+        size, turned, frames = image.size, False, 1
         with contextlib.suppress(Exception):  # a broken EXIF block does not spoil the picture
             turned = image.getexif().get(0x0112, 1) >= 5
         width, height = size[::-1] if turned else size
-        frames = int(getattr(image, "n_frames", 1))
+        with contextlib.suppress(Exception):  # nor does a broken frame behind it
+            frames = int(getattr(image, "n_frames", 1))
         return image.format or "unknown", image.mode, frames, width, height, np.asarray(grey)
 
 
