@@ -68,12 +68,17 @@ def main(words: Sequence[str]) -> int:
         try:
             probabilities = model([file])[0]
         except Exception as error:  # decoders meet damaged data with whatever exception comes up
-            table.writerow([file, "", "", reason_of(error)])
+            table.writerow([_plain(file), "", "", reason_of(error)])
             bad += 1
             continue
         best = int(probabilities.argmax())
-        table.writerow([file, model.classes[best], f"{probabilities[best]:.6f}", ""])
+        table.writerow([_plain(file), _plain(model.classes[best]), f"{probabilities[best]:.6f}", ""])
     return int(bad > 0)
+
+
+def _plain(text: str) -> str:
+    """A text that no spreadsheet takes for a formula."""
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r")) else text
 
 
 if __name__ == "__main__":

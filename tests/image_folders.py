@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from PIL import Image
 
 from transfermpl import args, data
+from transfermpl.base.tables import csv_rows
 from transfermpl.images.decode import Transform
 from transfermpl.utils import UserError
 
@@ -98,5 +98,7 @@ def error_of(root: Path | str, **options: object) -> str:
 
 
 def table(file: Path) -> list[dict[str, str]]:
+    """The rows of a CSV file of ours, with the texts that were written."""
     with file.open(encoding="utf-8", newline="") as text:
-        return list(csv.DictReader(text))
+        header, *rows = csv_rows(text)
+    return [dict(zip(header, row, strict=True)) for row in rows]

@@ -169,7 +169,7 @@ def test_the_screen_names_what_is_grave_and_keeps_to_its_lines(outcome: Outcome)
     assert re.search(r"^identical files in two classes +1  \S", outcome.out, re.MULTILINE)
     assert "cut off.jpg" in outcome.out
     assert "empty.jpg: empty file" in outcome.out
-    assert "=photo small.jpg" in outcome.out
+    assert r"=photo\nsmall.jpg" in outcome.out
     assert all(len(line) < 180 for line in outcome.out.splitlines())
     assert "results: results/x (inspect.csv, inspect.json, report.html, sizes.png" in outcome.out
 
