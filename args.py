@@ -134,7 +134,7 @@ class Data:
         metavar="FILE", commands=WITH_TEST, per_machine=True, inherited="default")
     num_labels_percent: float | None = option(
         None, "Use the labels of this share of the training images (0.03 or 3%) and treat the others as unlabeled.",
-        default_text="3%, or all labels if the data set has unlabeled images of its own",
+        default_text="all labels; 3% for built-in sets, and where every image has a label and 3% are 10 or more a class",
         parse=share, metavar="SHARE", commands=(*TRAINING, "view_report"), inherited="default")
     num_labels: int | None = option(
         None, "Use the labels of this many training images, instead of a share.",

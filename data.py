@@ -20,6 +20,7 @@ from . import args
 from .base.files import write_text
 from .base.folds import dealt_folds
 from .base.tables import csv_rows, csv_text, text_table
+from .images.builtin import NAMES as BUILT_IN
 from .images.builtin import Found, Item
 from .images.decode import Transform, ValueRanges, fit, open_rgb, quiet_pil, read_content, reason_of, value_ranges
 from .images.layouts import HELD_OUT_PLACES, LAYOUTS, find_files
@@ -30,6 +31,10 @@ from .utils import UserError, generator, say, shown, warn
 if TYPE_CHECKING:
     import torch
     from PIL import Image
+
+
+FEW = 0.03  # of the labels, where they are used to show what few of them would give
+ENOUGH_A_CLASS = 10  # labels, without which the user's own are not left unused
 
 
 class ImagesChanged(UserError):
@@ -304,13 +309,21 @@ def _count_labels(dataset: Dataset, data: args.Data, available: int) -> int:
         return data.num_labels
     share = data.num_labels_percent
     if share is None:
-        in_conflict = {path for group in dataset.conflicts for path in group}
-        unknown = (dataset.paths[row] for row in np.flatnonzero(dataset.labels < 0))
-        share = 1.0 if any(path not in in_conflict for path in unknown) else 0.03
+        share = _share_of_labels(dataset, data, available)
     count = int(share * available + 0.5)
     if count < classes:
         raise UserError(f"{100 * share:g}% of {available} images are {count} labels, but {needed}")
     return count
+
+
+def _share_of_labels(dataset: Dataset, data: args.Data, available: int) -> float:
+    """All labels, unless every image has one and a few of them are enough to show what few labels would give."""
+    in_conflict = {path for group in dataset.conflicts for path in group}
+    unknown = (dataset.paths[row] for row in np.flatnonzero(dataset.labels < 0))
+    if data.labels_csv or any(path not in in_conflict for path in unknown):
+        return 1.0
+    enough = FEW * available >= ENOUGH_A_CLASS * len(dataset.classes)
+    return FEW if enough or data.data_dir in BUILT_IN else 1.0
 
 
 def _draw_labels(free: dict[int, np.ndarray], count: int, how: str, seed: int) -> np.ndarray:
@@ -338,6 +351,11 @@ def folds_of(dataset: Dataset, split: Split, count: int, seed: int) -> list[Spli
         Split(split.labeled[learned], split.unlabeled, split.labeled[held_out], nothing)
         for learned, held_out in dealt_folds(dataset.labels[split.labeled], count, seed=seed).split()
     ]
+
+
+def unused_labels(dataset: Dataset, split: Split) -> int:
+    """How many training images have a known label that nothing learns from."""
+    return int((dataset.labels[np.setdiff1d(split.unlabeled, split.labeled)] >= 0).sum())
 
 
 def write_split(path: Path, dataset: Dataset, split: Split) -> None:
@@ -387,4 +405,8 @@ def summary_table(dataset: Dataset, split: Split) -> str:
     if counts["images"][-1]:
         lines.append(("(unknown)", *(str(count[-1]) for count in counts.values())))
     lines.append((f"{len(dataset.classes)} classes", *(str(len(rows)) for rows in columns.values())))
-    return f"data set {shown(dataset.name)}\n{text_table(lines)}"
+    unused = unused_labels(dataset, split)
+    if unused:
+        hint = "these images are taken as unlabeled; --num_labels_percent 100% uses all labels"
+        hint = f"\n{unused} known labels are not used: {hint}"
+    return f"data set {shown(dataset.name)}\n{text_table(lines)}{hint if unused else ''}"

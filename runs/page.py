@@ -87,6 +87,7 @@ def _results(summary: Mapping[str, Any]) -> Section:
     text = [
         f"Labels used: {summary['labels_used']}" + (", validation images among them" if images["val"] else "") + ". "
         f"Tested once, at the end, on {images['test']} images that took no part in any choice.",
+        *_unused(summary["labels_unused"]),
         "Accuracies that lie in each other's interval may differ by chance.",
     ]
     return {
@@ -94,6 +95,11 @@ def _results(summary: Mapping[str, Any]) -> Section:
         "table": {"columns": columns, "rows": rows} if rows else {},
         "text": text if rows else "This run kept no images for a test.",
     }
+
+
+def _unused(labels: int) -> list[str]:
+    what = "known labels were not used, to show what few of them give; --num_labels_percent 100% uses all."
+    return [f"{labels} {what}"] if labels else []
 
 
 def _what_was_run(summary: Mapping[str, Any], run: FinishedRun) -> Section:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..data import Dataset, Split
+from ..data import Dataset, Split, unused_labels
 from ..utils import typed
 
 
@@ -23,7 +23,7 @@ def summary_header(name: str, *, words: Sequence[str] | None = None, **of_the_ru
 
 
 def data_used(dataset: Dataset, split: Split, used: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """`dataset` (its `path`, `classes`, number of `images` in each part of the split) and `labels_used`.
+    """`dataset` (its `path`, `classes`, `images` in each part of the split), `labels_used` and `labels_unused`.
 
     Where images are not 8-bit, `ranges` of the dataset says which values are black and white.
 
@@ -34,6 +34,7 @@ def data_used(dataset: Dataset, split: Split, used: Mapping[str, np.ndarray]) ->
     return {
         "dataset": about | ({"ranges": dict(dataset.ranges)} if dataset.ranges else {}),
         "labels_used": len(np.union1d(used["labels"], used["validation"])),
+        "labels_unused": unused_labels(dataset, split),
     }
 
 

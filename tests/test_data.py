@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -222,7 +223,7 @@ def test_summary_table() -> None:
     many = made([c for c in range(30) for _ in range(5 + c % 2)])
     text = data.summary_table(many, data.split_dataset(many, args.Data(num_labels=31), 0)).splitlines()
     assert text[2].split() == ["each", "5..6", "1..2", "2..4", "0..0", "1..1"]
-    assert len(text) == 4
+    assert len(text) == 5  # and how many labels are not used
 
 
 def test_a_class_of_one_image_may_be_mistyped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -230,3 +231,26 @@ def test_a_class_of_one_image_may_be_mistyped(tmp_path: Path, capsys: pytest.Cap
     assert "warning: only one image of rosse: is the name mistyped?" in capsys.readouterr().err
     find(folder(tmp_path / "e", {"daisy": 1, "rose": 3}))
     assert "mistyped" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("count", "options", "used"),
+    [
+        (20, dict(data_dir="d"), 32),  # 3% would be one label
+        (400, dict(data_dir="d"), 640),  # 3% would be 19, fewer than 10 a class
+        (500, dict(data_dir="d"), 24),  # enough to show what few labels give
+        (500, dict(data_dir="d", labels_csv="t.csv"), 800),  # who writes a table wants it used
+        (100, dict(data_dir="digits"), 5),
+        (20, dict(data_dir="d", num_labels_percent=0.1), 3),
+    ],
+)
+def test_labels_are_left_unused_only_where_many_are_there(count: int, options: dict[str, Any], used: int) -> None:
+    dataset = made([0] * count + [1] * count)
+    split = data.split_dataset(dataset, args.Data(**options), 0)
+    assert len(split.labeled) == used
+    unused = 2 * count - len(split.test) - used
+    assert data.unused_labels(dataset, split) == unused
+    line = (
+        f"{unused} known labels are not used: these images are taken as unlabeled; --num_labels_percent 100% uses all"
+    )
+    assert (line in data.summary_table(dataset, split)) == (unused > 0)

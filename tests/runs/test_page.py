@@ -66,7 +66,7 @@ def summary(run: FinishedRun, **changes: Any) -> dict[str, Any]:
     }
     counts = {name: len(rows) for name, rows in vars(run.split).items()}
     return {
-        "name": "x", "mode": "mpl", "seed": 0, "labels_used": len(run.split.labeled), "val": {},
+        "name": "x", "mode": "mpl", "seed": 0, "labels_used": len(run.split.labeled), "labels_unused": 0, "val": {},
         "dataset": {"images": counts}, "test": results, "best_epoch": {}, "commit": "0123456789abcdef+",
         "seconds": {"total": 12.0, "training": 5.0, "features": 6.0}, "peak_memory_bytes": 10**9,
         "versions": {"python": "3.14"},
