@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from .. import args
 from ..base.folder_walk import FoundFile, files_below, printable, visible_names
-from ..utils import UserError, warn
+from ..utils import UserError, say, warn
 from . import builtin
 from .builtin import Found, Item
 from .file_kinds import counted, is_heif, is_image, kind_of
@@ -82,27 +82,31 @@ def _folder(name: str) -> Path:
 def _from_table(folder: Path, given: str) -> list[Item]:
     table = table_file(folder, given)
     items = items_of_csv(folder, table)
-    _warn_of_unnamed(folder, table, items)
-    return items
+    return items + _in_no_row(folder, table, items)
 
 
-def _warn_of_unnamed(folder: Path, table: Path, items: list[Item]) -> None:
-    """Count what lies below the folder and is in no row; not of a whole disk, whose paths a table may hold."""
+def _in_no_row(folder: Path, table: Path, items: list[Item]) -> list[Item]:
+    """The images below the folder that a table does not name, as unlabeled ones; what else lies there is counted.
+
+    Not those of a whole disk, whose paths a table may hold.
+    """
     real = Path(os.path.realpath(folder))
     if real == Path(real.anchor):
-        return
+        return []
     named = {item.path for item in items}
     try:
         unnamed = [found for found in files_below(folder) if found.path not in named]
     except OSError:  # of a folder that can't be listed the files can be read all the same
-        return
+        return []
     targets = {os.path.realpath(table), *(os.path.realpath(str(item.source)) for item in items if unnamed)}
     images = Images.among(found for found in unnamed if os.path.realpath(found.file) not in targets)
-    if images.files:
-        first = printable(Path(images.files[0]).relative_to(folder).as_posix())
-        warn(f"{len(images.files)} images below {folder} are in no row of {table} and are left out, the first: {first}")
+    unlabeled = [_item(folder, file, "", "unlabeled") for file in images.files]
+    if unlabeled:
+        first = f"the first: {unlabeled[0].path}"
+        say(f"{len(unlabeled)} images below {folder} are in no row of {table}, so they are unlabeled ones, {first}")
     _warn_of_unlisted([images])
     _warn_of_others([images])
+    return unlabeled
 
 
 # --- folders ----------------------------------------------------------------------------------------------------------

@@ -240,6 +240,7 @@ def test_csv(images: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     assert dataset.classes == ("rosé", "x, y")
     assert dict(zip(dataset.paths, dataset.labels.tolist(), strict=True)) == {
         "all/000.png": 0, "all/a, b ü.png": 1, "all/002.png": -1, away.as_posix(): 0,
+        "all/003.png": -1, "all/004.png": -1, "all/005.png": -1,
     }  # fmt: skip
     split = data.split_dataset(dataset, args.Data(test_percent=0), 0)
     assert len(split.labeled) == 3
