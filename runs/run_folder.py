@@ -24,13 +24,15 @@ def run_folder(name: str, *, resume: bool = False, overwrite: bool = False) -> P
     """
     folder = RESULTS / name
     if resume:
-        if not (folder / "commandline_args.txt").is_file():
-            raise UserError(f"there is no run to resume in {folder}; leave out --resume to start it")
+        folder = resumed_folder(name)
         remove_parts(folder)
+        if not (folder / LIST).is_file():
+            begin_list(folder)  # what is there is noted as it is written again
         return folder
     if os.path.lexists(RESULTS) and not RESULTS.is_dir():
         raise UserError(f"{RESULTS} is a file, or a link to a place that is not there; move it, or mount its disk")
     if overwrite and os.path.lexists(folder):
+        remove_parts(folder)
         remove_run(folder)
     number = 1
     while True:
@@ -48,6 +50,14 @@ def run_folder(name: str, *, resume: bool = False, overwrite: bool = False) -> P
             return folder
 
 
+def resumed_folder(name: str) -> Path:
+    """The folder of the run that is to go on. Raises UserError where there is none."""
+    folder = RESULTS / name
+    if not (folder / "commandline_args.txt").is_file():
+        raise UserError(f"there is no run to resume in {folder}; leave out --resume to start it")
+    return folder
+
+
 def removable(folder: Path) -> list[Path]:
     """The files in a command's folder that it wrote and that are there.
 
@@ -58,7 +68,7 @@ def removable(folder: Path) -> list[Path]:
     if folder.is_symlink() or not (folder / LIST).is_file():
         raise UserError(f"{folder} does not look like a run, so --overwrite leaves it alone; choose another --name")
     written = written_in(folder)
-    there = {folder / name: digests for name, digests in written.items() if (folder / name).is_file()}
+    there = {folder / name: digests for name, digests in written.items() if os.path.isfile(folder / name)}
     for file, digests in there.items():
         if not is_as_written(file, digests):
             raise UserError(f"{file} was edited since it was written; move it elsewhere, or choose another --name")
@@ -140,7 +150,7 @@ def _no_model(folder: Path, load_path: str, wanted: str) -> str:
         return f"{folder} is a comparison and keeps no models; train the method that it names"
     for seed in sorted(folder.glob("seed-*")):
         return f"{folder} holds a run for each seed; give one of them: --load_path {load_path}/{seed.name}"
-    asked = read_json(folder / "commandline_args.txt")
+    asked = read_json(folder / "commandline_args.txt", {str: object})
     if asked.get("optuna_mode"):
         return f"{folder} is a search and keeps no models; train what it found, by --config {folder}/best_args.json"
     if asked.get("inspect") or asked.get("view_report"):
