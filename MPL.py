@@ -53,8 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _main(words: Sequence[str]) -> int:
     from transfermpl import args
-    from transfermpl.utils import UserError, complain, hide_in_tracebacks, keep_pages
+    from transfermpl.utils import OneLineError, UserError, complain, hide_in_tracebacks, keep_pages
 
+    options: Any = None
     try:
         options = args.parse(words)
         if options.run.keep_pages:
@@ -62,24 +63,19 @@ def _main(words: Sequence[str]) -> int:
         # Heavy imports come after the command line is known to be right.
         from transfermpl.runs.prepare import check_available
         from transfermpl.runs.run_folder import check_overwrite
-        from transfermpl.train import TrainingFault
 
         check_overwrite(options.flat())
         command = command_of(options)
         check_available(options.run, options.model, options.mode, options.cotraining)
-    except UserError as error:
-        complain(one_line(error))
-        return 2
-    try:
         command(options)
     except UserError as error:
         complain(one_line(error))
         return 2
-    except TrainingFault as error:
+    except OneLineError as error:  # a fault of the training
         complain(one_line(error))
         return 1
     except Exception as error:
-        if options.run.debug:
+        if options is not None and options.run.debug:
             hide_in_tracebacks()
             raise
         complain(advice_for(error) or unexpected(error))

@@ -21,7 +21,7 @@ from .base.files import read_json, write_json, write_text
 from .base.tables import csv_text
 from .data import summary_table
 from .runs.resume import resumed_options
-from .runs.run_folder import going_on, run_folder
+from .runs.run_folder import going_on, resumed_folder, run_folder
 from .search import plots
 from .search.objective import Goal, fill_banks, goal_of
 from .search.space import Space, best_options, first_values, space_of
@@ -46,7 +46,7 @@ def search(options: Options) -> dict[str, Any]:
     """
     name = options.run.name or ""
     if options.run.resume:
-        name = read_json(run_folder(name, resume=True, shared=True) / "commandline_args.txt")["name"]
+        name = read_json(resumed_folder(name) / "commandline_args.txt", {"name": str, str: object})["name"]
         options = resumed_options(options)
     base, space = space_of(options.flat())
     goal = goal_of(options.data, options.run.seed, options.search.folds)

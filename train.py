@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from .args import Learning
 from .learning.batches import Batch
+from .learning.checkpoint import check_like, like
 from .learning.learner import Learner
 from .models import batch_norms_without_updates
 from .utils import OneLineError, key, seed_torch
@@ -530,9 +531,13 @@ def progress_state(progress: Progress, learners: Sequence[Learner]) -> dict[str,
 
 
 def restore_progress(content: Mapping[str, Any], learners: Sequence[Learner]) -> Progress:
-    """The inverse: fills the learners, returns the progress."""
+    """The inverse: fills the learners, returns the progress. Raises ValueError where it is of other layers."""
+    check_like(content["learners"], {learner.name: object for learner in learners}, "learners")
     for learner in learners:
         learner.load_state_dict(content["learners"][learner.name])
+        kept = content["best"].get(learner.name)
+        if kept is not None:
+            check_like(kept["state"], like(learner.evaluation_state()), f"best.{learner.name}.state")
     return Progress(step=content["step"], rows=content["rows"], best=content["best"], partial=content["partial"])
 
 

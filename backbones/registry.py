@@ -22,7 +22,7 @@ from ..utils import UserError, say
 from . import hub, library, published, raw_views, vision_towers
 from .backbone import Backbone, as_backbone, keyed_weights, scaled
 from .library import resolve_name
-from .weights import RECORD, SUFFIXES, learned_in, load_into, read_weights, record_in
+from .weights import RECORD, SUFFIXES, learned_in, load_into, one_line, read_weights, record_in, state_digest
 
 
 @dataclass(frozen=True)
@@ -194,10 +194,13 @@ def restored_view(record: Mapping[str, Any], *, native_size: int, points: bool, 
     values = {**record["transform"], "mean": tuple(record["transform"]["mean"])}
     transform = Transform(**values | {"std": tuple(record["transform"]["std"])})
     view = ViewName(record["name"], "none")
-    built = _build(
-        view, shape=record["shape"], image_size=None if points else transform.size, native_size=native_size,
-        points=points, seed=seed,
-    )  # fmt: skip
+    try:
+        built = _build(
+            view, shape=record["shape"], image_size=None if points else transform.size, native_size=native_size,
+            points=points, seed=seed,
+        )  # fmt: skip
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise UserError(f"the view {view.name} can't be built again ({one_line(error)}); take a good copy") from error
     backbone = Backbone(
         built.net, name=built.name, transform=transform, pretrained=record["pretrained"],
         num_features=built.num_features,
@@ -212,8 +215,9 @@ def save_view(path: Path, backbone: Backbone) -> None:
 
     # Clones: a file holds no two tensors in one memory.
     state = {key: value.detach().cpu().contiguous().clone() for key, value in backbone.net.state_dict().items()}
+    record = {**view_record(backbone), "digest": state_digest(backbone.net)}
     with atomic_file(path) as temporary:
-        save_file(state, temporary, metadata={RECORD: json.dumps(view_record(backbone))})
+        save_file(state, temporary, metadata={RECORD: json.dumps(record)})
 
 
 def _from_own_file(
@@ -230,6 +234,8 @@ def _from_own_file(
     backbone = restored_view(record, native_size=native_size, points=points, seed=seed)
     path = Path(view.weights).expanduser()
     load_into(backbone.net, read_weights(path), (), f"--weights {path} does not fit {view.name}")
+    if state_digest(backbone.net) != record.get("digest", state_digest(backbone.net)):
+        raise UserError(f"--weights {path} is damaged: its weights are not those that were saved; take a good copy")
     backbone.pretrained = True
     return backbone.train()
 

@@ -43,6 +43,7 @@ class Tower:
 
 
 _TEXT = (r"text_(model|encoder|decoder|proj|projection)\b", r"(vision|visual)_proj(ection)?\b", r"logit_scale$")
+PLACES = {"weight_map": {str: str}}  # what a file's index says, as `fields.fault` reads it
 _POSITIONS = r".*\.position_ids$"  # a buffer that older versions kept in files
 TOWERS = {
     "blip": Tower(
@@ -117,8 +118,8 @@ def vision_tower(family: str, weights: str, *, size: int, shape: Mapping[str, An
         net, config = _tower_net(family, shape["config"] if shape else own)
         return Built(net, transform, _shape(config, transform))
     get = _opened(family, weights)
-    content = read_json(get("config.json") or Path("config.json"))
-    kind = content.get("model_type") if isinstance(content, dict) else None
+    content = read_json(get("config.json") or Path("config.json"), {str: object})
+    kind = content.get("model_type")
     if kind not in tower.kinds:
         raise UserError(f"--weights {weights} holds a model of the type {kind}, not {tower.kinds[0]}; give another one")
     net, config = _tower_net(family, content.get("vision_config", content))
@@ -128,7 +129,10 @@ def vision_tower(family: str, weights: str, *, size: int, shape: Mapping[str, An
     usual = tower.transform
     if tower.fixed:
         usual = Transform(config.image_size, config.image_size, usual.interpolation, usual.mean, usual.std)
-    transform = usual if processor is None else _transform(read_json(processor), usual)
+    try:
+        transform = usual if processor is None else _transform(read_json(processor, {str: object}), usual)
+    except (TypeError, ValueError, ArithmeticError) as error:
+        raise UserError(f"{processor} describes no images ({one_line(error)}); mend it") from error
     return Built(net, transform, _shape(config, transform))
 
 
@@ -161,7 +165,7 @@ def _state(get: Get, keys: KeyMap, complaint: str) -> dict[str, Tensor]:
             continue
         files = [path]
         if name.endswith(".index.json"):
-            places = read_json(path)["weight_map"]
+            places = read_json(path, PLACES)["weight_map"]
             shards = sorted({place for key, place in places.items() if not keys.drops(key)})
             files = [shard for shard in map(get, shards) if shard is not None]
             if len(files) < len(shards):
@@ -199,7 +203,7 @@ def tower_on_disk(family: str, repository: str | None = None) -> Path | None:
     if path is None or hub_file(repository, "config.json") is None:
         return None
     if path.name.endswith(".index.json"):
-        places = read_json(path)["weight_map"]
+        places = read_json(path, PLACES)["weight_map"]
         shards = {place for key, place in places.items() if not TOWERS[family].keys.drops(key)}
         if any(hub_file(repository, shard) is None for shard in shards):
             return None

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ..base.fields import fault
 from ..utils import UserError, warn
 
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".pth.tar")
@@ -55,8 +56,36 @@ def read_weights(
     return clean_state(content)
 
 
+def three_numbers(value: Any) -> bool:
+    """three numbers"""
+    return isinstance(value, (list, tuple)) and len(value) == 3 and fault(value, [float]) is None
+
+
+def content_hash(value: Any) -> bool:
+    """16 hex digits"""
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{16}", value) is not None
+
+
+# What `registry.view_record` writes, as `fields.fault` reads it.
+VIEW_RECORD: dict[Any, Any] = {
+    "name": str,
+    "transform": {
+        "size": int, "resize": int,
+        "interpolation": ("nearest", "box", "hamming", "lanczos", "bicubic", "bilinear"),
+        "mean": three_numbers, "std": three_numbers,
+    },
+    "shape": {str: object}, "pretrained": bool, "learned": [content_hash],
+}  # fmt: skip
+
+STORED_RECORD = {key: wanted for key, wanted in VIEW_RECORD.items() if key != "learned"}
+STORED_RECORD |= {"learned?": VIEW_RECORD["learned"], "digest?": str}  # in a file of a view
+
+
 def record_in(weights: str) -> dict[str, Any] | None:
-    """The record of a file that `registry.save_view` wrote; None for any other, and for the words of `--weights`."""
+    """The record of a file that `registry.save_view` wrote; None for any other, and for the words of `--weights`.
+
+    Raises UserError where the record is damaged.
+    """
     path = Path(weights).expanduser()
     if path.suffix != ".safetensors" or not path.is_file():
         return None
@@ -69,6 +98,9 @@ def record_in(weights: str) -> dict[str, Any] | None:
         return None
     if not isinstance(record, dict) or "name" not in record:
         return None
+    wrong = fault(record, STORED_RECORD)
+    if wrong is not None:
+        raise UserError(f"--weights {path} is damaged: of its view {wrong}; take a good copy, or fine-tune it again")
     if "learned" not in record:
         warn(f"{path} does not say which labels it was fine-tuned on: an earlier version wrote it; don't test on those")
     return record

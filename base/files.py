@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
+import hashlib
 import json
 import os
+import re
+import socket
 import tempfile
+import time
 import unicodedata
 from collections.abc import Iterable, Iterator
 from itertools import count
@@ -14,10 +19,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from ..utils import UserError
+from .fields import fault
 from .options import FORBIDDEN, is_reserved
 from .written_files import note
 
-PART = ".part-"  # how the name of a file begins while it is being written
+PART = ".part-"  # how the name of a file begins while it is being written; its host and process follow
+LEFT_SECONDS = 3600  # of a writer of whom nothing is known: what is so old was left by one that was killed
 NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # what a disk without locks answers, as some networks' are
 
 
@@ -34,7 +41,8 @@ def atomic_file(path: Path, *, noted: bool = True) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # The random part keeps two writers apart; the true suffix stays last for libraries that look at it.
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=PART, suffix=path.suffix)
+        prefix = f"{PART}{_host()}-{os.getpid()}-"
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=prefix, suffix=path.suffix)
         os.close(handle)
         temporary = Path(name)
         yield temporary
@@ -56,10 +64,30 @@ def atomic_file(path: Path, *, noted: bool = True) -> Iterator[Path]:
 
 
 def remove_parts(folder: Path) -> None:
-    """Remove what killed writers have left half-written below a folder that nobody else writes into."""
+    """Remove what killed writers have left half-written below a folder of ours; what is being written stays."""
     for path in folder.rglob(f"{PART}*"):
-        with contextlib.suppress(OSError):
-            path.unlink()
+        with contextlib.suppress(OSError):  # its writer has just ended after all
+            if _is_left(path):
+                path.unlink()
+
+
+def _is_left(part: Path) -> bool:
+    """Whether the writer of a half-written file is gone, as far as can be known."""
+    writer = re.match(rf"{re.escape(PART)}{_host()}-(\d+)-", part.name)
+    if writer is None or os.name != "posix":  # of another machine, or a process that can't be asked for
+        return time.time() - part.stat().st_mtime > LEFT_SECONDS
+    try:
+        os.kill(int(writer[1]), 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:  # another user's
+        pass
+    return False
+
+
+@functools.cache
+def _host() -> str:
+    return hashlib.blake2b(socket.gethostname().encode(), digest_size=4).hexdigest()
 
 
 def _umask() -> int:
@@ -89,12 +117,18 @@ def write_json(path: Path, value: object) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON; a file that is not JSON is a UserError naming it."""
+def read_json(path: Path, wanted: Any = object, *, advice: str = "give another file") -> Any:
+    """Read JSON; a file that is not JSON, or does not hold what is wanted (see `fields.fault`), is a UserError."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} can't be read as JSON ({error}); give another file") from error
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise ValueError("not a file")
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path} can't be read as JSON ({error}); {advice}") from error
+    wrong = fault(value, wanted)
+    if wrong is not None:
+        raise UserError(f"{path} is damaged: {wrong}; {advice}")
+    return value
 
 
 # --- names ------------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 from pathlib import Path
 
 LIST = "written.txt"
@@ -45,11 +46,18 @@ def note(path: Path, content: Path | None = None, *, grows: bool = False) -> Non
 def written_in(folder: Path) -> dict[str, set[str]]:
     """The digests with which each file was written, by its path below the folder."""
     found: dict[str, set[str]] = {}
-    for line in (folder / LIST).read_text(encoding="utf-8").splitlines():
+    for line in (folder / LIST).read_text(encoding="utf-8", errors="replace").split("\n"):
         digest, _, name = line.partition(" ")
         if name and ".." not in Path(name).parts and not Path(name).is_absolute():
             found.setdefault(name, set()).add(digest)
     return found
+
+
+def noted_in(folder: Path) -> dict[str, bool]:
+    """The files that were noted below a folder, by their paths below it, and whether each is still there."""
+    top = next((parent for parent in (folder, *folder.parents) if (parent / LIST).is_file()), None)
+    paths = [] if top is None else [top / name for name in written_in(top)]
+    return {path.relative_to(folder).as_posix(): os.path.isfile(path) for path in paths if path.is_relative_to(folder)}
 
 
 def is_as_written(path: Path, digests: set[str]) -> bool:

@@ -289,11 +289,16 @@ def compare_leaves(old: Leaves, new: Leaves, report: Report, *where: str, passed
             report.differs(*where, named, f"{shown(value)} / {shown(found)}{by_how_much(value, found)}")
         else:
             report.renamed[why] += 1
-    for key, value in left.items():
-        if NEW_KEYS & set(key):
-            report.renamed[f"new: {key[-1]}"] += 1
-            continue
-        report.differs(*where, "/".join(key), f"missing / {shown(value)}")
+    for key in [key for key in left if not is_new(key, report)]:
+        report.differs(*where, "/".join(key), f"missing / {shown(left[key])}")
+
+
+def is_new(key: tuple[str, ...], report: Report) -> bool:
+    """Whether this is said since then only; it is noted."""
+    if not NEW_KEYS & set(key):
+        return False
+    report.renamed[f"new: {key[-1]}"] += 1
+    return True
 
 
 def by_how_much(old: Any, new: Any) -> str:

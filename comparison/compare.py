@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from ..base.files import read_json, write_json, write_text
+from ..base.written_files import noted_in
 from ..data import write_split
 from ..runs.resume import check_same_images
 from ..runs.run_folder import going_on
-from ..utils import UserError, log_to, say
+from ..utils import UserError, log_to, say, warn
 from .baselines import BASELINES, baseline_accuracy
 from .methods import Method, methods_of
 from .seeds import check_seeds, make_folder, seeds_of, summary_of
@@ -68,7 +69,9 @@ def measure(
     not done again. Raises UserError when a method is wanted without the one that it starts from.
     """
     journal = folder / "journal.json"
-    done: dict[str, dict[str, Any]] = read_json(journal) if journal.is_file() else {}
+    done: dict[str, dict[str, Any]] = {}
+    if journal.exists():
+        done = read_json(journal, JOURNAL, advice="move it away, and --resume compares again")
     methods = methods_of(task.options.cotraining.views)
     wanted = [*(method.name for method in methods), *BASELINES] if names is None else list(names)
     check_starts(methods, wanted)
@@ -86,6 +89,9 @@ def measure(
             shown = ", ".join(f"{model} {100 * value:.1f}%" for model, value in accuracies.items())
             say(f"[{number}/{len(seeds) * len(wanted)}] seed {seed}, {name}: {shown}  ({seconds:.1f} s)")
         one.clear()
+    lost = [name for name, is_there in noted_in(folder).items() if name.endswith("metrics.csv") and not is_there]
+    if lost:
+        warn(f"{folder} lacks {', '.join(lost[:3])}, which --resume can't make again; compare under another --name")
     return {name: {seed: done[name][str(seed)]["test"] for seed in seeds} for name in wanted}
 
 
@@ -94,6 +100,10 @@ def check_starts(methods: Sequence[Method], wanted: Sequence[str]) -> None:
     for method in methods:
         if method.name in wanted and method.start not in (None, *wanted[: wanted.index(method.name)]):
             raise UserError(f"the {method.name} starts from {method.start}: name that first")
+
+
+# What `journal.json` holds, by method and seed, as `fields.fault` reads it.
+JOURNAL = {str: {str: {"test": {str: float}, "seconds": float}}}
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any
 from ..base.files import read_json, write_json
 from ..base.tables import text_table
 from ..runs.resume import check_same_images
+from ..runs.run import has_ended
 from ..runs.run_folder import going_on
 from ..utils import log_to, say
 from .seeds import check_seeds, make_folder, seeds_of, summary_of
@@ -47,12 +48,16 @@ def repeat(task: Task) -> dict[str, Any]:
 def one_of(task: Task, folder: Path) -> dict[str, Any]:
     """The summary of one whole run of `repeat`, which is trained unless it is there already."""
     seed = task.options.run.seed
-    if (folder / "summary.json").is_file():
+    if has_ended(folder):
         say(f"seed {seed}: finished before")
-        return read_json(folder / "summary.json")
+        return read_json(folder / "summary.json", SUMMARY, advice="remove it, and --resume makes it again")
     say(f"\nseed {seed}")
     check_same_images(folder, task.dataset, task.split)
     return whole_run(task, folder, time.monotonic())
+
+
+# What is read of a run's summary, as `fields.fault` reads it.
+SUMMARY = {part: {str: {"accuracy": float, str: object}} for part in ("val", "test")} | {str: object}
 
 
 def repeat_table(summary: Mapping[str, Any]) -> str:

@@ -24,9 +24,9 @@ from ..args import make as make_options
 from ..base.folder_walk import FoundFile
 from ..features.sources import EVALUATION_BATCH
 from ..images.decode import Transform, ValueRanges, fit, open_rgb, quiet_pil, read_content, reason_of, to_rgb
-from ..learning.checkpoint import load_checkpoint
+from ..learning.checkpoint import whole_checkpoint
 from ..runs.context import choose_precisions
-from ..runs.resume import run_of
+from ..runs.resume import naming, run_of
 from ..runs.run_folder import find_checkpoint
 from ..runs.trained_models import restored_models
 from ..utils import UserError, choose_device, warn
@@ -52,7 +52,8 @@ class Classifier:
 
     def __init__(self, path: Path, content: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         self.path, self.classes = path, tuple(content["classes"])
-        self.stored = make_options(content["options"])
+        with naming(path):
+            self.stored = make_options(content["options"])
         if content["model"]["kind"] == "points":
             raise UserError(f"{path} has learned from points, and there are no pictures of points; give another run")
         run = self.stored.changed(**given).run
@@ -145,7 +146,7 @@ def loaded_checkpoint(run: str) -> tuple[Path, dict[str, Any]]:
     except UserError:
         path = find_checkpoint(run, best=False)
         warn(f"{run_of(path)} was not finished, so its models are untested: take it for a try only")
-    content = load_checkpoint(path)
+    content = whole_checkpoint(path)
     if not content.get("temperatures"):
         warn("the run's probabilities are not calibrated: 90% may not mean right in nine of ten; see its report.html")
     return path, content

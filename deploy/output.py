@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..args import Mode
-from ..base.files import atomic_file
+from ..base.files import atomic_file, remove_parts
 from ..runs.resume import run_of
 from ..utils import UserError
 from .classifier import Classifier, loaded_checkpoint
@@ -38,6 +38,8 @@ def output(
     """
     given = Path(wanted).expanduser() if wanted else None
     first = given or run_of(checkpoint) / name
+    if given is None:
+        remove_parts(first.parent)
     for number in count(1):
         out = first if number == 1 else first.with_stem(f"{first.stem}-{number}")
         other = out.with_name(out.stem + beside) if beside else out

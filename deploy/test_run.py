@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..args import Mode
-from ..base.files import write_json
+from ..base.files import remove_parts, write_json
 from ..data import find_dataset
 from ..runs.checkpoints import used_images
 from ..runs.context import make_context, only
@@ -44,6 +44,7 @@ def test(mode: Mode, given: Mapping[str, Any]) -> dict[str, Any]:
     )
     views = make_views(models.views, stored.run, stored.data.flip, context, frozen=models.frozen)
     folder = run_of(loaded["path"])
+    remove_parts(folder)
     say(f"testing {', '.join(models.heads)} of {folder} on {len(rows)} images of {len(dataset.classes)} classes")
     if (labeled & seen).any():
         say(f"{(labeled & seen).sum()} more are left out: the run has seen them, labeled or not")

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 
 from ..backbones.weights import state_digest
-from ..base.files import claimed, share, write_json
+from ..base.files import claimed, remove_parts, share, write_json
 from ..utils import UserError, to_device, warn
 from .blocks import (
     BLOCK_ROWS,
@@ -35,7 +35,6 @@ from .blocks import (
     disk_errors,
     free_memory,
     read_block,
-    remove_leftovers,
     write_block,
 )
 from .sources import BATCH_ROWS, EVALUATION_BATCH, FrozenSource, ImageRequest
@@ -68,6 +67,7 @@ class FeatureBank:
             held = share(self.folder / IN_USE)
             if held is not None:
                 weakref.finalize(self, held.close)
+            remove_parts(self.folder)
             if not (self.folder / "bank.json").exists():
                 write_json(self.folder / "bank.json", identity)
             os.utime(self.folder / "bank.json")  # the time of its last use, by which old banks are evicted
@@ -241,7 +241,7 @@ class Table:
         self.block = np.full(len(bank.hashes), -1, dtype=np.int32)
         self.place = np.zeros(len(bank.hashes), dtype=np.int32)
         self.resident: Tensor | None = None
-        remove_leftovers(self.folder)
+        remove_parts(self.folder)
         self.reload()
 
     def has(self, rows: np.ndarray) -> np.ndarray:

@@ -6,9 +6,9 @@ import contextlib
 import errno
 import gc
 import hashlib
+import os
 import shutil
 import struct
-import time
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,6 @@ from ..utils import UserError
 
 BLOCK_ROWS = 256
 BLOCKS = "[!.]*.block"  # a hidden one is still being written, by this process or another
-LEFT_SECONDS = 3600  # a block is written in moments; what is so old was left by a writer that was killed
 IN_USE = "in-use"  # in a bank's folder: locked by each process that has it, so that no other evicts it
 MAGIC = b"MPLBANK1"
 HEADER = struct.Struct("<8sII32s16x")  # magic, rows, numbers a row, digest of all that follows
@@ -46,9 +45,10 @@ def read_block(path: Path, width: int, dtype: np.dtype[Any]) -> tuple[np.ndarray
     try:
         with path.open("rb") as file:
             magic, count, columns, digest = HEADER.unpack(file.read(HEADER.size))
+            size = HEADER.size + count * (8 + width * dtype.itemsize)
+            if magic != MAGIC or columns != width or size != os.fstat(file.fileno()).st_size:
+                return None
             hashes = np.fromfile(file, dtype="<u8", count=count)
-        if magic != MAGIC or columns != width:
-            return None
         offset = HEADER.size + hashes.nbytes
         features = np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=(count, width))
     except (FileNotFoundError, ValueError, struct.error):  # any other trouble with the disk is no damage of the block
@@ -82,14 +82,6 @@ def free_memory(device: torch.device) -> int:
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
     return 4 << 30  # where the system does not tell, a cautious guess
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Remove the half-written blocks of killed writers."""
-    for path in folder.glob(".part-*"):
-        with contextlib.suppress(OSError):  # its writer has just ended after all
-            if time.time() - path.stat().st_mtime > LEFT_SECONDS:
-                path.unlink()
 
 
 def evict(cache_dir: Path, limit: int, keep: Collection[Path]) -> list[Path]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..args import Learning
 from ..models import Head, parameter_groups
 from ..utils import UserError
+from .checkpoint import check_like, like
 
 
 def one_cycle(position: float) -> float:
@@ -85,6 +86,7 @@ class Learner:
         self.start, self.total, self.step = start, total, 0
         self.optimizer = make_optimizer(network, learning)
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self._named = {name: p for name, p in network.named_parameters() if p.requires_grad}
         device = self.parameters[0].device
         self.moments = torch.zeros(3, device=device)
         self.marginal = torch.zeros(classes, device=device)
@@ -92,23 +94,29 @@ class Learner:
         self.temperature = torch.ones((), device=device)
         self.average = {k: v.clone() for k, v in network.state_dict().items()} if learning.ema else None
         self.along: list[PriorSpaceLinear] = []  # the last layers of linear heads that have a prior
-        self._restored: list[tuple[Tensor, Tensor]] | None = None  # v and b of those, from a checkpoint
+        self._restored: list[dict[str, Tensor]] | None = None  # v and b of those, from a checkpoint
 
     def take_head_prior(self, prior: HeadPrior) -> None:
         """Learn the last layers of linear heads along a prior's axes, from their beginning or from a checkpoint."""
-        layers = [head.layers[-1] for head in self.network.modules() if isinstance(head, Head)]
-        self.along = [PriorSpaceLinear(layer, prior) for layer in layers]  # type: ignore[arg-type]
+        self.along = [PriorSpaceLinear(layer, prior) for layer in self._last_layers()]
         if self._restored is not None:
-            for along, (v, b) in zip(self.along, self._restored, strict=True):
-                along.v.copy_(v)
-                along.b.copy_(b)
+            if len(self._restored) != len(self.along):
+                raise UserError(
+                    f"last.pt lacks learners.{self.name}.along, or is of an older version of the program; "
+                    "train again, under another --name"
+                )
+            for along, stored in zip(self.along, self._restored, strict=True):
+                along.v.copy_(stored["v"])
+                along.b.copy_(stored["b"])
             return
-        if self.step:
-            raise UserError("last.pt is of an older version of the program; train again, under another --name")
         for along in self.along:
             along.to_weight_space()
         if self.average is not None:
             self._follow(self.average, 0.0)
+
+    def _last_layers(self) -> list[nn.Linear]:
+        """Those of the heads, which a prior may be of."""
+        return [head.layers[-1] for head in self.network.modules() if isinstance(head, Head)]  # type: ignore[misc]
 
     def learning_rate(self) -> float:
         """The rate of the next update, a pure function of the updates made since the learner began."""
@@ -173,9 +181,9 @@ class Learner:
         """All that is needed to go on, bit for bit."""
         return {
             "network": self.network.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "optimizer": {name: self.optimizer.state.get(p) or None for name, p in self._named.items()},
             "average": self.average,
-            "along": [(along.v, along.b) for along in self.along],
+            "along": [{"v": along.v, "b": along.b} for along in self.along],
             "step": self.step,
             "moments": self.moments,
             "marginal": self.marginal,
@@ -183,17 +191,32 @@ class Learner:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse of `state_dict`."""
+        """The inverse of `state_dict`. Raises ValueError, which names the field, where it is that of other layers."""
+        check_like(state, self._fields(), f"learners.{self.name}")
         self.network.load_state_dict(state["network"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self._restored = state.get("along") or None
+        numbers = {p: number for number, p in enumerate(self.parameters)}  # as the optimizer counts them
+        kept = {numbers[p]: state["optimizer"][name] for name, p in self._named.items() if state["optimizer"][name]}
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": kept})
+        self._restored = list(state.get("along", ()))
         if self.average is not None:
             for name, value in state["average"].items():
                 self.average[name].copy_(value)
-        self.step = int(state["step"])
+        self.step = state["step"]
         self.moments.copy_(state["moments"])
         self.marginal.copy_(state["marginal"])
         self.temperature.copy_(state["temperature"])
+
+    def _fields(self) -> dict[Any, Any]:
+        """What `load_state_dict` takes, as `fields.fault` reads it."""
+        number = like(torch.zeros(()))
+        kept = {  # of AdamW and SGD; a parameter that took no part yet has nothing
+            name: (None, {"step": number, "exp_avg": like(p), "exp_avg_sq": like(p)}, {"momentum_buffer": like(p)})
+            for name, p in self._named.items()
+        }
+        own = like(self.state_dict())
+        del own["along"]  # it is known only when there is a prior, and asked for then
+        along = tuple({"v": like(layer.weight), "b": like(layer.bias)} for layer in self._last_layers())
+        return {**own, "optimizer": kept, "along?": [along], "step": int}
 
 
 def make_optimizer(network: nn.Module, learning: Learning) -> torch.optim.Optimizer:

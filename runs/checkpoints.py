@@ -11,12 +11,13 @@ import numpy as np
 import torch
 
 from ..backbones.registry import view_record
-from ..learning.checkpoint import layers_checked, load_checkpoint, save_checkpoint
+from ..base.written_files import note
+from ..learning.checkpoint import layers_checked, save_checkpoint, whole_checkpoint
 from ..train import Progress, progress_state, restore_progress
 from ..utils import UserError, say, warn
 from .context import RunContext
 from .networks import default_model
-from .resume import hashes_in
+from .resume import check_same_options, hashes_in
 from .trainer import Trainer
 from .views import Views
 
@@ -40,14 +41,20 @@ def save_best(
 def restore(folder: Path, trainer: Trainer) -> Progress:
     """Go on from `last.pt`, or from the beginning where there is none yet."""
     path = folder / "checkpoints" / "last.pt"
-    if not path.is_file():
+    if not path.exists():
         return Progress()
-    content = load_checkpoint(path)
-    with layers_checked():
+    content = whole_checkpoint(path, last=True)
+    note(path)  # in a list that was lost
+    with layers_checked(path):
         progress = restore_progress(content, trainer.learners)
+        validated = trainer.enough_validation and bool(progress.rows)
+        chosen = {one.name for one in trainer.learners if validated and one.start < progress.rows[-1]["step"]}
+        if set(progress.best) != chosen:
+            raise ValueError("best does not fit the rest")
+    check_same_options(content, trainer.options.flat())
     if content["model"]["ranges"] != dict(trainer.context.data.ranges):
         raise UserError(f"{folder}: the values of its images lie in another range than before; start a new run")
-    before = content["model"].get("precision", {}).get("features")
+    before = content["model"]["precision"].get("features")
     now = trainer.context.precision.described(frozen=trainer.views.frozen).get("features")
     if before is not None and before != now:
         warn(

@@ -16,7 +16,7 @@ from ..backbones.backbone import Backbone
 from ..backbones.library import build_backbone
 from ..backbones.registry import build_view, restored_view, view_labels
 from ..data import Dataset
-from ..learning.checkpoint import layers_checked
+from ..learning.checkpoint import check_like, layers_checked, like
 from ..models import Network, build_head, resolve_unfreeze, set_trainable
 from ..utils import UserError, key
 
@@ -80,9 +80,10 @@ def restored_backbones(content: Mapping[str, Any], seed: int) -> dict[str, Backb
     backbones = {}
     size, points = content["model"]["native_size"], content["model"]["kind"] == "points"
     for name, view in content["views"].items():
-        backbones[name] = restored_view(view["record"], native_size=size, points=points, seed=seed)
-        if view["backbone"] is not None:
-            backbones[name].load_state_dict(view["backbone"])
+        with layers_checked(content["path"]):
+            backbones[name] = restored_view(view["record"], native_size=size, points=points, seed=seed)
+            if view["backbone"] is not None:
+                load_state(backbones[name], view["backbone"], f"views.{name}.backbone")
     return backbones
 
 
@@ -116,13 +117,15 @@ def own_backbone(spec: NetworkSpec, name: str, backbone: Backbone, *, loaded: bo
     return own
 
 
-def load_state(network: nn.Module, state: Mapping[str, Any], *, head_only: bool = False) -> None:
-    """Give the network stored weights; `head_only`: those of a head that had learned on a frozen backbone.
+def load_state(network: nn.Module, state: Mapping[str, Any], field: str, *, head_only: bool = False) -> None:
+    """Give the network the stored weights of this field of a checkpoint.
 
-    Raises UserError when they are of other layers.
+    head_only: they are those of a head that had learned on a frozen backbone. Raises ValueError, which names the field,
+    or RuntimeError when they are of other layers (see `checkpoint.layers_checked`).
     """
-    with layers_checked():
-        (network.head if head_only and isinstance(network, Network) else network).load_state_dict(state)
+    layers = network.head if head_only and isinstance(network, Network) else network
+    check_like(state, like(layers.state_dict()), field)
+    layers.load_state_dict(state)
 
 
 def on_device(network: nn.Module, device: torch.device) -> nn.Module:

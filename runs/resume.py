@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,19 @@ from ..args import Mode, Options, Run, changeable_on_resume, inherited
 from ..args import make as make_options
 from ..base.files import read_json
 from ..data import Dataset, Split, read_split
-from ..learning.checkpoint import load_checkpoint
+from ..learning.checkpoint import whole_checkpoint
 from ..utils import UserError
-from .run_folder import RESULTS, find_checkpoint, run_folder
+from .run_folder import RESULTS, find_checkpoint, resumed_folder
 
 
 def resumed_options(options: Options) -> Options:
     """The options of the run that is to go on; the command line may repeat them, but not change them."""
-    folder = run_folder(options.run.name or "", resume=True, shared=True)  # who goes on with it claims it
-    stored = make_options(read_json(folder / "commandline_args.txt"))
+    folder = resumed_folder(options.run.name or "")
+    record = folder / "commandline_args.txt"
+    advice = "take a good copy of it, or train again under another --name"
+    values = read_json(record, {str: object}, advice=advice)
+    with naming(record):
+        stored = make_options(values)
     free = changeable_on_resume()
     now, then = options.flat(), stored.flat()
     for name in sorted(options.given - free):
@@ -30,11 +35,20 @@ def resumed_options(options: Options) -> Options:
     return stored.changed(**options.given_values(free) | {"name": folder.name, "resume": True})
 
 
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Inside, an error of the user's names the file that it comes from."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
 def load_run(mode: Mode) -> dict[str, Any]:
-    """The checkpoint of `--load_path`, with the place that it came from."""
-    path = find_checkpoint(mode.load_path or "", best=mode.load_best)
-    content = load_checkpoint(path)
-    return {**content, "path": path, "stored": make_options(content["options"])}
+    """The checkpoint of `--load_path`, with the options of its run."""
+    content = whole_checkpoint(find_checkpoint(mode.load_path or "", best=mode.load_best))
+    with naming(content["path"]):
+        return {**content, "stored": make_options(content["options"])}
 
 
 def inherit(options: Options, loaded: Mapping[str, Any]) -> Options:
@@ -79,6 +93,18 @@ def check_leaks(loaded: Mapping[str, Any], dataset: Dataset, split: Split) -> No
             raise UserError(
                 f"{leaks} images of this {part} were training images of the loaded run; "
                 "leave out --seed and the options of the split to take over its own"
+            )
+
+
+def check_same_options(content: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """A run goes on with the options, here by name, that its checkpoint was written with. Raises UserError."""
+    with naming(content["path"]):
+        then = make_options(content["options"]).flat()
+    for name in sorted(content["options"].keys() - changeable_on_resume()):
+        if now[name] != then[name]:
+            raise UserError(
+                f"{content['path']} was trained with --{name} {then[name]}, and commandline_args.txt says {now[name]}; "
+                "put that back, or train again under another --name"
             )
 
 

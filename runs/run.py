@@ -13,9 +13,10 @@ from typing import Any
 from ..args import Options
 from ..base.files import read_json, write_json, write_text
 from ..base.tables import no_formula
+from ..base.written_files import noted_in
 from ..data import Dataset, ImagesChanged, Split, find_dataset, split_dataset, summary_table, write_split
 from ..train import Hooks, Progress, Row
-from ..utils import log_to, say, shown
+from ..utils import log_to, say, shown, warn
 from .calibration import after_warmup
 from .checkpoints import restore
 from .evaluation import measure
@@ -36,6 +37,9 @@ from .run_summary import results_table
 from .trainer import Trainer
 from .training import draw_samples, finish, show_networks, train
 from .views import FeatureCache
+
+# Beginnings of the names of what `--test_mode` and TensorBoard leave in a run's folder.
+NOT_MADE_AGAIN = ("test_", "tensorboard/")
 
 WriteRow = Callable[[Row], None]
 
@@ -76,7 +80,7 @@ def _carry_out(trainer: Trainer, folder: Path, began: float, *, resumed: bool) -
     progress = restore(folder, trainer) if resumed else Progress()
     if resumed and trainer.is_over(progress) and has_ended(folder):
         say(f"{folder} has ended already: nothing is left to do")
-        return read_json(folder / "summary.json")
+        return read_json(folder / "summary.json", {str: object}, advice="remove it, and --resume makes it again")
     seconds = train(trainer, folder, progress)
     summary = finish(trainer, folder, progress, began, seconds)
     say(results_table(summary))
@@ -86,11 +90,18 @@ def _carry_out(trainer: Trainer, folder: Path, began: float, *, resumed: bool) -
 
 
 def has_ended(folder: Path) -> bool:
-    """Whether a run has been tested and its page written since its last checkpoint, and all of it is still there."""
-    last, *results = (folder / name for name in ("checkpoints/last.pt", "summary.json", "report.html"))
-    kept = (folder / name for name in ("metrics.csv", "graphs.png", "checkpoints/best.pt"))
-    tested = all(path.is_file() and path.stat().st_mtime >= last.stat().st_mtime for path in results)
-    return tested and all(path.is_file() for path in kept)
+    """Whether a run has been tested and its page written since its last checkpoint, and all of it is still there.
+
+    What other commands wrote into its folder, and curves for TensorBoard, can't be made again; a warning names them.
+    """
+    last, results, noted = "checkpoints/last.pt", ("summary.json", "report.html"), noted_in(folder)
+    lost = [name for name, is_there in noted.items() if name.startswith(NOT_MADE_AGAIN) and not is_there]
+    if lost:
+        warn(f"{folder} lacks {', '.join(lost[:3])}, which --resume can't make again; a new run or test does")
+    whole = all(is_there or name in lost for name, is_there in noted.items())
+    if not whole or not {last, *results, "metrics.csv", "graphs.png", "checkpoints/best.pt"} <= noted.keys():
+        return False
+    return all((folder / name).stat().st_mtime >= (folder / last).stat().st_mtime for name in results)
 
 
 def prepare(options: Options) -> Trainer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator, Mapping
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -26,38 +27,52 @@ def run_folder(name: str, *, resume: bool = False, overwrite: bool = False, shar
     """
     folder = RESULTS / name
     if resume:
-        return _resumed(folder, shared=shared)
+        _entered(resumed_folder(name), shared=shared)
+        if not (folder / LIST).is_file():
+            begin_list(folder)  # what is there is noted as it is written again
+        return folder
     if os.path.lexists(RESULTS) and not RESULTS.is_dir():
         raise UserError(f"{RESULTS} is a file, or a link to a place that is not there; move it, or mount its disk")
     if overwrite and os.path.lexists(folder):
-        until_end(claim(folder))
+        _entered(folder)
         remove_run(folder)
-    number = 1
-    while True:
+    folder = _made(name, overwrite=overwrite)
+    if not shared:
+        until_end(claim(folder))
+    begin_list(folder)
+    note(folder / RUN_LOG, grows=True)
+    if folder.name != name:
+        say(f"{RESULTS / name} is there already, so this is {folder}; --overwrite replaces the earlier one")
+    return folder
+
+
+def _made(name: str, *, overwrite: bool) -> Path:
+    """A new folder of this name, or of the first number behind it that is free."""
+    for number in count(1):
+        folder = RESULTS / (name if number == 1 else f"{name}-{number}")
         try:
             folder.mkdir(parents=True, exist_ok=overwrite and number == 1)
         except FileExistsError:
-            number += 1
-            folder = RESULTS / f"{name}-{number}"
+            continue
         except OSError as error:
             reason = error.strerror
             raise UserError(f"can't make the run folder {folder} ({reason}); choose another --name") from error
-        else:
-            if not shared:
-                until_end(claim(folder))
-            begin_list(folder)
-            note(folder / RUN_LOG, grows=True)
-            if number > 1:
-                say(f"{RESULTS / name} is there already, so this is {folder}; --overwrite replaces the earlier one")
-            return folder
+        return folder
+    raise AssertionError
 
 
-def _resumed(folder: Path, *, shared: bool) -> Path:
-    if not (folder / "commandline_args.txt").is_file():
-        raise UserError(f"there is no run to resume in {folder}; leave out --resume to start it")
+def _entered(folder: Path, *, shared: bool = False) -> None:
+    """Take a folder that is there already, and remove what killed writers left in it."""
     if not shared:
         until_end(claim(folder))
-        remove_parts(folder)
+    remove_parts(folder)
+
+
+def resumed_folder(name: str) -> Path:
+    """The folder of the run that is to go on. Raises UserError where there is none."""
+    folder = RESULTS / name
+    if not (folder / "commandline_args.txt").is_file():
+        raise UserError(f"there is no run to resume in {folder}; leave out --resume to start it")
     return folder
 
 
@@ -91,7 +106,7 @@ def removable(folder: Path) -> list[Path]:
     if folder.is_symlink() or not (folder / LIST).is_file():
         raise UserError(f"{folder} does not look like a run, so --overwrite leaves it alone; choose another --name")
     written = written_in(folder)
-    there = {folder / name: digests for name, digests in written.items() if (folder / name).is_file()}
+    there = {folder / name: digests for name, digests in written.items() if os.path.isfile(folder / name)}
     for file, digests in there.items():
         if not is_as_written(file, digests):
             raise UserError(f"{file} was edited since it was written; move it elsewhere, or choose another --name")
@@ -173,7 +188,7 @@ def _no_model(folder: Path, load_path: str, wanted: str) -> str:
         return f"{folder} is a comparison and keeps no models; train the method that it names"
     for seed in sorted(folder.glob("seed-*")):
         return f"{folder} holds a run for each seed; give one of them: --load_path {load_path}/{seed.name}"
-    asked = read_json(folder / "commandline_args.txt")
+    asked = read_json(folder / "commandline_args.txt", {str: object})
     if asked.get("optuna_mode"):
         return f"{folder} is a search and keeps no models; train what it found, by --config {folder}/best_args.json"
     if asked.get("inspect") or asked.get("view_report"):

@@ -14,6 +14,7 @@ from .. import args
 from ..backbones.backbone import Backbone
 from ..base.metrics import calibrated, probabilities, with_ensemble
 from ..features.sources import evaluation_pixels, frozen_features
+from ..learning.checkpoint import layers_checked
 from .networks import NetworkSpec, load_state, make_network, on_device, own_backbone, restored_backbones
 
 
@@ -80,6 +81,7 @@ def restored_models(
         if not frozen:
             backbone = own_backbone(spec, name, backbone, loaded=True)
         network = make_network(spec, name, backbone, frozen=frozen)
-        load_state(network, state)
+        with layers_checked(content["path"]):
+            load_state(network, state, f"models.{name}")
         heads[name] = on_device(network, device)
     return TrainedModels(views, heads, frozen, precision, content.get("temperatures", {}))

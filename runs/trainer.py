@@ -18,6 +18,7 @@ from ..algorithms.cotraining_steps import ViewBatches
 from ..args import Learning, Options
 from ..features.sources import evaluation_pixels
 from ..learning.batches import Batches, BatchSampler
+from ..learning.checkpoint import layers_checked
 from ..learning.learner import Learner
 from ..models import batch_norms_without_updates
 from ..train import Hooks, Progress, Row, Schedule, StepConfig, fit, keep_best
@@ -94,9 +95,10 @@ class Trainer:
         if not frozen and not self.share_backbone:
             backbone = own_backbone(spec, name, backbone, loaded=loaded)
         network = make_network(spec, name, backbone, frozen=frozen)
-        if state is not None:
-            # A head that was learned on a frozen backbone may now stand on the same backbone, learning too.
-            load_state(network, state, head_only=self.loaded is not None and self.loaded["model"]["frozen"])
+        if state is not None and self.loaded is not None:
+            with layers_checked(self.loaded["path"]):
+                # A head that was learned on a frozen backbone may now stand on the same backbone, learning too.
+                load_state(network, state, "models", head_only=self.loaded["model"]["frozen"])
         return on_device(network, self.context.device)
 
     def _loaded_state(self, *names: str) -> Mapping[str, Any] | None:

@@ -137,7 +137,7 @@ def test_features_of_another_range_are_other_features(wide: Outcome) -> None:
 def test_a_run_does_not_go_on_in_another_range(wide: Outcome) -> None:
     path = wide.folder() / "checkpoints" / "last.pt"
     content = torch.load(path, weights_only=True)
-    content["model"]["ranges"] = {"integers": (0, 255)}
+    content["model"]["ranges"] = {"integers": (0.0, 255.0)}
     before = path.read_bytes()
     torch.save(content, path)
     try:
