@@ -118,8 +118,8 @@ def vision_tower(family: str, weights: str, *, size: int, shape: Mapping[str, An
         net, config = _tower_net(family, shape["config"] if shape else own)
         return Built(net, transform, _shape(config, transform))
     get = _opened(family, weights)
-    content = read_json(get("config.json") or Path("config.json"), {str: object})
-    kind = content.get("model_type")
+    content = read_json(get("config.json") or Path("config.json"))
+    kind = content.get("model_type") if isinstance(content, dict) else None
     if kind not in tower.kinds:
         raise UserError(f"--weights {weights} holds a model of the type {kind}, not {tower.kinds[0]}; give another one")
     net, config = _tower_net(family, content.get("vision_config", content))

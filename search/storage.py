@@ -27,8 +27,8 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from optuna.trial import FrozenTrial, TrialState
 
 from ..base.files import claimed
-from ..base.written_files import note
-from ..utils import UserError, hidden, key, without_password
+from ..base.written_files import note, noted_in
+from ..utils import UserError, hidden, key, warn, without_password
 
 if TYPE_CHECKING:
     from optuna import Study
@@ -146,12 +146,14 @@ class Journal(JournalFileBackend):
 def open_journal(path: Path) -> JournalStorage:
     """The journal file, mended if need be. Raises UserError when it is damaged elsewhere than at its end."""
     path = path.resolve()
+    if noted_in(path.parent).get(path.name) is False:
+        warn(f"{path} is gone, and its trials with it: the search begins again")
     note(path, grows=True)
     try:
         return JournalStorage(Journal(path))
     except OSError as error:
         raise UserError(f"the study {path} can't be opened: {error.strerror}; give another --name") from error
-    except (ValueError, KeyError, AssertionError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, AssertionError, RecursionError) as error:
         raise UserError(f"the study {path} is damaged ({error}); start again under another --name") from error
 
 

@@ -25,6 +25,7 @@ from optuna.trial import TrialState
 from runs import ROOT, end
 from searches import begin, children, tune
 from transfermpl.search import storage as study_storage
+from transfermpl.utils import UserError
 
 pytestmark = pytest.mark.usefixtures("forked_workers")
 
@@ -94,6 +95,13 @@ def test_a_damaged_journal_is_one_line_for_the_user(easy_objective: None, tmp_pa
     outcome = tune("--resume", cwd=tmp_path, code=2)
     assert "study.journal is damaged" in outcome.err
     assert len(outcome.complaint()) == 1
+
+
+@pytest.mark.parametrize("line", [b"[1]", b"7", b'{"op_code": []}', b"[" * 100_000], ids=range(4))
+def test_a_journal_of_something_else_is_one_line_for_the_user(line: bytes, tmp_path: Path) -> None:
+    (tmp_path / "study.journal").write_bytes(line + b"\n")
+    with pytest.raises(UserError, match="is damaged|can't be opened"):
+        study_storage.open_journal(tmp_path / "study.journal")
 
 
 def test_a_lock_of_a_killed_process_is_taken_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
