@@ -161,7 +161,10 @@ def read(path: Path) -> Leaves | None:
     if path.suffix in (".pt", ".pth"):
         import torch
 
-        return dict(flat(torch.load(path, map_location="cpu", weights_only=True)))
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        for learner in content.get("learners", {}).values():
+            learner |= of_one_layout(learner)
+        return dict(flat(content))
     reader = {".csv": read_table, ".safetensors": read_safetensors, ".onnx": read_onnx}.get(path.suffix)
     if reader:
         return reader(path)
@@ -172,6 +175,17 @@ def read(path: Path) -> Leaves | None:
     with contextlib.suppress(ValueError):
         return dict(flat(json.loads(text)))
     return {(f"line {number}",): line for number, line in enumerate(text.splitlines(), start=1)}
+
+
+def of_one_layout(learner: dict[str, Any]) -> dict[str, Any]:
+    """What its optimizer has summed up, which lies by number or by name, in an order that both have."""
+    states = learner["optimizer"].get("state", learner["optimizer"]).values()
+    texts = [
+        repr([(name, x.flatten()[:50].tolist(), x.shape) for name, x in state.items()]) for state in states if state
+    ]
+    along = [one if isinstance(one, dict) else dict(zip("vb", one, strict=True)) for one in learner.get("along", ())]
+    ordered = [state for _, state in sorted(zip(texts, filter(None, states), strict=True), key=lambda pair: pair[0])]
+    return {"optimizer": dict(enumerate(ordered)), "along": dict(enumerate(along))}
 
 
 def read_table(path: Path) -> Leaves:

@@ -752,8 +752,8 @@ def test_every_option_was_shown_to_have_an_effect() -> None:
 # --- what a run leaves ------------------------------------------------------------------------------------------------
 
 SUMMARY = {
-    "name", "mode", "seed", "command", "dataset", "labels_used", "labels_unused", "val", "test", "best_epoch", "seconds",
-    "peak_memory_bytes", "versions", "commit", "calibration", "class_prior", "precision", "views_with_prior",
+    "name", "mode", "seed", "command", "dataset", "labels_used", "labels_unused", "val", "test", "best_epoch",
+    "seconds", "peak_memory_bytes", "versions", "commit", "calibration", "class_prior", "precision", "views_with_prior",
     "neighbours",
 }  # fmt: skip
 
