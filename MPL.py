@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
+import gc
 import importlib.util
 import os
 import sys
@@ -36,6 +38,8 @@ if __name__ in ("__main__", "__mp_main__"):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code: 0 done, 1 it broke off, 2 the input is wrong, 130 Ctrl-C, 143 SIGTERM."""
+    atexit.unregister(gc.freeze)
+    atexit.register(gc.freeze)  # at its end Python looks through all modules for garbage, two seconds with torch's
     os.environ["MPLBACKEND"] = "agg"  # pictures go into files, whatever a notebook that starts us has set
     try:
         from transfermpl.utils import as_command, on_screen, terminable

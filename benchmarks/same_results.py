@@ -43,7 +43,7 @@ FILES: dict[str, str] = {"timm:test_byobnet_CM.png": "timm_test_byobnet_CM.png"}
 # A key, a column, a part of a tensor's name or a whole text; None: left out.
 KEYS: dict[str, str | None] = {"class_shares": "class_prior", "pile": "unlabeled"}
 NEW_FILES = {"run.log", "written.txt", "classify.py"}  # what runs leave since then
-NEW_KEYS = {"ranges", "labels_unused"}  # and what summaries, checkpoints and exports say
+NEW_KEYS = {"ranges", "labels_unused", "digest"}  # and what summaries, checkpoints and exports say
 
 CLOCK = {"seconds", "peak_memory_bytes", "versions", "commit"}  # of the moment and the machine
 UNSEEN = {".html", ".png", ".log", ".journal"}  # of these it counts that they are there
