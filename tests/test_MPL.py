@@ -90,6 +90,7 @@ def test_a_process_killed_from_outside_is_resumed_by_another(tmp_path: Path) -> 
     assert same_run(alone, resumed)
 
 
+@pytest.mark.slow
 def test_wrong_input_ends_a_process_with_code_2_and_one_line(tmp_path: Path) -> None:
     outcome = end(start("--name", "x", "--data_dir", "absent", cwd=tmp_path), tmp_path)
     assert outcome.code == 2

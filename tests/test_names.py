@@ -113,6 +113,7 @@ def test_a_copy_for_each_class_lies_in_a_folder_for_any_disk(trained: Outcome, t
     assert all(folder_name(folder.name) for folder in (tmp_path / "sorted").iterdir())
 
 
+@pytest.mark.slow
 def test_an_inspection_shows_and_writes_them_harmlessly(trained: Outcome) -> None:
     outcome = run("--name", "look", "--inspect", "--data_dir", "p", "--model_name", "cnn", cwd=trained.cwd)
     assert outcome.code == 0, outcome.err

@@ -144,6 +144,7 @@ def test_timm_views_are_taken_from_the_cache(shallow: Any, tmp_path: Path, no_ne
     assert not asked  # what is there needs no look at the network
 
 
+@pytest.mark.slow
 def test_files_of_the_authors_are_read_by_timms_map(shallow: Any, tmp_path: Path) -> None:
     net = randomised(shallow("vit_base_patch14_dinov2.lvd142m", pretrained=False, num_classes=0))
     state = {**net.state_dict(), "mask_token": torch.zeros(1, 768)}

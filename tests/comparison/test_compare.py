@@ -206,6 +206,7 @@ SLOW = [pytest.param(moment, marks=pytest.mark.slow) for moment in MORE_MOMENTS]
 
 
 @pytest.mark.parametrize("moment", [*MOMENTS, *SLOW], ids=str)
+@pytest.mark.slow
 def test_a_killed_comparison_goes_on(moons: Outcome, tmp_path: Path, moment: Moment) -> None:
     killed(moment, "--name", "x", "--compare", "--repeat", 2, "--seed", 4, *SHORT, cwd=tmp_path)
     journal = tmp_path / "results" / "x" / "journal.json"

@@ -48,6 +48,7 @@ def test_features_of_any_size_are_standardized() -> None:
     assert larger.probabilities(1000 * features) == pytest.approx(probe.probabilities(features), abs=1e-3)
 
 
+@pytest.mark.slow
 def test_the_strength_is_that_of_the_least_log_loss() -> None:
     strengths = np.logspace(-4, 2, 7).tolist()
     for noise in (0.1, 0.8, 3.0):

@@ -44,6 +44,7 @@ def test_validation_is_never_what_a_loaded_run_has_learned(tmp_path: Path) -> No
     assert not (tmp_path / "results" / "f").exists()
 
 
+@pytest.mark.slow
 def test_labels_of_the_loaded_run_are_counted(tmp_path: Path) -> None:
     make_data(tmp_path / "data", 20)
     assert run("--name", "m", "--data_dir", "data", "--num_labels", 12, *QUICK, cwd=tmp_path).code == 0

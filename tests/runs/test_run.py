@@ -312,6 +312,7 @@ def test_downloadable_data_is_asked_for_where_the_user_says(tmp_path: Path, monk
 
 
 @covers("augmentation_draws", "flip")
+@pytest.mark.slow
 def test_how_images_are_augmented(lab: Lab) -> None:
     base = lab.images()
     assert lab.images("--no_flip").metrics() != base.metrics()
@@ -379,6 +380,7 @@ def test_a_librarys_backbone(lab: Lab, name: str) -> None:
 
 
 @covers("head")
+@pytest.mark.slow
 def test_a_head_has_the_layers_of_its_kind(lab: Lab) -> None:
     def widths(*line: object) -> list[int]:
         state = lab.images(*line).checkpoint()["models"]["student"]

@@ -136,6 +136,7 @@ def test_values_that_always_kill_their_process_are_given_up(tmp_path: Path, monk
     assert [row["state"] for row in rows].count("complete") == 2
 
 
+@pytest.mark.slow
 def test_workers_that_can_not_start_end_the_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(worker, "sampler_of", lambda *_: os._exit(3))
     outcome = tune(cwd=tmp_path, code=1)

@@ -89,6 +89,7 @@ def test_a_worker_keeps_the_tuned_views_of_all_folds(
     assert len(runner.cache.computed) == 6 * folds
 
 
+@pytest.mark.slow
 def test_a_trial_that_lags_behind_is_given_up_after_a_fold(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = tmp_path / "asked"
 
