@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -533,6 +534,32 @@ def test_workers_change_nothing_but_the_speed(lab: Lab, monkeypatch: pytest.Monk
     helped = lab.images("--unfreeze", "all", "--num_workers", 2)
     assert set(asked) == {2}
     assert alone.metrics() == helped.metrics()
+
+
+@pytest.mark.parametrize("what", ["head", pytest.param("all", marks=pytest.mark.slow)])
+def test_the_same_command_elsewhere_leaves_the_same(lab: Lab, tmp_path: Path, what: str) -> None:
+    """From another working folder, with a bank of its own that two processes decode for."""
+    few = ("--num_labels", 6, "--unlabeled_batch_size", 15, "--max_steps", 6, "--unfreeze", what)
+    here = lab.images("--unfreeze", what)
+    line = ("--data_dir", os.path.relpath(lab.data, tmp_path), *FROZEN, *few, "--num_workers", 2)
+    there = run("--name", "x", *line, cwd=tmp_path)
+    assert there.code == 0, there.err
+    assert there.metrics() == here.metrics()
+    assert same(there.checkpoint()["models"], here.checkpoint()["models"])
+
+
+@pytest.mark.slow
+def test_runs_on_equally_many_threads_are_equal(lab: Lab, tmp_path: Path) -> None:
+    line = ("--data_dir", lab.data, *FROZEN, "--unfreeze", "all", "--num_labels", 6, "--max_steps", 6)
+    outcomes = []
+    try:
+        torch.set_num_threads(2)
+        for place in (tmp_path / "a", tmp_path / "b"):
+            place.mkdir()
+            outcomes.append(run("--name", "x", *line, cwd=place))
+    finally:
+        torch.set_num_threads(1)
+    assert same_run(*outcomes)
 
 
 @covers("keep_pages")
