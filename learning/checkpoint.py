@@ -15,6 +15,7 @@ from torch import Tensor
 from ..backbones.weights import VIEW_RECORD, one_line
 from ..base.fields import fault
 from ..base.files import atomic_file
+from ..images.decode import UNSEEN
 from ..utils import UserError
 
 ADVICE = "take a good copy of it, or train again under another --name"
@@ -33,6 +34,12 @@ def weights(value: Any) -> bool:
     return isinstance(value, Tensor) and value.layout == torch.strided and bool(value.isfinite().all())
 
 
+def value_ranges(value: Any) -> bool:
+    """black and white of integers, of floats, or of both"""
+    known = isinstance(value, dict) and value.keys() <= UNSEEN.keys()
+    return known and all(fault(one, [float]) is None and len(one) == 2 and one[0] < one[1] for one in value.values())
+
+
 def nothing(value: Any) -> bool:
     """empty"""
     return value == {}
@@ -45,7 +52,7 @@ CHECKPOINT: dict[Any, Any] = {
     "classes": [str],
     "model": {
         "name": str, "native_size": int, "kind": ("photos", "digits", "points"), "frozen": bool,
-        "ranges": {"integers?": [float], "floats?": [float]}, "precision": {str: str},
+        "ranges": value_ranges, "precision": {str: str},
     },
     "options": {str: object},
     "seen": hashes, "labels": hashes, "validation": hashes,
