@@ -110,6 +110,7 @@ def test_the_defaults_on_digits_in_a_process(tmp_path: Path) -> None:
     assert better > baseline.summary("base")["test"]["student"]["accuracy"]
 
 
+@pytest.mark.slow
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It names the folder that the run really has."""
 

@@ -81,6 +81,7 @@ def test_what_is_told_stays_in_its_lines(trained: Outcome) -> None:
     check_plain(page.replace("\t", " "))
 
 
+@pytest.mark.slow
 def test_predictions_become_labels_again(trained: Outcome, tmp_path: Path) -> None:
     cwd = trained.cwd
     line = ("--predict_dir", "p", "--load_path", "x", "--min_probability", 1, "--out", tmp_path / "o.csv")

@@ -412,7 +412,8 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
     return Lab(tmp_path_factory.mktemp("cotraining"))
 
 
-@pytest.mark.parametrize("algorithm", ["meta", pytest.param("cotraining", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("algorithm", ["meta", "cotraining"])
 def test_a_run_leaves_the_usual_files(algorithm: str, tmp_path: Path) -> None:
     line = ("--name", "x", *VIEWS, "--data_dir", "digits", "--algorithm", algorithm, "--augmentation_draws", 1)
     outcome = run(*line, "--max_steps", 12, "--unlabeled_batch_size", 500, "--warmup_epoch_num", 1, cwd=tmp_path)
@@ -443,6 +444,7 @@ def test_a_killed_run_goes_on_bit_for_bit(lab: Lab, tmp_path: Path) -> None:
     assert same_run(whole, again)
 
 
+@pytest.mark.slow
 def test_a_co_trained_run_is_tested_and_applied(lab: Lab, tmp_path: Path) -> None:
     trained = lab.run("--head", "mlp")
     tested = run("--test_mode", "--load_path", trained.folder(), cwd=tmp_path)

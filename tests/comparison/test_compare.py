@@ -49,6 +49,7 @@ def rows(outcome: Outcome) -> dict[str, dict[str, Any]]:
 # --- what a comparison leaves -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_every_model_of_every_method_has_a_row(moons: Outcome, images: Outcome) -> None:
     pairs = [f"{method}: {model}" for method in ("UDA", "MPL") for model in ("teacher", "student", "ensemble")]
     pairs += [f"MPL with switched roles: {model}" for model in ("model_1", "model_2", "ensemble")]
@@ -94,6 +95,7 @@ def test_table_picture_and_sentence(moons: Outcome) -> None:
     assert f"| MPL: ensemble                     | {100 * rows(moons)['MPL: ensemble']['mean']:.1f}%" in moons.out
 
 
+@pytest.mark.slow
 def test_what_lies_in_the_folder(images: Outcome) -> None:
     folder = images.folder()
     assert {path.name for path in folder.iterdir()} == {
@@ -145,6 +147,7 @@ def test_methods_without_unlabeled_images_learn_as_long_as_the_others(tmp_path: 
         assert list(csv.DictReader(io.StringIO(metrics)))[-1]["step"] == "12", method
 
 
+@pytest.mark.slow
 def test_the_test_is_touched_once_a_run_and_data_are_found_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -178,6 +181,7 @@ def test_without_a_test_there_is_nothing_to_compare(tmp_path: Path) -> None:
     assert not (tmp_path / "results").exists()
 
 
+@pytest.mark.slow
 def test_one_seed_has_no_interval(tmp_path: Path) -> None:
     outcome = started(tmp_path, "--compare", "--repeat", 1, *SHORT)
     for row in rows(outcome).values():

@@ -133,6 +133,7 @@ def test_the_verdict_warns_of_a_pair_that_gains_nothing() -> None:
 # --- what is left -----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_what_the_report_leaves(made: Outcome) -> None:
     files = {path.name for path in made.folder().iterdir()}
     assert files == {"view_report.json", "view_report.csv", "view_report.png", "report.html", "commandline_args.txt",

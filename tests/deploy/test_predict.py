@@ -438,6 +438,7 @@ def test_packages_that_are_missing_are_named(base: Outcome, monkeypatch: pytest.
     assert "pip install onnx onnxscript onnxruntime" in outcome.err
 
 
+@pytest.mark.slow
 def test_the_check_needs_images_and_takes_others(base: Outcome, tmp_path: Path) -> None:
     shutil.copytree(base.folder(), tmp_path / "x")
     line = ("--export", "torch_export", "--load_path", "x")

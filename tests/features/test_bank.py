@@ -199,6 +199,7 @@ def test_another_split_costs_only_what_is_new(tmp_path: Path, folder: Path) -> N
     torch.testing.assert_close(stored(bank, ("weak", 0), np.arange(30)), expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_another_seed_of_a_run_costs_only_new_views(tmp_path: Path, folder: Path) -> None:
     torch.save(backbone("cnn", 16).net.state_dict(), tmp_path / "w.pth")  # from scratch a seed has its own weights
     line = ("--data_dir", folder, *FROZEN, "--weights", "w.pth", "--num_labels", 6, "--max_steps", 8)

@@ -259,6 +259,7 @@ def test_a_run_that_goes_on_fits_the_axes_once(folder: Path, tmp_path: Path, mon
     assert len(fits) == 1
 
 
+@pytest.mark.slow
 def test_a_run_that_ended_by_patience_is_tested_with_what_it_learned(tmp_path: Path) -> None:
     """Also where it was stopped before the test: its weights are weights along the axes."""
     line = ("--name", "x", "--data_dir", make_data(tmp_path / "d", 40), *FROZEN, "--num_labels", 9, "--patience", 1)

@@ -348,7 +348,7 @@ def test_a_folder_without_one_good_image_is_still_inspected(tmp_path: Path) -> N
     assert findings.sections(summary_of(outcome))
 
 
-@pytest.mark.parametrize(("name", "judged"), [("digits", True), ("moons", False)])
+@pytest.mark.parametrize(("name", "judged"), [pytest.param("digits", True, marks=pytest.mark.slow), ("moons", False)])
 def test_built_in_data_need_no_backbone(tmp_path: Path, name: str, judged: bool) -> None:
     outcome = inspected(tmp_path, name)
     assert outcome.code == 0, outcome.err

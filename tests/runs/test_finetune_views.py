@@ -138,6 +138,7 @@ def test_a_tuned_view_can_be_named_as_a_view(tuned: Outcome) -> None:
     assert "finetuned_views" not in outcome.summary("named") or outcome.summary("named")["finetuned_views"] == {}
 
 
+@pytest.mark.slow
 def test_a_tuned_view_is_never_measured_on_labels_that_it_learned(tuned: Outcome) -> None:
     """It knows them wherever it goes: to another split, another seed, the main job, folds, and a run made of it."""
     saved = tuned.folder() / "views" / "cnn.safetensors"
@@ -186,6 +187,7 @@ def test_the_view_report_minds_no_test_that_it_does_not_touch(tuned: Outcome, pr
     assert outcome.code == 0, outcome.err
 
 
+@pytest.mark.slow
 def test_inspect_does_not_doubt_labels_by_weights_that_learned_them(tuned: Outcome) -> None:
     saved = tuned.folder() / "views" / "cnn.safetensors"
     line = ("--inspect", "--data_dir", "digits", "--model_name", "cnn", "--weights", saved, "--image_size", 16)

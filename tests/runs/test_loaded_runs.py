@@ -34,6 +34,7 @@ def photos(folder: Path, counts: dict[str, int], *, seed: int = 0) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_validation_is_never_what_a_loaded_run_has_learned(tmp_path: Path) -> None:
     make_data(tmp_path / "data", 20)
     assert run("--name", "m", "--data_dir", "data", "--num_labels", 12, *QUICK, cwd=tmp_path).code == 0
@@ -126,7 +127,8 @@ def test_batches_too_small_for_batch_norms_are_refused_before_anything_is_made(t
     assert not (tmp_path / "results").exists()
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(5, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 5])
 def test_a_run_killed_within_an_epoch_goes_on_bit_for_bit(count: int, tmp_path: Path) -> None:
     """50 steps an epoch, a checkpoint every 20."""
     words = ("--name", "x", "--data_dir", "moons", "--unlabeled_batch_size", 16, "--max_steps", 150)

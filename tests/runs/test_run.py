@@ -337,6 +337,7 @@ def test_samples_are_drawn_when_asked_for(lab: Lab, tmp_path: Path) -> None:
 
 
 @covers("model_name", "unfreeze", "print_model", "image_size", "weights")
+@pytest.mark.slow
 def test_which_network_learns_and_what_of_it(lab: Lab) -> None:
     frozen = lab.images("--print_model")
     assert "cnn" not in frozen.checkpoint()["models"]["student"]
@@ -638,6 +639,7 @@ def test_a_head_without_a_prior_learns_otherwise(lab: Lab) -> None:
 
 
 @covers("neighbours")
+@pytest.mark.slow
 def test_targets_without_neighbours_teach_otherwise(lab: Lab) -> None:
     line = ("--data_dir", lab.data, *FROZEN, "--num_labels", 6, "--max_steps", 6, *SURE)
     blended, alone = lab.run(*line, "--neighbours", 2), lab.run(*line)
@@ -645,6 +647,7 @@ def test_targets_without_neighbours_teach_otherwise(lab: Lab) -> None:
 
 
 @covers("class_prior")
+@pytest.mark.slow
 def test_a_pile_that_is_not_like_the_labels_is_noticed(lab: Lab, tmp_path: Path) -> None:
     for (name, colour), count in zip(COLOURS.items(), (60, 20, 15), strict=True):
         make_images(tmp_path / "d" / name, count, colour)
@@ -657,6 +660,7 @@ def test_a_pile_that_is_not_like_the_labels_is_noticed(lab: Lab, tmp_path: Path)
 
 
 @covers("cache", "cache_dir", "cache_dtype", "cache_limit")
+@pytest.mark.slow
 def test_the_features_of_a_frozen_backbone_are_kept(lab: Lab, tmp_path: Path) -> None:
     line = ("--data_dir", lab.data, *FROZEN, "--num_labels", 6, "--max_steps", 3)
 
@@ -1043,6 +1047,7 @@ def test_an_optimizer_of_other_groups_is_no_traceback() -> None:
         other.load_state_dict(stored)
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_with_features_of_another_precision_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -1125,6 +1130,7 @@ def test_a_run_that_has_ended_is_left_as_it_is(tmp_path: Path) -> None:
     assert "--data_dir moons" in first.summary()["command"]  # and not that of the line that went on
 
 
+@pytest.mark.slow
 def test_a_warm_bank_gives_the_same_summary_again(lab: Lab, tmp_path: Path) -> None:
     few = ("--num_labels", 6, "--unlabeled_batch_size", 15, "--max_steps", 6, "--cache_dir", tmp_path / "bank")
     summaries = []
