@@ -62,6 +62,9 @@ def _main(words: Sequence[str]) -> int:
     options: Any = None
     try:
         options = args.parse(words)
+        if options.mode.list_runs:  # at once, as --help
+            _list_runs(options)
+            return 0
         if options.run.keep_pages:
             keep_pages()
         # Heavy imports come after the command line is known to be right.
@@ -177,6 +180,12 @@ def _list_views(options: Any) -> None:
     list_views()
 
 
+def _list_runs(options: Any) -> None:
+    from transfermpl.runs.list_runs import list_runs
+
+    list_runs()
+
+
 # By the option that asks for it.
 COMMANDS: dict[str, Callable[[Any], None]] = {
     "test_mode": _test,
@@ -186,6 +195,7 @@ COMMANDS: dict[str, Callable[[Any], None]] = {
     "compare": _compare,
     "optuna_mode": _search,
     "list_views": _list_views,
+    "list_runs": _list_runs,
     "view_report": _report_views,
 }
 

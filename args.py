@@ -31,7 +31,7 @@ from .utils import UserError, program, warn, without_password
 
 # Which commands read an option. `train` is what is done where no other is asked for.
 TRAINING = ("train", "compare", "search")
-ALL = (*TRAINING, "inspect", "view_report", "list_views", "test", "predict", "export")
+ALL = (*TRAINING, "inspect", "view_report", "list_views", "list_runs", "test", "predict", "export")
 WITH_DATA = (*TRAINING, "inspect", "view_report")  # that make a results folder from a data set
 WITH_TEST = (*WITH_DATA, "test")
 LOADING = ("train", "test", "predict", "export")
@@ -312,6 +312,9 @@ class Mode:
     list_views: bool = option(
         False, "List the backbones that have a short name for --views.",
         commands=("list_views",), command="list_views", needs_name=False)
+    list_runs: bool = option(
+        False, "List the runs in the results folder, the newest first, with what they reached.",
+        commands=("list_runs",), command="list_runs", needs_name=False)
     view_report: bool = option(
         False, "Measure how accurate each of --views is alone, and how far their errors overlap.",
         commands=("view_report",), command="view_report")

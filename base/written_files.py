@@ -11,6 +11,7 @@ import hashlib
 import os
 from pathlib import Path
 
+RESULTS = Path("results")  # where the folders of all commands lie
 LIST = "written.txt"
 EDITABLE = (".csv", ".txt", ".json", ".html")
 DEPTH = 5  # folders that a file may lie below that of its command: seed-0/<method>/checkpoints/best.pt

@@ -11,11 +11,10 @@ from typing import Any
 
 from ..base.files import claimed, read_json, remove_parts
 from ..base.folder_walk import files_below
-from ..base.written_files import LIST, begin_list, forget, is_as_written, note, written_in
+from ..base.written_files import LIST, RESULTS, begin_list, forget, is_as_written, note, written_in
 from ..train import TrainingFault
 from ..utils import RUN_LOG, UserError, say, until_end, warn
 
-RESULTS = Path("results")
 CLAIM_SECONDS = 10.0  # a killed command's processes may live a little longer than itself
 
 

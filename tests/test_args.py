@@ -446,6 +446,7 @@ READ_BY = {
         "labels_csv", "num_labels", "num_labels_percent", "val_percent", "test_percent", "label_split",
     },
     "list_views": {"list_views", "keep_pages", "debug"},
+    "list_runs": {"list_runs", "keep_pages", "debug"},
 }  # fmt: skip
 
 
@@ -484,8 +485,9 @@ def test_the_commands_and_which_of_them_need_no_name() -> None:
     assert args.COMMANDS == {
         "test_mode": "test", "predict_dir": "predict", "export": "export", "inspect": "inspect", "compare": "compare",
         "optuna_mode": "search", "list_views": "list_views", "view_report": "view_report",
+        "list_runs": "list_runs",
     }  # fmt: skip
-    assert {"test_mode", "predict_dir", "export", "list_views"} == args.NAMELESS
+    assert {"test_mode", "predict_dir", "export", "list_views", "list_runs"} == args.NAMELESS
     assert set(MPL.COMMANDS) == set(args.COMMANDS)
     assert {"train", *args.COMMANDS.values()} == set(args.ALL)
 
