@@ -37,7 +37,10 @@ if __name__ in ("__main__", "__mp_main__"):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code: 0 done, 1 it broke off, 2 the input is wrong, 130 Ctrl-C, 143 SIGTERM."""
+    """Run the command line; the exit code.
+
+    0 done, 1 it broke off, 2 the input is wrong, 3 files could not be read (--strict), 130 Ctrl-C, 143 SIGTERM.
+    """
     atexit.unregister(gc.freeze)
     atexit.register(gc.freeze)  # at its end Python looks through all modules for garbage, two seconds with torch's
     os.environ["MPLBACKEND"] = "agg"  # pictures go into files, whatever a notebook that starts us has set
@@ -74,7 +77,7 @@ def _main(words: Sequence[str]) -> int:
         check_overwrite(options.flat())
         command = command_of(options)
         check_available(options.run, options.model, options.mode, options.cotraining)
-        command(options)
+        return command(options) or 0
     except UserError as error:
         complain(one_line(error))
         return 2
@@ -87,10 +90,9 @@ def _main(words: Sequence[str]) -> int:
             raise
         complain(advice_for(error) or unexpected(error))
         return 1
-    return 0
 
 
-def command_of(options: Any) -> Callable[[Any], Any]:
+def command_of(options: Any) -> Callable[[Any], int | None]:
     """The function that does what the options ask for; a run is trained when they ask for nothing else."""
     if options.run.resume:  # the stored options say which command it is
         from transfermpl.runs.resume import resumed_options
@@ -155,13 +157,14 @@ def _test(options: Any) -> None:
     test(options.mode, options.given_values(read_by("test")))
 
 
-def _predict(options: Any) -> None:
+def _predict(options: Any) -> int:
     from transfermpl.args import read_by
     from transfermpl.deploy.predict import predict
 
     options.warn_of_unused("predict")
     settings = options.given_values(read_by("predict", group="run"))
-    predict(options.mode, options.use, settings, overwrite=options.run.overwrite)
+    found = predict(options.mode, options.use, settings, overwrite=options.run.overwrite)
+    return 3 if options.use.strict and found["bad"] else 0
 
 
 def _export(options: Any) -> None:
@@ -187,7 +190,7 @@ def _list_runs(options: Any) -> None:
 
 
 # By the option that asks for it.
-COMMANDS: dict[str, Callable[[Any], None]] = {
+COMMANDS: dict[str, Callable[[Any], int | None]] = {
     "test_mode": _test,
     "predict_dir": _predict,
     "export": _export,

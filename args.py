@@ -318,9 +318,10 @@ class Mode:
     view_report: bool = option(
         False, "Measure how accurate each of --views is alone, and how far their errors overlap.",
         commands=("view_report",), command="view_report")
-    predict_dir: str | None = option(
-        None, "Classify all images below this folder with the run of --load_path.",
-        metavar="DIR", commands=("predict",), command="predict", needs_name=False)
+    predict_dir: tuple[str, ...] = option(
+        (), "Classify these images, and all below these folders, with the run of --load_path; - reads a list of them "
+        "from standard input, one a line or each ended by a NUL.",
+        metavar="PATH", commands=("predict",), command="predict", needs_name=False)
     export: str | None = option(
         None, "Write the classifier of --load_path to one file.",
         choices=("onnx", "torch_export"), commands=("export",), command="export", needs_name=False)
@@ -408,7 +409,7 @@ class Use:
         "training again on N folds of the labeled images; 0 leaves them uncalibrated.",
         default_text="3 with a frozen backbone, else 0", parse=fold_count, low=0, commands=("train",))
     out: str | None = option(
-        None, "Write the predictions or the exported classifier to this file.",
+        None, "Write the predictions or the exported classifier to this file; - writes predictions to standard output.",
         default_text="predictions.csv or classifier.* in the run's folder",
         metavar="FILE", commands=("predict", "export"))
     predict_copy: str | None = option(
@@ -418,6 +419,10 @@ class Use:
     min_probability: float = option(
         0.0, "Give no class to an image whose best class is less probable than X, and list it for a person to label.",
         low=0, high=1)
+    only_new: bool = option(
+        False, "Keep the rows that the earlier table of the same classifier has for files which did not change, and "
+        "classify the others.")
+    strict: bool = option(False, "End with exit code 3 where files could not be read.")
 # fmt: on
 
 
@@ -546,6 +551,8 @@ RULES: tuple[Rule, ...] = (
     Rule("predict_copy", needs=("predict_dir",)),
     Rule("copy_by", needs=("predict_copy",)),
     Rule("min_probability", needs=("predict_dir",)),
+    Rule("only_new", needs=("predict_dir",)),
+    Rule("strict", needs=("predict_dir",)),
     Rule("finetune_mode", excludes=("switch_mode", "cotrain_mode")),
     Rule("switch_mode", excludes=("cotrain_mode",)),
     Rule("cotrain_mode", needs=("views",)),
@@ -622,8 +629,8 @@ Without one of these options the program trains a run and tests it: the command 
 
 {commands}
 
-The program ends with 0 when it is done, 1 when it broke off (what was reached is kept), 2 when the input is wrong, 130
-after Ctrl-C and 143 after SIGTERM; a training that is stopped so finishes its step and writes a checkpoint first.
+The program ends with 0 when it is done, 1 when it broke off (what was reached is kept), 2 when the input is wrong, 3
+when `--predict_dir --strict` met files that could not be read (the others are classified), 130 after Ctrl-C and 143 after SIGTERM; a training that is stopped so finishes its step and writes a checkpoint first.
 
 - A run that is resumed may change {resume}; the other options stay as they were.
 - A run that starts from another one (`--load_path`) takes over its {fixed} for good,

@@ -18,7 +18,7 @@ class ProgressBar:
     """A progress bar with measurements and the time left; plain lines where the output is no terminal.
 
     Args:
-        total: units of work in all.
+        total: units of work in all; None where nobody knows.
         start: units that were done before, by a run that is resumed.
         what: the name of the work.
         unit: one of the units.
@@ -26,7 +26,7 @@ class ProgressBar:
     """
 
     def __init__(
-        self, total: int, start: int = 0, *, what: str = "training", unit: str = "step", slow: bool = False
+        self, total: int | None, start: int = 0, *, what: str = "training", unit: str = "step", slow: bool = False
     ) -> None:
         self.total, self.start, self.what, self.unit, self.slow = total, start, what, unit, slow
         self.began = time.monotonic()
@@ -47,8 +47,10 @@ class ProgressBar:
     def show(self, done: int, text: str = "") -> None:
         """`done` of the total; `text`: what stands beside the bar."""
         rate = (done - self.start) / max(time.monotonic() - self.began, 1e-9)
-        left = (self.total - done) / max(rate, 1e-9)
-        line = f"{self.what}: {self.unit} {done}/{self.total}  {rate:.0f}/s  {left:.0f} s left  {text}"
+        of, left = "", ""
+        if self.total is not None:
+            of, left = f"/{self.total}", f"  {(self.total - done) / max(rate, 1e-9):.0f} s left"
+        line = f"{self.what}: {self.unit} {done}{of}  {rate:.0f}/s{left}  {text}"
         self.show_text(done, text, line.rstrip())
 
     def show_text(self, done: int, text: str, line: str) -> None:
@@ -60,7 +62,7 @@ class ProgressBar:
                 self.bar.refresh()
             return
         now = time.monotonic()
-        due = now - self.last_time > PLAIN_LINE_SECONDS or done >= self.total > self.start
+        due = now - self.last_time > PLAIN_LINE_SECONDS or (self.total is not None and done >= self.total > self.start)
         if due and line != self.last_line:
             self.last_line, self.last_time = line, now
             say(line)
@@ -76,7 +78,7 @@ def with_bar(items: Iterable[T], total: int, *, what: str, unit: str) -> Iterato
                 bar.update()
 
 
-def _bar(total: int, start: int, what: str, unit: str, leave: bool = True) -> Any:
+def _bar(total: int | None, start: int, what: str, unit: str, leave: bool = True) -> Any:
     """tqdm's bar, or None where none can be drawn or nobody asked for messages."""
     if not bars_wanted():
         return None

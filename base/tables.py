@@ -71,6 +71,12 @@ def csv_rows(lines: Iterable[str], **dialect: Any) -> Iterator[list[str]]:
         yield [cell[1:] if re.match(f"'+{FORMULA}", cell) else cell for cell in row]
 
 
+def counted(number: int, what: str) -> str:
+    """How many there are of what: `1 file`, `2 files`, `1 class`, `2 classes`."""
+    ending = "es" if what.endswith(("s", "x", "ch")) else "s"
+    return f"{number} {what}{'' if number == 1 else ending}"
+
+
 def percent(fraction: float) -> str:
     """A number in [0, 1] as percent with one digit behind the point."""
     return f"{100 * fraction:.1f}%"

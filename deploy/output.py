@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout, suppress
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ..args import Mode
 from ..base.files import atomic_file, remove_parts
 from ..runs.resume import run_of
-from ..utils import UserError
+from ..utils import OneLineError, UserError
 from .classifier import Classifier, loaded_checkpoint
+
+STDOUT = "-"  # as --out
 
 
 def classifier_of(mode: Mode, settings: Mapping[str, Any]) -> Classifier:
@@ -36,6 +39,8 @@ def output(
     `wanted`, which is --out, or `name` in the run's folder, or its next free number. Raises UserError when `--out` is
     there already, unless `overwrite`, and when `overwrite` would replace what is no output of this kind (`is_own`).
     """
+    if wanted == STDOUT:
+        raise UserError("--out - is for the predictions of --predict_dir alone; give a file")
     given = Path(wanted).expanduser() if wanted else None
     first = given or run_of(checkpoint) / name
     if given is None:
@@ -71,3 +76,16 @@ def writing(path: Path) -> Iterator[Path]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise UserError(f"{error.filename or path} can't be written ({error.strerror}); give another --out") from error
+
+
+@contextmanager
+def standard_output() -> Iterator[BinaryIO]:
+    """Standard output for a table alone: inside, what is told goes to standard error."""
+    stream = sys.stdout
+    with redirect_stdout(sys.stderr):
+        try:
+            yield stream.buffer
+        except BrokenPipeError as error:  # `| head`; Python itself would complain of what is left in the buffer
+            with suppress(OSError), open(os.devnull, "wb") as nowhere:
+                os.dup2(nowhere.fileno(), stream.fileno())
+            raise OneLineError("nobody reads standard output any more, so the rest is left out") from error

@@ -85,11 +85,11 @@ def run(*arguments: object, cwd: Path, pictures: bool = False) -> Outcome:
     line = [str(word) for word in arguments]
     if "--device" not in line:
         line += ["--device", "cpu"]
-    out, err = io.StringIO(), io.StringIO()
+    out, err = io.TextIOWrapper(io.BytesIO(), "utf-8", newline="\n", write_through=True), io.StringIO()
     drawing = contextlib.nullcontext() if pictures else no_pictures()
     with drawing, contextlib.chdir(cwd), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = MPL.main(line)
-    return Outcome(code, out.getvalue(), err.getvalue(), cwd)
+    return Outcome(code, out.buffer.getvalue().decode(), err.getvalue(), cwd)
 
 
 def started(cwd: Path, *arguments: object) -> Outcome:

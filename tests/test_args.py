@@ -73,7 +73,7 @@ BESIDE: dict[str, list[str]] = {
     "out": ["--export", "onnx", "--load_path", "exp"],
     "predict_copy": ["--predict_dir", "/new", "--load_path", "exp"],
     "copy_by": ["--predict_copy", "sorted", "--predict_dir", "/new", "--load_path", "exp"],
-    "min_probability": ["--predict_dir", "/new", "--load_path", "exp"],
+    **dict.fromkeys(("min_probability", "only_new", "strict"), ["--predict_dir", "/new", "--load_path", "exp"]),
 }
 
 
@@ -432,7 +432,7 @@ READ_BY = {
     },
     "predict": {
         "device", "num_workers", "precision", "out", "predict_copy", "copy_by", "min_probability", "load_path",
-        "keep_pages", "debug", "overwrite", "predict_dir",
+        "only_new", "strict", "keep_pages", "debug", "overwrite", "predict_dir",
     },
     "export": {"num_workers", "out", "data_dir", "load_path", "keep_pages", "debug", "overwrite", "export"},
     "inspect": {
@@ -457,7 +457,8 @@ def test_what_a_command_reads(command: str) -> None:
 
 
 def test_what_training_reads() -> None:
-    others = {*args.COMMANDS, "out", "predict_copy", "copy_by", "min_probability", "near_duplicate"}
+    others = {*args.COMMANDS, "out", "predict_copy", "copy_by", "min_probability", "only_new", "strict"}
+    others |= {"near_duplicate"}
     others |= args.read_only_by("search")
     assert args.read_by("train") == set(FIELDS) - others
     unread = {"load_path", "load_best", "tensorboard", "show_images", "print_model", "repeat", "calibration_folds"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import itertools
 import json
@@ -20,13 +21,14 @@ from PIL import Image
 from runs import COLOURS, FROZEN, MOONS, ROOT, Outcome, make_data, make_images, run, same, start
 from transfermpl import args
 from transfermpl.base import folder_walk
-from transfermpl.base.folder_walk import FoundFile, files_below
+from transfermpl.base.folder_walk import files_below
 from transfermpl.base.metrics import ENOUGH_TO_FIT, fit_temperatures, tempered
 from transfermpl.data import find_dataset
-from transfermpl.deploy import classifier, export, output, predict
+from transfermpl.deploy import classifier, export, only_new, output, predict, sources
+from transfermpl.deploy.sources import GivenFile
 from transfermpl.runs import trainer, training
 from transfermpl.runs.trainer import Trainer
-from transfermpl.utils import UserError
+from transfermpl.utils import OneLineError, UserError
 
 Rows = list[dict[str, str]]
 TINY = ("--data_dir", "d", *FROZEN, "--num_labels", 9, "--unlabeled_batch_size", 15, "--max_steps", 12)
@@ -95,7 +97,7 @@ BAD = {"a/empty.jpg": "empty file", "a/torn.png": "truncated", "gone.png": "no s
 def test_every_file_gets_a_row_in_path_order_and_bad_ones_the_reason(base: Outcome, new: Path) -> None:
     outcome = predicted(base, new, "--out", "p.csv")
     rows = read(new.parent / "p.csv")
-    columns = "path,prediction,probability,top1,p1,top2,p2,top3,p3,disagreement,error"
+    columns = "path,prediction,probability,top1,p1,top2,p2,top3,p3,disagreement,error,fingerprint"
     assert ",".join(rows[0]) == columns  # three classes, so the top-5 are three
     paths = [row["path"] for row in rows]
     assert sorted(paths) == sorted([*FINE, *BAD])
@@ -103,7 +105,7 @@ def test_every_file_gets_a_row_in_path_order_and_bad_ones_the_reason(base: Outco
     for row in rows:
         if row["path"] in BAD:
             assert BAD[row["path"]] in row["error"]
-            assert not any(value for name, value in row.items() if name not in ("path", "error"))
+            assert not any(value for name, value in row.items() if name not in ("path", "error", "fingerprint"))
         else:
             assert row["error"] == ""
             assert row["prediction"] == row["top1"]
@@ -189,7 +191,8 @@ def test_what_is_unsure_is_left_to_a_person_the_most_useful_first(base: Outcome,
     left = [row for row in rows if not row["prediction"]]
     assert 6 <= len(left) <= 9
     assert all((float(row["probability"]) < middle) == (row in left) for row in rows)
-    assert [row | {"prediction": row["top1"]} for row in rows] == whole
+    for row, one in zip(rows, whole, strict=True):  # with another least probability it is another call
+        assert row | {"prediction": row["top1"], "fingerprint": one["fingerprint"]} == one
     assert list(unsure[0]) == ["path", "label", "likely", "probability", "disagreement"]
     assert {row["path"] for row in unsure} == {row["path"] for row in left}
     assert all(row["label"] == "" for row in unsure)
@@ -235,7 +238,7 @@ def test_rows_are_written_as_they_come_and_an_interrupted_run_keeps_them(
     monkeypatch.setattr(predict, "EVALUATION_BATCH", 2)
     seen = []
 
-    def place(self: predict.Sorter, image: FoundFile, name: str | None) -> None:
+    def place(self: predict.Sorter, image: GivenFile, name: str | None) -> None:
         (part,) = tmp_path.glob(".part*")
         seen.append(part.read_bytes().count(b"\n"))
         if len(seen) == 4:
@@ -255,7 +258,8 @@ def test_rows_are_written_as_they_come_and_an_interrupted_run_keeps_them(
         (["--predict_dir", "n", "--load_path", "nobody"], "no such run"),
         (["--predict_dir", "nowhere", "--load_path", "RUN"], "no such folder"),
         (["--predict_dir", "empty", "--load_path", "RUN"], "there is no file in it"),
-        (["--predict_dir", "n/bild 00.png", "--load_path", "RUN"], "a file; give its folder"),
+        (["--predict_dir", "n", "gone.png", "--load_path", "RUN"], "gone.png: there is no such folder or file"),
+        (["--predict_dir", "n", "--load_path", "RUN", "--out", "-", "--only_new"], "give --out a file"),
         (["--predict_dir", "n", "--load_path", "n/bild 00.png"], "can't be read as a checkpoint"),
         (["--predict_dir", "n", "--load_path", "RUN", "--predict_copy", "n/sorted"], "lies below"),
         (["--predict_dir", "n", "--load_path", "RUN", "--out", "n"], "is a folder"),
@@ -273,6 +277,133 @@ def test_wrong_input_is_one_line(base: Outcome, tmp_path: Path, line: list[str],
     assert says in outcome.err
     assert len(outcome.complaint()) == 1
     assert {path.name for path in tmp_path.iterdir()} == {"n", "empty"}
+
+
+# --- other things than a folder ---------------------------------------------------------------------------------------
+
+
+def test_one_image_prints_its_most_probable_classes_and_leaves_nothing(base: Outcome, new: Path) -> None:
+    outcome = predicted(base, new / "bild 00.jpg")
+    lines = [line.split() for line in outcome.out.splitlines()]
+    assert sorted(" ".join(line[:-1]) for line in lines) == sorted(COLOURS)
+    shares = [float(line[-1].removesuffix("%")) for line in lines]
+    assert shares == sorted(shares, reverse=True)
+    assert not list(base.folder().glob("predictions*"))
+    bad = run("--predict_dir", "notes.txt", "--load_path", base.folder(), "--strict", cwd=new)
+    assert bad.code == 3
+    assert "notes.txt can't be classified: not an image" in bad.err
+
+
+def test_files_and_folders_are_written_to_standard_output_as_they_were_named(base: Outcome, new: Path) -> None:
+    one, few = f"{new.name}/bild 00.jpg", f"{new.name}/a/"
+    line = ("--predict_dir", one, few, "--load_path", base.folder(), "--out", "-", "--predict_copy", "s")
+    outcome = run(*line, cwd=new.parent)
+    assert outcome.code == 0, outcome.err
+    rows = list(csv.DictReader(outcome.out.splitlines()))
+    tail = ["empty.jpg", "tief/bild 00.png", "tief/bild 01.png", "torn.png"]
+    assert [row["path"] for row in rows] == [one, *(few + path for path in tail)]
+    assert "2 files can't be classified" in outcome.err
+    assert (new.parent / "s" / rows[0]["prediction"] / one).is_symlink()
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\0"])
+def test_a_list_on_standard_input_is_classified_as_it_comes(
+    base: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, end: bytes
+) -> None:
+    make_images(tmp_path / "n", 3, COLOURS["b c"])
+    reader, writer = os.pipe()
+    written: list[bytes] = []
+
+    def place(self: predict.Sorter, image: GivenFile, name: str | None) -> None:
+        written.append(os.fsencode(image.path))
+        if image.path == "n/bild 00.png":  # the first is classified before the last is named
+            os.write(writer, b"n/bild 02.png" + end + b"n/gone.png")
+            os.close(writer)
+
+    monkeypatch.setattr(predict.Sorter, "place", place)
+    os.write(writer, b"n/bild 00.png" + end)
+    with open(reader, encoding="utf-8") as stdin:
+        monkeypatch.setattr(sys, "stdin", stdin)
+        outcome = run("--predict_dir", "-", "--load_path", base.folder(), "--out", "p.csv", "--strict", cwd=tmp_path)
+    assert outcome.code == 3, outcome.err
+    rows = read(tmp_path / "p.csv")
+    assert [row["path"] for row in rows] == ["n/bild 00.png", "n/bild 02.png", "n/gone.png"]
+    assert [row["error"] for row in rows] == ["", "", "no such file or directory"]
+
+
+def test_a_reader_that_goes_away_ends_it_in_one_line(base: Outcome, tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+
+    def write() -> None:
+        with contextlib.redirect_stdout(stream), output.standard_output() as table:
+            table.write(b"row")
+            table.flush()
+
+    with open(writer, "w") as stream, pytest.raises(OneLineError, match="nobody reads"):
+        write()
+    with pytest.raises(UserError, match="give a file"):  # no export goes there
+        output.output("-", tmp_path, "classifier.onnx", overwrite=False, is_own=bool)
+
+
+def test_an_absolute_path_is_sorted_below_its_class_and_no_file_replaces_another(tmp_path: Path) -> None:
+    make_images(tmp_path / "n", 1, COLOURS["b c"])
+    file = tmp_path / "n" / "bild 00.png"
+    (tmp_path / "other.png").write_bytes(b"another")
+    sorter = predict.Sorter(args.Use(predict_copy=str(tmp_path / "s"), copy_by="copy"), sources.Given(["-"]), ["c"])
+    for path, source in ((str(file), file), (f"..{file}", tmp_path / "other.png")):
+        sorter.place(GivenFile(path, str(source), ""), "c")
+    placed = (tmp_path / "s" / "c").joinpath(*file.parts[1:])
+    assert placed.read_bytes() == file.read_bytes()
+    assert placed.with_stem("bild 00-2").read_bytes() == b"another"
+
+
+# --- again ------------------------------------------------------------------------------------------------------------
+
+
+def test_only_what_is_new_is_read_again(base: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_images(tmp_path / "n", 3, COLOURS["b c"])
+    (tmp_path / "n" / "notes.txt").write_text("no image")
+    read_now: list[str] = []
+    pixels = classifier._pixels
+    monkeypatch.setattr(
+        classifier, "_pixels", lambda image, *more: (read_now.append(Path(image).name), pixels(image, *more))[1]
+    )
+
+    def again(*more: object) -> Rows:
+        read_now.clear()
+        predicted(base, tmp_path / "n", "--out", "p.csv", "--only_new", *more)
+        return read(tmp_path / "p.csv")
+
+    first = again()
+    assert len(first) == len(read_now) == 4
+    assert again() == first
+    assert read_now == ["notes.txt"]  # what could not be read may be readable now
+    make_images(tmp_path / "n", 2, COLOURS["ähre"], seed=9, suffix="jpg")
+    shutil.copy(tmp_path / "n" / "bild 00.jpg", tmp_path / "n" / "bild 02.png")
+    second = again()
+    assert sorted(read_now) == ["bild 00.jpg", "bild 01.jpg", "bild 02.png", "notes.txt"]
+    assert [row["path"] for row in second[:2]] == ["bild 00.png", "bild 01.png"]
+    assert second[:2] == first[:2]
+    assert sorted(row["path"] for row in second) == sorted(path.name for path in (tmp_path / "n").iterdir())
+    predicted(base, tmp_path / "n", "--out", "p.csv", "--only_new", "--min_probability", 1, code=2)  # another table
+    again("--min_probability", 1, "--overwrite")
+    unsure = read(tmp_path / "p_unsure.csv")
+    read_now.clear()
+    again("--min_probability", 1)
+    assert read_now == ["notes.txt"]
+    assert read(tmp_path / "p_unsure.csv") == unsure
+
+
+def test_the_earlier_table_is_that_of_the_same_classifier(base: Outcome, tmp_path: Path) -> None:
+    header, call = ["path", "error", "fingerprint"], only_new.of_call(base.folder() / "checkpoints" / "best.pt", 1)
+    other = only_new.of_call(base.folder() / "checkpoints" / "last.pt", 1)
+    assert call != other != only_new.of_call(base.folder() / "checkpoints" / "last.pt", 2)
+    for name, mark in (("p.csv", call), ("p-2.csv", call), ("p-3.csv", other)):
+        (tmp_path / name).write_text(f"path,error,fingerprint\na,,{mark}-1\n")
+    assert only_new.earlier_table(tmp_path / "p.csv", header, call, numbered=True) == tmp_path / "p-2.csv"
+    assert only_new.earlier_table(tmp_path / "p.csv", header, other, numbered=False) is None
+    assert only_new.earlier_table(tmp_path / "p.csv", header[1:], call, numbered=True) is None
 
 
 def test_a_run_of_points_has_no_images(tmp_path: Path) -> None:
