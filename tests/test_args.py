@@ -321,6 +321,7 @@ def everything() -> list[str]:
     left_out |= {"finetune_mode", "switch_mode", *args.COMMANDS} - {"optuna_mode"}
     left_out |= {"model_name", "weights", "unfreeze", "image_size", "compile"}  # views have their own
     left_out |= {"tensorboard", "show_images", "print_model", "out", "predict_copy", "copy_by", "min_probability"}
+    left_out |= {"only_new", "strict"}
     line = [f"--{name}={value}" for name, value in VALUES.items() if name not in {*left_out, "views"}]
     line += ["--views", "pixels", "a=f.pth"]  # one view can't be co-trained
     return line + [f"--no_{n}" if FIELDS[n].default is True else f"--{n}" for n in SWITCHES if n not in left_out]
