@@ -109,16 +109,18 @@ def command_of(options: Any) -> Callable[[Any], int | None]:
 
 
 def _train(options: Any) -> None:
+    from transfermpl.runs.next_command import after_training
     from transfermpl.runs.run import run
 
-    run(options)
+    after_training(run(options))
 
 
 def _repeat(options: Any) -> None:
     from transfermpl.comparison.repeat import repeat
     from transfermpl.comparison.task import task_of
+    from transfermpl.runs.next_command import after_training
 
-    repeat(task_of(options))
+    after_training(repeat(task_of(options)))
 
 
 def _compare(options: Any) -> None:
@@ -137,10 +139,14 @@ def _report_views(options: Any) -> None:
 
 
 def _inspect(options: Any) -> None:
+    from transfermpl.args import read_by
     from transfermpl.inspection.inspection import inspect
+    from transfermpl.runs.next_command import after_inspection
 
     options.warn_of_unused("inspect", also_defaults=False)
-    inspect(options)
+    left = {name: None for name in options.flat() if name == "name" or name not in read_by("train")}
+    found = inspect(options)
+    after_inspection(found["name"], options.changed(**left).command_line())
 
 
 def _search(options: Any) -> None:
@@ -160,10 +166,13 @@ def _test(options: Any) -> None:
 def _predict(options: Any) -> int:
     from transfermpl.args import read_by
     from transfermpl.deploy.predict import predict
+    from transfermpl.runs.next_command import after_prediction
 
     options.warn_of_unused("predict")
     settings = options.given_values(read_by("predict", group="run"))
     found = predict(options.mode, options.use, settings, overwrite=options.run.overwrite)
+    if found["out"] and not found["unsure_out"]:
+        after_prediction(options.mode.predict_dir, options.mode.load_path)
     return 3 if options.use.strict and found["bad"] else 0
 
 

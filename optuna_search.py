@@ -20,6 +20,7 @@ from .args import Options
 from .base.files import read_json, write_json, write_text
 from .base.tables import csv_text
 from .data import summary_table
+from .runs.next_command import say_next
 from .runs.resume import resumed_options
 from .runs.run_folder import going_on, resumed_folder, run_folder
 from .search import plots
@@ -29,7 +30,7 @@ from .search.storage import JOURNAL, best_of, finished, open_storage, storage_er
 from .search.supervisor import Supervisor
 from .search.worker import Job
 from .train import TrainingFault
-from .utils import UserError, log_to, program, say, without_password
+from .utils import UserError, log_to, say, without_password
 
 
 def search(options: Options) -> dict[str, Any]:
@@ -144,7 +145,7 @@ def write_results(study: optuna.Study, job: Job) -> dict[str, Any]:
     beside = f"; the present options (trial {first.number}): {first.value:.1%}" if first is not None else ""
     url = job.search.storage
     say(f"best: trial {best.number}, {best.value:.1%}{beside}")
-    say(f"train with it: {program()} --name {folder.name}-best --config {folder / 'best_args.json'}")
+    say_next("train with it", ["--name", f"{folder.name}-best", "--config", str(folder / "best_args.json")])
     shown = without_password(url) if url else str(folder / JOURNAL)
     say(f"look at it: pip install optuna-dashboard; optuna-dashboard {shown}")
     say(f"results: {folder}")
