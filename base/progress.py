@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from ..utils import bars_wanted, say
 
 PLAIN_LINE_SECONDS = 10.0  # between two lines where the output is no terminal
+WITH_TEXT = "{desc} |{bar}| {n_fmt}/{total_fmt} {remaining} left{postfix}"
 T = TypeVar("T")
 
 
@@ -56,6 +57,8 @@ class ProgressBar:
     def show_text(self, done: int, text: str, line: str) -> None:
         """`done` of the total, with this text beside the bar; without a bar, `line` now and then and at the end."""
         if self.bar is not None:
+            if text:  # takes the place of the rate
+                self.bar.bar_format = WITH_TEXT
             self.bar.set_postfix_str(text, refresh=False)
             self.bar.update(done - self.bar.n)
             if self.slow:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..base.files import write_text
-from ..base.tables import csv_text, text_table
+from ..base.tables import counted, csv_text, text_table
 from ..reports.page import Section
 from ..runs.run_folder import RESULTS
 from ..visualization import plain
@@ -64,10 +64,15 @@ class Finding:
 COLUMNS = ("kind", "path", "class", "split", "other_path", "suggested_class", "score", "explanation")
 
 
+def count_table(data: str, files: int, images: int, counts: Sequence[Mapping[str, Any]]) -> str:
+    """What is known as soon as the files are read, from what inspect.json will hold."""
+    head = f"data set {plain(data, 80)}: {counted(files, 'file')}, {counted(images, 'different image')}"
+    return f"{head}\n{_count_table(counts)}"
+
+
 def table(summary: Mapping[str, Any]) -> str:
-    """The text on the screen, from what inspect.json holds."""
-    lines = [f"data set {plain(summary['data'], 80)}: {summary['files']} files, {summary['images']} different images"]
-    lines += [_count_table(summary["counts"]), "", *facts(summary), "", _kind_table(summary["findings"])]
+    """What else is shown on the screen, from what inspect.json holds."""
+    lines = ["", *facts(summary), "", _kind_table(summary["findings"])]
     lines += [f"warning: {line}" for line in summary["warnings"]]
     lines += [f"not done: {line}" for line in summary["missing"]]
     return "\n".join(lines)

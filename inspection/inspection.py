@@ -29,8 +29,8 @@ from ..runs.run_folder import run_folder
 from ..runs.views import Views
 from ..utils import log_to, peak_memory_bytes, say
 from ..visualization import plain
-from .files import InspectedFiles, class_findings, read_files, unreadable_files
-from .findings import in_order, sections, table, write_csv
+from .files import InspectedFiles, class_findings, counts_by_class, read_files, unreadable_files
+from .findings import count_table, in_order, sections, table, write_csv
 from .identical_files import identical_files
 from .image_properties import image_properties, odd_files
 from .label_errors import FOLDS, LabelErrors, find_label_errors, label_error_findings, labels_to_judge
@@ -52,6 +52,7 @@ def inspect(options: Options) -> dict[str, Any]:
     """Inspect the data set of the options and return what inspect.json holds. Raises UserError where none is found."""
     began = time.monotonic()
     files = read_files(options.data)
+    say(count_table(files.dataset.name, len(files.found.items), len(files.dataset), counts_by_class(files)))
     context = make_context(options.run, files.dataset, only(unlabeled=np.arange(len(files.dataset))))
     make_views = partial(prepare_views, options.changed(unfreeze=None), context)
     found = look_for_faults(files, context, make_views, options.data, options.model.model_name, options.study)

@@ -14,16 +14,18 @@ from ..base.tables import csv_text
 from ..base.written_files import note
 from ..utils import UserError
 
-# Which measurements stand beside the progress bar, and under which names.
-BESIDE_BAR = {"supervised_loss": "loss", "uda_loss": "uda", "student_loss": "student", "mask_rate": "mask"}
-BESIDE_BAR |= {"pseudo_label_accuracy": "pseudo-label accuracy"}
+# Which measurements stand beside the progress bar, and under which names: as many as leave room for it in 80 columns.
+BESIDE_BAR = {"supervised_loss": "loss", "student_loss": "student", "mask_rate": "mask"}
 
 
 def shown_by(bar: ProgressBar) -> Callable[[int, Mapping[str, float]], None]:
     """What shows a number of steps and the epoch's means so far beside this bar (`train.Hooks.show`)."""
 
     def show(step: int, means: Mapping[str, float]) -> None:
-        shown = (f"{BESIDE_BAR[name]} {value:.3g}" for name, value in means.items() if name in BESIDE_BAR)
+        shown = []
+        for name, short in BESIDE_BAR.items():  # of several views their mean
+            each = [value for key, value in means.items() if key == name or key.startswith(f"{name}_")]
+            shown += [f"{short} {np.mean(each):.2g}"] if each else []
         bar.show(step, " ".join(shown))
 
     return show

@@ -42,6 +42,18 @@ def test_time_left_counts_from_where_the_run_went_on(
     assert capsys.readouterr().out == "features: image 91/100  1/s  9 s left\n"
 
 
+def test_of_work_without_an_end_nobody_says_when_it_ends(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    with ProgressBar(None, what="predicting", unit="image") as bar:
+        bar.show(1)
+        clock[0] = 11.0
+        bar.show(22)
+    assert capsys.readouterr().out == "predicting: image 22  2/s\n"
+
+
 def test_a_finished_run_shows_nothing_more(capsys: pytest.CaptureFixture[str]) -> None:
     with ProgressBar(10, 10) as bar:
         bar.show(10)
@@ -58,6 +70,18 @@ def test_on_a_terminal_there_is_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "training" in shown
     assert "10/10" in shown
     assert "student 0.25" in shown
+
+
+def test_in_80_columns_the_bar_is_a_bar_beside_its_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stderr", terminal := Terminal())
+    monkeypatch.setattr("tqdm.std._screen_shape_wrapper", lambda: lambda file: (80, 24))
+    with ProgressBar(1000) as bar:
+        bar.show(990, "loss 0.0023 student 0.0046 mask 0.93")
+    last = terminal.getvalue().rsplit("\r", 1)[-1].rstrip("\n")
+    assert len(last) <= 80
+    assert len(last.split("|")[1]) >= 10
+    assert "990/1000" in last
+    assert last.endswith(" left, loss 0.0023 student 0.0046 mask 0.93")
 
 
 def test_slow_work_is_told_at_once_and_again_where_something_changed(

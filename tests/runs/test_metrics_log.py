@@ -49,8 +49,10 @@ def test_a_few_measurements_stand_beside_the_bar() -> None:
         def show(self, done: int, text: str = "") -> None:
             shown.append((done, text))
 
-    shown_by(Bar(10))(3, {"supervised_loss": 1.5, "uda_loss": 0.25, "feedback_h": 3.0, "pseudo_label_accuracy": 0.5})
-    assert shown == [(3, "loss 1.5 uda 0.25 pseudo-label accuracy 0.5")]
+    show = shown_by(Bar(10))
+    show(3, {"mask_rate": 0.5, "supervised_loss": 1.5, "uda_loss": 0.25, "feedback_h": 3.0, "student_loss": 1.234})
+    show(4, {"supervised_loss_a": 1.0, "supervised_loss_b": 2.0})
+    assert shown == [(3, "loss 1.5 student 1.2 mask 0.5"), (4, "loss 1.5")]
 
 
 # --- TensorBoard ------------------------------------------------------------------------------------------------------
