@@ -172,7 +172,7 @@ def test_the_screen_names_what_is_grave_and_keeps_to_its_lines(outcome: Outcome)
     assert r"=photo\nsmall.jpg" in outcome.out
     *lines, following = outcome.out.splitlines()
     assert all(len(line) < 180 for line in lines)
-    assert following.startswith("to train on it: python MPL.py --name x-train --data_dir ")
+    assert following.startswith("to train on it: python MPL.py --name x-train ")
     assert "results: results/x (inspect.csv, inspect.json, report.html, sizes.png" in outcome.out
 
 
