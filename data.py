@@ -22,7 +22,17 @@ from .base.folds import dealt_folds
 from .base.tables import csv_rows, csv_text, text_table
 from .images.builtin import NAMES as BUILT_IN
 from .images.builtin import Found, Item
-from .images.decode import Transform, ValueRanges, fit, open_rgb, quiet_pil, read_content, reason_of, value_ranges
+from .images.decode import (
+    COLOURS,
+    Transform,
+    ValueRanges,
+    fit,
+    open_rgb,
+    quiet_pil,
+    read_content,
+    reason_of,
+    value_ranges,
+)
 from .images.layouts import HELD_OUT_PLACES, LAYOUTS, find_files
 from .images.places import listed
 from .images.scan import Scanned, content_hash, scan
@@ -240,7 +250,8 @@ def _report(dataset: Dataset, found: Found) -> None:
     if lone and 2 * len(lone) < len(dataset.classes):
         warn(f"only one image of {listed(lone)}: is the name mistyped?")
     for kind, (black, white) in dataset.ranges.items():
-        say(f"images with {kind} instead of 8-bit values: {black:g} is shown as black and {white:g} as white in all")
+        read = "16-bit colours (their upper 8 bits are read)" if kind == COLOURS else f"{kind} instead of 8-bit values"
+        say(f"images with {read}: {black:g} is shown as black and {white:g} as white in all")
     gone = {item.label for item in found.items} - {""} - set(dataset.classes)
     if gone:
         warn(f"{listed(sorted(gone))}: no usable image is left, so there is no class of that name")

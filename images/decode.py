@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
-# The values that are shown black and white, of images with "integers" of 16 and more bits and with "floats".
+# The values that are shown black and white: of grey images with "integers" of 16 and more bits or "floats", and of
+# "colours" of 16 bits a channel.
 ValueRanges = Mapping[str, tuple[float, float]]
 
 MOST_BYTES = 2**30  # of a file that is read whole: no image that may be decoded needs more
@@ -68,6 +69,8 @@ def open_upright(content: bytes, shortest: int) -> Image.Image:
         if image.format == "EPS":  # Pillow would start Ghostscript, which runs what is in it
             raise ValueError("a program in PostScript, which is not run")
         image.draft(None, (shortest, shortest))
+        if image.mode in ("RGB", "RGBA") and any(";16" in str(tile[-1]) for tile in image.tile):
+            image.info[COLOURS] = True  # Pillow reads the upper 8 bits, and does not say so
         image.load()
         # A broken EXIF block does not spoil the picture.
         with contextlib.suppress(Exception):
@@ -115,7 +118,10 @@ def to_rgb(image: Image.Image, ranges: ValueRanges) -> Image.Image:
     from PIL import Image
 
     kind = wide_kind(image)
-    if kind is not None:
+    if kind == COLOURS:
+        shades = _to_8bit(257 * np.arange(256), *ranges.get(kind, UNSEEN[kind])).tolist()
+        image = image.point(3 * shades + list(range(256)) * (image.mode == "RGBA"))
+    elif kind is not None:
         return Image.fromarray(_to_8bit(np.asarray(image), *ranges.get(kind, UNSEEN[kind]))).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
         image = image.convert("RGBA")
@@ -125,10 +131,16 @@ def to_rgb(image: Image.Image, ranges: ValueRanges) -> Image.Image:
 
 # --- values that are not 8-bit ----------------------------------------------------------------------------------------
 
-USUAL = {"integers": [(0, 2**bits - 1) for bits in range(8, 33)], "floats": [(0, 1), (-1, 1), (0, 255), (0, 65535)]}
-OVERSHOOT = {"integers": 0.0, "floats": 0.1}  # by how much of a usual range resampling or glare may leave it
+COLOURS = "colours"
+BITS = [(0, 2**bits - 1) for bits in range(8, 33)]
+USUAL = {COLOURS: BITS, "integers": BITS, "floats": [(0, 1), (-1, 1), (0, 255), (0, 65535)]}
+OVERSHOOT = {
+    COLOURS: 0.0,
+    "integers": 0.0,
+    "floats": 0.1,
+}  # by how much of a usual range resampling or glare may leave it
 LEAST_USED = 0.25  # of a usual range: 64 of 256 grey levels
-UNSEEN = {"integers": (0, 65535), "floats": (0, 1)}
+UNSEEN = {COLOURS: (0, 65535), "integers": (0, 65535), "floats": (0, 1)}
 
 
 class SeenValues(NamedTuple):
@@ -141,6 +153,8 @@ class SeenValues(NamedTuple):
 
 def wide_kind(image: Image.Image) -> str | None:
     """The kind of values of an image that is not 8-bit, a key of ValueRanges."""
+    if COLOURS in image.info:
+        return COLOURS
     return "floats" if image.mode == "F" else "integers" if image.mode.startswith("I") else None
 
 
@@ -149,6 +163,9 @@ def seen_values(image: Image.Image) -> SeenValues | None:
     kind = wide_kind(image)
     if kind is None:
         return None
+    if kind == COLOURS:
+        upper = np.asarray(image.convert("RGB")).astype(int)
+        return SeenValues(kind, 256.0 * upper.min(), 256.0 * upper.max() + 255)
     values = np.asarray(image)
     values = values[np.isfinite(values)]
     if not values.size:
@@ -166,7 +183,8 @@ def value_ranges(seen: Iterable[SeenValues | None]) -> dict[str, tuple[float, fl
     for kind, low, high in filter(None, seen):
         before = ends.get(kind, (low, high))
         ends[kind] = min(low, before[0]), max(high, before[1])
-    return {kind: _range_of(kind, *both) for kind, both in sorted(ends.items())}
+    ranges = {kind: _range_of(kind, *both) for kind, both in sorted(ends.items())}
+    return {kind: both for kind, both in ranges.items() if kind != COLOURS or both != UNSEEN[COLOURS]}
 
 
 def _range_of(kind: str, low: float, high: float) -> tuple[float, float]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,17 @@ def _shown(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(_told, "secrets", {})
     with on_screen():
         yield
+
+
+@pytest.fixture
+def without_heif(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """As if the package that reads HEIC images were not installed."""
+    from transfermpl.images.decode import can_read_heif
+
+    monkeypatch.setitem(sys.modules, "pi_heif", None)
+    can_read_heif.cache_clear()
+    yield
+    can_read_heif.cache_clear()
 
 
 @pytest.fixture

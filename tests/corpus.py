@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 from PIL import Image, PngImagePlugin, features
 
 from image_folders import folder, noise
@@ -276,6 +277,12 @@ def interlaced_png() -> bytes:
         width, height = len(range(left, 40, across)), len(range(top, 30, down))
         rows += (b"\0" + bytes(RED) * width) * height
     return png((40, 30), 8, 2, rows, interlaced=True)
+
+
+def png_of_16_bits(colours: np.ndarray) -> bytes:
+    """A PNG of [height, width, 3] 16-bit colours, which Pillow can read and not write."""
+    height, width, _ = colours.shape
+    return png((width, height), 16, 2, b"".join(b"\0" + row.astype(">u2").tobytes() for row in colours))
 
 
 def pngs() -> Iterator[Case]:

@@ -21,6 +21,8 @@ from transfermpl.base.folder_walk import is_hidden, is_own
 from transfermpl.inspection import pictures
 from transfermpl.utils import UserError
 
+pytestmark = pytest.mark.usefixtures("without_heif")  # what is said of HEIC images does not depend on it then
+
 SECONDS = 30  # after which a case is one that hangs
 
 

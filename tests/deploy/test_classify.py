@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from image_folders import MODES
+from corpus import png_of_16_bits
+from image_folders import MODES, PHONE_HEIC
 from runs import FROZEN, Outcome, make_data, run
 from transfermpl.deploy import export
 from transfermpl.deploy.classifier import load_classifier
@@ -49,6 +50,8 @@ def odd_images(folder: Path) -> list[Path]:
     Image.fromarray(np.linspace(0, 1.02, 400, dtype=np.float32).reshape(20, 20)).save(folder / "floats.tif")
     Image.new("RGB", (900, 10), "red").save(folder / "a strip.png")
     Image.new("RGB", (1, 1), "blue").save(folder / "a dot.gif")
+    (folder / "phone.heic").write_bytes(PHONE_HEIC)
+    (folder / "colours.png").write_bytes(png_of_16_bits(np.arange(300).reshape(10, 10, 3) * 218))
     (folder / "torn.png").write_bytes((folder / "RGB.png").read_bytes()[:50])
     (folder / "text.jpg").write_text("no image")
     (folder / "empty.jpg").touch()

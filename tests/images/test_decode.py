@@ -9,7 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-from image_folders import MODES, noise, transform
+from corpus import png_of_16_bits
+from image_folders import MODES, PHONE_HEIC, noise, transform
 from transfermpl import data
 from transfermpl.images.scan import content_hash
 
@@ -34,17 +35,17 @@ def test_colour_modes(tmp_path: Path, name: str) -> None:
 
 
 def test_16_bit_rgb(tmp_path: Path) -> None:
-    import struct
-    import zlib
-
-    def chunk(kind: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-    row = b"\0" + struct.pack(">3H", 257 * 10, 257 * 200, 257 * 90) * 8
-    header = struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0)
-    body = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(row * 8)) + chunk(b"IEND", b"")
-    (tmp_path / "x.png").write_bytes(b"\x89PNG\r\n\x1a\n" + body)
+    colours = np.broadcast_to(257 * np.array([10, 200, 90]), (8, 8, 3))
+    (tmp_path / "x.png").write_bytes(png_of_16_bits(colours))
     assert decoded(tmp_path / "x.png")[3, 3].tolist() == [10, 200, 90]
+
+
+def test_what_a_phone_writes(tmp_path: Path) -> None:
+    pytest.importorskip("pi_heif")
+    (tmp_path / "x.heic").write_bytes(PHONE_HEIC)
+    pixels = decoded(tmp_path / "x.heic", size=64).astype(int)
+    assert np.abs(pixels[:, :28] - (220, 30, 30)).max() < 30
+    assert np.abs(pixels[:, 36:] - (30, 30, 220)).max() < 30
 
 
 @pytest.mark.parametrize("suffix", ["gif", "webp", "png"])

@@ -78,6 +78,7 @@ def test_one_subfolder_of_every_class_is_no_part(tmp_path: Path) -> None:
     assert find(tmp_path).classes == ("cat", "dog", "emu")
 
 
+@pytest.mark.usefixtures("without_heif")
 def test_what_is_an_image_is_decided_by_content_and_the_rest_is_counted(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+from corpus import png_of_16_bits
 from image_folders import find, transform
 from runs import FROZEN, Outcome, run
 from transfermpl.deploy.classifier import load_classifier
@@ -68,6 +69,21 @@ def test_a_value_above_one_darkens_nothing(tmp_path: Path, top: float) -> None:
     dataset = find(make_wide(tmp_path / "d", top, np.float32))
     bright = [dataset.read(row, transform(16)).float().mean() for row in np.flatnonzero(dataset.labels == 0)]
     assert np.mean(bright) == pytest.approx(128, abs=8)
+
+
+def test_twelve_bits_of_colour_are_as_bright_as_eight(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Pillow reads their upper 8 bits alone, in which 12-bit values of 16 are all but black."""
+    colours = np.random.default_rng(0).integers(0, 4096, (16, 16, 3))
+    for name, shown in (("a", colours), ("b", colours[::-1])):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "x.png").write_bytes(png_of_16_bits(shown))
+    read = find(tmp_path).read(0, transform(16)).permute(1, 2, 0).numpy()
+    np.testing.assert_allclose(read, colours / 4095 * 255, atol=17)
+    assert "16-bit colours (their upper 8 bits are read): 0 is shown as black and 4095" in capsys.readouterr().out
+    (tmp_path / "b" / "x.png").write_bytes(png_of_16_bits(16 * colours))
+    whole = find(tmp_path)
+    assert whole.ranges == {}
+    np.testing.assert_array_equal(whole.read(1, transform(16)).permute(1, 2, 0), colours * 16 // 256)
 
 
 def test_the_same_value_is_the_same_grey_in_all_images(tmp_path: Path) -> None:
