@@ -63,9 +63,12 @@ def atomic_file(path: Path, *, noted: bool = True) -> Iterator[Path]:
                 temporary.unlink(missing_ok=True)
 
 
-def remove_parts(folder: Path) -> None:
-    """Remove what killed writers have left half-written below a folder of ours; what is being written stays."""
-    for path in folder.rglob(f"{PART}*"):
+def remove_parts(folder: Path, *, foreign: bool = False) -> None:
+    """Remove what killed writers have left half-written below a folder of ours; what is being written stays.
+
+    foreign: the folder is not ours. What lies directly in it and is named after a process of this machine goes.
+    """
+    for path in folder.glob(f"{PART}{_host()}-*") if foreign else folder.rglob(f"{PART}*"):
         with contextlib.suppress(OSError):  # its writer has just ended after all
             if _is_left(path):
                 path.unlink()

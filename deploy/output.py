@@ -43,8 +43,7 @@ def output(
         raise UserError("--out - is for the predictions of --predict_dir alone; give a file")
     given = Path(wanted).expanduser() if wanted else None
     first = given or run_of(checkpoint) / name
-    if given is None:
-        remove_parts(first.parent)
+    remove_parts(first.parent, foreign=given is not None)
     for number in count(1):
         out = first if number == 1 else first.with_stem(f"{first.stem}-{number}")
         other = out.with_name(out.stem + beside) if beside else out

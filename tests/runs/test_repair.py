@@ -17,6 +17,7 @@ import pytest
 from runs import CLOCK, FROZEN, MOONS, Outcome, make_data, run, same, started
 from transfermpl.base.files import atomic_file, remove_parts
 from transfermpl.base.written_files import written_in
+from transfermpl.deploy.output import output
 from transfermpl.learning.checkpoint import load_checkpoint
 from transfermpl.runs.run_folder import going_on
 from transfermpl.search import supervisor
@@ -161,6 +162,17 @@ def test_only_what_a_dead_process_was_writing_goes(tmp_path: Path) -> None:
         remove_parts(tmp_path)
         assert not theirs.exists()
     assert (tmp_path / "mine.csv").read_text() == "1"
+
+
+def test_beside_a_given_file_only_what_was_surely_ours_goes(tmp_path: Path) -> None:
+    dead, below = left_by_a_killed_process(tmp_path), left_by_a_killed_process(tmp_path / "below")
+    foreign = tmp_path / ".part-of-a-song.csv"
+    foreign.touch()
+    os.utime(foreign, (0, 0))
+    output(str(tmp_path / "a.csv"), tmp_path, "a.csv", overwrite=False, is_own=Path.is_file)
+    assert not dead.exists()
+    assert foreign.exists()
+    assert below.exists()
 
 
 @pytest.mark.parametrize(
