@@ -19,7 +19,7 @@ import numpy as np
 from . import args
 from .base.files import write_text
 from .base.folds import dealt_folds
-from .base.tables import csv_rows, csv_text, text_table
+from .base.tables import csv_rows, csv_text, number_of, text_table
 from .images.builtin import NAMES as BUILT_IN
 from .images.builtin import Found, Item
 from .images.decode import (
@@ -239,12 +239,19 @@ def _report(dataset: Dataset, found: Found) -> None:
     if dataset.bad_files:
         path, reason = dataset.bad_files[0]
         count = len(dataset.bad_files)
-        warn(f"{count} of {total} files can't be decoded and are left out, the first: {path} ({reason})")
+        left = number_of(
+            count, f"of {total} files can't be decoded and is", f"of {total} files can't be decoded and are"
+        )
+        warn(f"{left} left out, the first: {path} ({reason})")
     if dataset.duplicates:
-        warn(f"{len(dataset.duplicates)} of {total} images are copies of another one and are left out; see split.csv")
+        words = (
+            f"of {total} images is a copy of another one and is",
+            f"of {total} images are copies of others and are",
+        )
+        warn(f"{number_of(len(dataset.duplicates), *words)} left out; see split.csv")
     if dataset.conflicts:
-        count = len(dataset.conflicts)
-        warn(f"{count} images are filed under more than one class, so their labels are not used; see split.csv")
+        filed = number_of(len(dataset.conflicts), "image is", "images are")
+        warn(f"{filed} filed under more than one class, and no such label is used; see split.csv")
     counts = np.bincount(dataset.labels[dataset.labels >= 0], minlength=len(dataset.classes))
     lone = [name for name, count in zip(dataset.classes, counts, strict=True) if count == 1]
     if lone and 2 * len(lone) < len(dataset.classes):

@@ -71,10 +71,9 @@ def csv_rows(lines: Iterable[str], **dialect: Any) -> Iterator[list[str]]:
         yield [cell[1:] if re.match(f"'+{FORMULA}", cell) else cell for cell in row]
 
 
-def counted(number: int, what: str) -> str:
-    """How many there are of what: `1 file`, `2 files`, `1 class`, `2 classes`."""
-    ending = "es" if what.endswith(("s", "x", "ch")) else "s"
-    return f"{number} {what}{'' if number == 1 else ending}"
+def number_of(count: int, one: str, many: str = "") -> str:
+    """How many there are of what: `1 file is`, `2 files are`; many: of several, where that is not `one` and an s."""
+    return f"{count} {one if count == 1 else many or f'{one}s'}"
 
 
 def percent(fraction: float) -> str:

@@ -19,7 +19,7 @@ from ..args import Mode, Use
 from ..base.files import atomic_file, file_names
 from ..base.folder_walk import printable
 from ..base.progress import ProgressBar
-from ..base.tables import counted, csv_rows, csv_text, percent, text_table
+from ..base.tables import csv_rows, csv_text, number_of, percent, text_table
 from ..features.sources import EVALUATION_BATCH
 from ..images.decode import reason_of
 from ..runs.resume import run_of
@@ -92,7 +92,7 @@ def _predict_into_file(given: Given, table: Table, sorter: Sorter, use: Use, *, 
         groups, total = iter([iter(new)]), len(new)
     elif not given.is_list:
         total = sum(1 for group in given.groups() for _ in group)
-    what = "what standard input names" if total is None else counted(total, "file")
+    what = "what standard input names" if total is None else number_of(total, "file")
     below = f" below {given.folder}" if given.folder is not None else ""
     say(shown(f"classifying {what}{below} by {checkpoint}"))
     with writing(out) as temporary:
@@ -288,7 +288,7 @@ def _told(table: Table, out: Path | None, unsure_out: Path | None, sorted_into: 
     if numbers:
         say(text_table(numbers, left=(1,)))
     if table.bad:
-        warn(f"{counted(table.bad, 'file')} can't be classified; the table's column error says why")
+        warn(f"{number_of(table.bad, 'file')} can't be classified; the table's column error says why")
     if sorted_into is not None:
         say(shown(f"sorted into: {sorted_into}"))
     if out is not None:

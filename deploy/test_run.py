@@ -10,6 +10,7 @@ import numpy as np
 
 from ..args import Mode
 from ..base.files import remove_parts, write_json
+from ..base.tables import number_of
 from ..data import find_dataset
 from ..runs.checkpoints import used_images
 from ..runs.context import make_context, only
@@ -45,9 +46,12 @@ def test(mode: Mode, given: Mapping[str, Any]) -> dict[str, Any]:
     views = make_views(models.views, stored.run, stored.data.flip, context, frozen=models.frozen)
     folder = run_of(loaded["path"])
     remove_parts(folder)
-    say(f"testing {', '.join(models.heads)} of {folder} on {len(rows)} images of {len(dataset.classes)} classes")
+    say(
+        f"testing {', '.join(models.heads)} of {folder} on {number_of(len(rows), 'image')} of {len(dataset.classes)} classes"
+    )
     if (labeled & seen).any():
-        say(f"{(labeled & seen).sum()} more are left out: the run has seen them, labeled or not")
+        more = number_of((labeled & seen).sum(), "more is", "more are")
+        say(f"{more} left out, which the run has seen, labeled or not")
     tested, labels, temperatures = predict_rows(models, views, rows), dataset.labels[rows], models.temperatures
     draw_confusions(folder, tested, labels, dataset.classes, prefix="test_")
     reliability = report_reliability(folder / "test_reliability.png", tested, labels, temperatures)

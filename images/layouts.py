@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from .. import args
 from ..base.folder_walk import FoundFile, files_below, printable, visible_names
+from ..base.tables import number_of
 from ..utils import UserError, say, warn
 from . import builtin
 from .builtin import Found, Item
@@ -236,7 +237,8 @@ def _loose(folder: Path) -> Images:
     names = (name for name in visible_names(folder) if not name.endswith("/"))
     images = Images.among(FoundFile(name, str(folder / name)) for name in names)
     if images.files:
-        warn(f"{len(images.files)} images lie directly in {folder}, in no class folder, and are left out")
+        where = f"directly in {folder}, in no class folder, and"
+        warn(number_of(len(images.files), f"image lies {where} is left out", f"images lie {where} are left out"))
     return images
 
 
@@ -252,7 +254,8 @@ def _class_items(root: Path, folder: Path, images: dict[Path, Images], place: st
 def _warn_of_unlisted(images: Iterable[Images]) -> None:
     folders = [folder for found in images for folder in found.unlisted]
     if folders:
-        warn(f"{len(folders)} folders can't be read and are left out, the first: {printable(folders[0])}")
+        left = number_of(len(folders), "folder can't be read and is", "folders can't be read and are")
+        warn(f"{left} left out, the first: {printable(folders[0])}")
 
 
 def _warn_of_others(images: Iterable[Images]) -> None:
@@ -260,9 +263,12 @@ def _warn_of_others(images: Iterable[Images]) -> None:
     others = sum((found.others for found in images), Counter[str]())
     phones = others.pop(".heic", 0)
     if phones:
-        warn(f"{phones} HEIC images (of phones) were not read; pip install pi-heif, then they are")
+        unread = number_of(phones, "HEIC image (of phones) was", "HEIC images (of phones) were")
+        warn(f"{unread} not read; to read such: pip install pi-heif")
     if others:
-        warn(f"{others.total()} files are of no kind that is read and are left out: {counted(others)}")
+        kind = "of no kind that is read and"
+        left = number_of(others.total(), f"file is {kind} is", f"files are {kind} are")
+        warn(f"{left} left out: {counted(others)}")
 
 
 def _item(root: Path, file: str, label: str, place: str) -> Item:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .. import args
+from ..base.tables import number_of
 from ..data import Dataset, clean
 from ..images.builtin import Found, Item
 from ..images.layouts import find_files
@@ -76,7 +77,7 @@ def class_findings(files: InspectedFiles) -> Iterable[Finding]:
     name, most = max(counts.items(), key=lambda pair: pair[1], default=("", 0))
     for label, count in counts.items():
         if most >= RARE * count:
-            text = f"{count} images; the largest class, {name}, has {most}"
+            text = f"{number_of(count, 'image')}; the largest class, {name}, has {most}"
             yield Finding("class", "", label, "", score=round(most / count, 2), explanation=text)
     trained = {item.label for item in items if item.place not in ("val", "test")}
     for label in sorted({item.label for item in items} - trained):

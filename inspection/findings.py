@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..base.files import write_text
-from ..base.tables import counted, csv_text, text_table
+from ..base.tables import csv_text, number_of, text_table
 from ..reports.page import Section
 from ..runs.run_folder import RESULTS
 from ..visualization import plain
@@ -66,7 +66,7 @@ COLUMNS = ("kind", "path", "class", "split", "other_path", "suggested_class", "s
 
 def count_table(data: str, files: int, images: int, counts: Sequence[Mapping[str, Any]]) -> str:
     """What is known as soon as the files are read, from what inspect.json will hold."""
-    head = f"data set {plain(data, 80)}: {counted(files, 'file')}, {counted(images, 'different image')}"
+    head = f"data set {plain(data, 80)}: {number_of(files, 'file')}, {number_of(images, 'different image')}"
     return f"{head}\n{_count_table(counts)}"
 
 
@@ -155,7 +155,7 @@ def sections(
     most: rows of a table.
     """
     counts = summary["counts"]
-    text = [f"{summary['files']} files, {summary['images']} different images", *facts(summary)]
+    text = [number_of(summary["files"], "file"), number_of(summary["images"], "different image"), *facts(summary)]
     first: Section = {
         "heading": f"The data set {summary['data']}",
         "text": ". ".join(text) + ".",

@@ -19,6 +19,7 @@ from ..args import Data, Options, Study
 from ..backbones.hub import WeightsMissing
 from ..base.files import write_json
 from ..base.progress import ProgressBar
+from ..base.tables import number_of
 from ..data import Dataset
 from ..features.bank import FeatureBank
 from ..features.nearest import Neighbours, nearest
@@ -182,7 +183,9 @@ def _label_errors(
     groups = duplicate_groups(pairs, len(dataset))
     labels, too_few = labels_to_judge(dataset.labels, groups)
     not_done += [
-        f"wrong labels of {plain(dataset.classes[label])}: {count} images, near-duplicates counted once, are too few"
+        f"wrong labels of {plain(dataset.classes[label])}: "
+        + number_of(count, "image, near-duplicates counted once, is", "images, near-duplicates counted once, are")
+        + " too few"
         for label, count in too_few.items()
     ]
     if len(np.unique(labels[labels >= 0])) < 2:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..base.tables import number_of
 from ..images.decode import quiet_pil
 from ..reports.galleries import CELL, Tile, draw_gallery, draw_sizes
 from ..visualization import plain
@@ -45,7 +46,7 @@ def draw_pictures(
     if files.dataset.kind == "points" or not len(files.dataset):
         return []
     name = plain(files.dataset.name, 60)
-    title = f"{name}: {len(files.dataset)} images"
+    title = f"{name}: {number_of(len(files.dataset), 'image')}"
     drawn = [draw_sizes(folder / "sizes.png", properties.widths, properties.heights, title=title)]
     for file, kinds in GALLERIES.items():
         some = shown(findings, kinds)

@@ -17,6 +17,7 @@ from ..backbones.registry import check_views, parse_view
 from ..backbones.weights import weight_file
 from ..base.metrics import ENOUGH_TO_FIT
 from ..base.progress import ProgressBar
+from ..base.tables import number_of
 from ..data import Dataset, ImagesChanged, Split, without
 from ..images.places import listed
 from ..models import resolve_unfreeze, set_trainable
@@ -170,7 +171,9 @@ def drop_changed(dataset: Dataset, split: Split) -> tuple[Dataset, Split]:
     if not len(rows):  # changed and put back meanwhile
         return dataset, split
     names = listed(dataset.paths[row] for row in rows)
-    warn(f"{len(rows)} files have changed since they were scanned, or are gone, and are left out: {names}")
+    one = "file has changed since it was scanned, or is gone, and is"
+    many = "files have changed since they were scanned, or are gone, and are"
+    warn(f"{number_of(len(rows), one, many)} left out: {names}")
     return without(dataset, split, rows)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from ..args import Mode, Options, Run, changeable_on_resume, inherited
 from ..args import make as make_options
 from ..base.files import read_json
+from ..base.tables import number_of
 from ..data import Dataset, Split, read_split
 from ..learning.checkpoint import whole_checkpoint
 from ..utils import UserError
@@ -90,8 +91,9 @@ def check_leaks(loaded: Mapping[str, Any], dataset: Dataset, split: Split) -> No
     for part, (rows, used) in held_out.items():
         leaks = int(np.isin(dataset.hashes[rows], hashes_in(loaded, used)).sum())
         if leaks:
+            words = f"image of this {part} was a training image", f"images of this {part} were training images"
             raise UserError(
-                f"{leaks} images of this {part} were training images of the loaded run; "
+                f"{number_of(leaks, *words)} of the loaded run; "
                 "leave out --seed and the options of the split to take over its own"
             )
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from ..base.files import claimed, read_json, remove_parts
 from ..base.folder_walk import files_below
+from ..base.tables import number_of
 from ..base.written_files import LIST, RESULTS, begin_list, forget, is_as_written, note, written_in
 from ..train import TrainingFault
 from ..utils import RUN_LOG, UserError, say, until_end, warn
@@ -127,7 +128,7 @@ def remove_run(folder: Path) -> None:
             parent.rmdir()
     left = [found.path for found in files_below(folder)] if folder.is_dir() else []
     if left:
-        warn(f"{folder} keeps {len(left)} files that no run wrote: {', '.join(left[:3])}")
+        warn(f"{folder} keeps {number_of(len(left), 'file')} that no run wrote: {', '.join(left[:3])}")
 
 
 def check_overwrite(values: Mapping[str, Any]) -> None:

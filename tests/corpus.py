@@ -63,12 +63,12 @@ def used(name: str, make: Callable[[Path], object] | bytes, file: str, colour: t
 
 
 def bad(name: str, make: Callable[[Path], object] | bytes, file: str, reason: str) -> Case:
-    said = r"1 of 13 files can't be decoded and are left out, the first: a/.*"
+    said = r"1 of 13 files can't be decoded and is left out, the first: a/.*"
     return Case(name, _beside(make, file), GOOD, left_out={file: reason}, said=(said,), odd=file)
 
 
 def counted(name: str, make: Callable[[Path], object] | bytes, file: str, kind: str) -> Case:
-    said = f"1 files are of no kind that is read and are left out: 1 {kind}"
+    said = f"1 file is of no kind that is read and is left out: 1 {kind}"
     return Case(name, _beside(make, file), GOOD, said=(said,), odd=file)
 
 
@@ -509,7 +509,7 @@ def names_and_links() -> Iterator[Case]:
     yield Case(
         "name that is no text", among_good(undecodable), GOOD | {"a/\\xff\\xfe.png": "a"}, odd="a/\\xff\\xfe.png"
     )
-    copies = r"1 of 13 images are copies of another one.*"
+    copies = r"1 of 13 images is a copy of another one.*"
     yield Case(
         "hard link", _linked("a/000.png", "a/x.png", hard=True), GOOD, left_out={"a/x.png": "duplicate"}, said=(copies,)
     )
@@ -519,7 +519,7 @@ def names_and_links() -> Iterator[Case]:
     yield Case(
         "link to a file of another class", _linked("../b/000.png", "a/x.png"),
         {path: name for path, name in GOOD.items() if path != "b/000.png"} | {"a/x.png": ""},
-        left_out={"b/000.png": "conflict"}, said=(r"1 images are filed under more than one class.*",),
+        left_out={"b/000.png": "conflict"}, said=(r"1 image is filed under more than one class.*",),
     )  # fmt: skip
     yield Case("link to a folder elsewhere", _dated, GOOD | {"a/more/000.png": "a", "a/more/001.png": "a"})
     for name, target in {"itself": ".", "the data set": "..", "another class": "../b"}.items():

@@ -67,7 +67,7 @@ def parts() -> Iterator[Case]:
     yield refused("a test inside one class", ".*test.* inside the class.*", "x/train", "x/test", "y/train")
     yield refused("classes in one folder", ".*at least two classes, but has images.*", "images/x", "images/y")
     yield refused("test alone", ".*test but no train.*", "test/x", "test/y")
-    lie = "{} images lie directly in .*, in no class folder, and are left out"
+    lie = "{} images? lies? directly in .*, in no class folder, and (is|are) left out"
 
     def flat(root: Path) -> None:
         folder(root, {"train/x": 3, "train/y": 3, "test": 4})
@@ -183,8 +183,8 @@ def _in_parts(*same: str) -> Callable[[Path], object]:
 
 
 def beside_the_classes() -> Iterator[Case]:
-    lie = "{} images lie directly in .*, in no class folder, and are left out"
-    others = "{} files are of no kind that is read and are left out: {}"
+    lie = "{} images? lies? directly in .*, in no class folder, and (is|are) left out"
+    others = "{} (file is|files are) of no kind that is read and (is|are) left out: {}"
     yield Case("loose images", _plus("x.png", "y.png"), GOOD, said=(lie.format(2),))
     yield Case("loose files", _plus("README.md", "labels.csv"), GOOD, said=(others.format(2, r"1 \.\w+, 1 \.\w+"),))
     yield Case(

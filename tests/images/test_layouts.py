@@ -29,7 +29,7 @@ def test_class_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert dataset.labels.dtype == np.int64
     assert dataset.hashes.dtype == np.uint64
     assert (dataset.kind, dataset.native_size, len(dataset)) == ("photos", 0, 4)
-    assert capsys.readouterr().err == "warning: 1 files are of no kind that is read and are left out: 1 .txt\n"
+    assert capsys.readouterr().err == "warning: 1 file is of no kind that is read and is left out: 1 .txt\n"
 
 
 @pytest.mark.parametrize("val", ["val", "VALID", "Validation"])
@@ -93,7 +93,7 @@ def test_what_is_an_image_is_decided_by_content_and_the_rest_is_counted(
     assert dataset.paths == ("a/hash0", "a/x.jpg_large", "b/000.png", "b/001.png")
     said = capsys.readouterr().err
     assert "3 HEIC images (of phones) were not read; pip install pi-heif" in said
-    assert "1 files are of no kind that is read and are left out: 1 .txt" in said
+    assert "1 file is of no kind that is read and is left out: 1 .txt" in said
     assert dataset.bad_files == (("b/IMG_3.jpg", "a HEIC image; to read these: pip install pi-heif"),)
 
 

@@ -58,7 +58,7 @@ def test_a_run_goes_on_without_them(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_one_that_vanished_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     outcome = swapped_run(tmp_path, monkeypatch, gone=True)
     assert outcome.code == 0, outcome.err
-    assert "1 files have changed since they were scanned, or are gone" in outcome.err
+    assert "1 file has changed since it was scanned, or is gone" in outcome.err
 
 
 def test_a_bank_never_holds_another_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
