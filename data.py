@@ -237,17 +237,11 @@ def _rank(place: str) -> int:
 def _report(dataset: Dataset, found: Found) -> None:
     total = len(found.items)
     if dataset.bad_files:
-        path, reason = dataset.bad_files[0]
-        count = len(dataset.bad_files)
-        left = number_of(
-            count, f"of {total} files can't be decoded and is", f"of {total} files can't be decoded and are"
-        )
-        warn(f"{left} left out, the first: {path} ({reason})")
+        (path, reason), count = dataset.bad_files[0], len(dataset.bad_files)
+        undecoded = f"of {total} files can't be decoded and"
+        warn(f"{number_of(count, f'{undecoded} is', f'{undecoded} are')} left out, the first: {path} ({reason})")
     if dataset.duplicates:
-        words = (
-            f"of {total} images is a copy of another one and is",
-            f"of {total} images are copies of others and are",
-        )
+        words = f"of {total} images is a copy of another one and is", f"of {total} images are copies of others and are"
         warn(f"{number_of(len(dataset.duplicates), *words)} left out; see split.csv")
     if dataset.conflicts:
         filed = number_of(len(dataset.conflicts), "image is", "images are")

@@ -46,9 +46,8 @@ def test(mode: Mode, given: Mapping[str, Any]) -> dict[str, Any]:
     views = make_views(models.views, stored.run, stored.data.flip, context, frozen=models.frozen)
     folder = run_of(loaded["path"])
     remove_parts(folder)
-    say(
-        f"testing {', '.join(models.heads)} of {folder} on {number_of(len(rows), 'image')} of {len(dataset.classes)} classes"
-    )
+    images = number_of(len(rows), "image")
+    say(f"testing {', '.join(models.heads)} of {folder} on {images} of {len(dataset.classes)} classes")
     if (labeled & seen).any():
         more = number_of((labeled & seen).sum(), "more is", "more are")
         say(f"{more} left out, which the run has seen, labeled or not")

@@ -264,7 +264,7 @@ def _warn_of_others(images: Iterable[Images]) -> None:
     phones = others.pop(".heic", 0)
     if phones:
         unread = number_of(phones, "HEIC image (of phones) was", "HEIC images (of phones) were")
-        warn(f"{unread} not read; to read such: pip install pi-heif")
+        warn(f"{unread} not read; pip install pi-heif reads such")
     if others:
         kind = "of no kind that is read and"
         left = number_of(others.total(), f"file is {kind} is", f"files are {kind} are")

@@ -168,7 +168,7 @@ def kinds_of_files() -> Iterator[Case]:
         yield counted(f"{name} named as what it is", content, f"a/x.{name.lower()}", rf"\.{name.lower()}")
     yield bad("HEIC named .jpg", HEIC, "a/x.jpg", "HEIC image; to read these: pip install pi-heif")
     yield Case(
-        "HEIC", _beside(HEIC, "a/x.HEIC"), GOOD, said=(r"1 HEIC images .* pip install pi-heif.*",), odd="a/x.HEIC"
+        "HEIC", _beside(HEIC, "a/x.HEIC"), GOOD, said=(r"1 HEIC image .* pip install pi-heif.*",), odd="a/x.HEIC"
     )
     yield counted("PSD", PSD, "a/x.psd", r"\.psd")
     for suffix in ("nef", "DNG", "cr2", "arw"):

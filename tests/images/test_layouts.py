@@ -181,7 +181,7 @@ def test_empty_class_and_loose_images_are_named(tmp_path: Path, capsys: pytest.C
     assert find(tmp_path).classes == ("a", "b")
     err = capsys.readouterr().err
     assert "no images in empty" in err
-    assert "1 images lie directly" in err
+    assert "1 image lies directly" in err
 
 
 @pytest.mark.parametrize("sub", ["", "train", "unlabeled"])
