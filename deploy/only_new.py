@@ -14,7 +14,7 @@ from itertools import count
 from pathlib import Path
 
 from ..base.tables import csv_rows
-from ..utils import key
+from ..utils import UserError, key
 
 FINGERPRINT = "fingerprint"
 
@@ -22,8 +22,11 @@ FINGERPRINT = "fingerprint"
 def of_call(checkpoint: Path, *parts: object) -> str:
     """The half of a fingerprint that all rows of a call share."""
     # Of what is in the archive: its folder is named by the file that it was written to first, by chance.
-    with zipfile.ZipFile(checkpoint) as archive:
-        inside = [(one.filename.partition("/")[2], one.CRC) for one in archive.infolist()]
+    try:
+        with zipfile.ZipFile(checkpoint) as archive:
+            inside = [(one.filename.partition("/")[2], one.CRC) for one in archive.infolist()]
+    except zipfile.BadZipFile as error:
+        raise UserError(f"{checkpoint} can't be read as a checkpoint ({error}); give another --load_path") from error
     return _short(sorted(one for one in inside if one[0].startswith("data")), *parts)
 
 
@@ -52,11 +55,20 @@ def earlier_table(first: Path, header: Sequence[str], call: str, *, numbered: bo
 
 
 def rows_of(path: Path, header: Sequence[str]) -> Iterator[list[str]]:
-    """The rows of a table with this header, without it; none of any other file."""
+    """The rows of a table with this header, without it; none of any other file. Raises UserError for a damaged one."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = csv_rows(file)
-            if next(rows, None) == [*header]:
-                yield from (row for row in rows if len(row) == len(header))
-    except (OSError, ValueError, csv.Error):
-        return
+            if next(rows, None) != [*header]:
+                return
+            for row in rows:
+                if len(row) != len(header):
+                    raise ValueError(f"{len(row)} cells in a row")
+                yield row
+    except (OSError, ValueError, csv.Error) as error:
+        raise damaged(path, error) from error
+
+
+def damaged(path: Path, error: Exception) -> UserError:
+    """What is said of an earlier table that can't be read to its end."""
+    return UserError(f"{path} is no table that can be added to ({error}); give another --out, or leave out --only_new")

@@ -25,7 +25,7 @@ from ..images.decode import reason_of
 from ..runs.resume import run_of
 from ..utils import UserError, say, shown, warn
 from .classifier import Classifier, disagreement, in_batches
-from .only_new import FINGERPRINT, earlier_table, of_call, of_file, rows_of
+from .only_new import FINGERPRINT, damaged, earlier_table, of_call, of_file, rows_of
 from .output import STDOUT, classifier_of, output, standard_output, writing
 from .sources import Given, GivenFile
 
@@ -176,7 +176,10 @@ class Table:
             elif cells["prediction"]:
                 self.counts[cells["prediction"]] += 1
             else:
-                self._note_unsure(float(cells["disagreement"]), float(cells["probability"]))
+                try:
+                    self._note_unsure(float(cells["disagreement"]), float(cells["probability"]))
+                except ValueError as error:
+                    raise damaged(before, error) from error
             self._write(row)
 
     def add(self, batch: Sequence[tuple[GivenFile, tuple[np.ndarray, ...] | str]]) -> list[str | None]:

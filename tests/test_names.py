@@ -92,7 +92,7 @@ def test_predictions_become_labels_again(trained: Outcome, tmp_path: Path) -> No
     check_harmless(tmp_path / "o.csv")
     check_harmless(tmp_path / "o_unsure.csv")
     assert {row[0] for row in predicted} == files_below(cwd / "p")
-    good = {row[0] for row in predicted if not row[-1]}
+    good = {row[0] for row in predicted if not row[-2]}  # the error
     assert {row[0] for row in unsure} == good
     with (tmp_path / "o_unsure.csv").open(encoding="utf-8", newline="") as file:
         head, *cells = csv.reader(file)

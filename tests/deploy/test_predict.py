@@ -404,6 +404,10 @@ def test_the_earlier_table_is_that_of_the_same_classifier(base: Outcome, tmp_pat
     assert only_new.earlier_table(tmp_path / "p.csv", header, call, numbered=True) == tmp_path / "p-2.csv"
     assert only_new.earlier_table(tmp_path / "p.csv", header, other, numbered=False) is None
     assert only_new.earlier_table(tmp_path / "p.csv", header[1:], call, numbered=True) is None
+    with (tmp_path / "p.csv").open("ab") as file:  # whose rows would be lost
+        file.write(b"b,\xff")
+    with pytest.raises(UserError, match="leave out --only_new"):
+        list(only_new.rows_of(tmp_path / "p.csv", header))
 
 
 def test_a_run_of_points_has_no_images(tmp_path: Path) -> None:
