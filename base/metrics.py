@@ -58,9 +58,10 @@ def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, count: int) -> n
 def metrics(confusion: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
     """Accuracy, its 95% interval, macro F1 and each class's accuracy (recall), from 0 to 1, of counts [C, C].
 
-    Returns `accuracy`, `ci95` ([low, high]), `macro_f1` and `per_class` ({name: accuracy}).
+    Returns `accuracy`, `ci95` ([low, high]), `balanced_accuracy` (the mean recall), `macro_f1` and `per_class` ({name:
+    recall}).
 
-    A class without images has no accuracy (None) and is left out of the macro F1.
+    A class without images has no recall (None) and is left out of both means.
     """
     correct, true, predicted = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
     total = int(confusion.sum())
@@ -69,6 +70,7 @@ def metrics(confusion: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
     return {
         "accuracy": float(correct.sum() / total),
         "ci95": wilson_interval(int(correct.sum()), total),
+        "balanced_accuracy": float((correct[present] / true[present]).mean()),
         "macro_f1": float(f1.mean()),
         "per_class": {
             name: float(right / count) if count else None

@@ -14,12 +14,13 @@ from ..base.tables import number_of
 from ..data import find_dataset
 from ..runs.checkpoints import used_images
 from ..runs.context import make_context, only
-from ..runs.evaluation import draw_confusions, measure, predict_rows, report_reliability
+from ..runs.evaluation import confusion_of, draw_confusions, measure, predict_rows, report_reliability
+from ..runs.page_warnings import misleading
 from ..runs.resume import hashes_in, load_run, run_of, with_classes, with_ranges
 from ..runs.run_summary import results_table, run_summary
 from ..runs.trained_models import restored_models
 from ..runs.views import make_views
-from ..utils import UserError, say
+from ..utils import UserError, say, warn
 
 
 def test(mode: Mode, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -65,5 +66,8 @@ def test(mode: Mode, given: Mapping[str, Any]) -> dict[str, Any]:
     summary = run_summary(folder.name, mode.name, context, views, used, results, seconds)
     write_json(folder / "test_summary.json", summary)
     say(results_table(summary))
+    judge = models.name
+    for line in misleading(judge, confusion_of(tested[judge], labels, len(dataset.classes)), dataset.classes):
+        warn(line)
     say(f"results: {folder / 'test_summary.json'}")
     return summary

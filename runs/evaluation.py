@@ -26,7 +26,7 @@ def predict_rows(models: TrainedModels, views: Views, rows: np.ndarray) -> dict[
 
 
 def measure(predictions: Predictions, labels: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
-    """Of each model its `metrics` on images of these labels [N]: accuracy, ci95, macro_f1 and per_class."""
+    """Of each model its `metrics` on images of these labels [N]: accuracy, ci95 and so on."""
     return {name: metrics(confusion_of(p, labels, len(classes)), classes) for name, p in predictions.items()}
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..args import Cotraining, Mode, Model
 from ..backbones.registry import view_labels
+from ..base.metrics import confusion_matrix
 from ..data import Dataset, Split
 from ..features.sources import Source
 
@@ -55,6 +56,11 @@ class FinishedRun:
     def labels(self) -> np.ndarray:
         """int64 [N]: the true classes of the test images."""
         return self.dataset.labels[self.split.test]
+
+    @property
+    def confusion(self) -> np.ndarray:
+        """int64 [C, C]: the judge's counts on the test, a row a true class, a column a predicted one."""
+        return confusion_matrix(self.labels, self.tested[self.judge].argmax(axis=1), len(self.dataset.classes))
 
     def class_counts(self, rows: np.ndarray) -> np.ndarray:
         """int64 [C]: how many images of each class these rows hold."""

@@ -13,7 +13,7 @@ import numpy as np
 from markupsafe import Markup
 
 from .. import args
-from ..base.metrics import confusion_matrix, wilson_interval
+from ..base.metrics import wilson_interval
 from ..base.tables import percent
 from ..reports import charts
 from ..reports.page import Section, write_report
@@ -74,12 +74,13 @@ def _lead(summary: Mapping[str, Any], run: FinishedRun) -> str:
 
 def _results(summary: Mapping[str, Any]) -> Section:
     validated = bool(summary.get("val"))
-    columns = ["model", "test accuracy", "95% interval", "macro F1"]
+    columns = ["model", "test accuracy", "95% interval", "balanced accuracy", "macro F1"]
     columns += ["validation", "epoch kept"] if validated else []
     rows = []
     for name, result in summary["test"].items():
         low, high = result["ci95"]
-        row = [name, percent(result["accuracy"]), f"{percent(low)} to {percent(high)}", f"{result['macro_f1']:.3f}"]
+        row = [name, percent(result["accuracy"]), f"{percent(low)} to {percent(high)}"]
+        row += [percent(result["balanced_accuracy"]), f"{result['macro_f1']:.3f}"]
         if validated:
             row += [percent(summary["val"][name]["accuracy"]), summary["best_epoch"].get(name)]
         rows.append(row)
@@ -157,8 +158,7 @@ def _again(run: FinishedRun) -> Section:
 
 
 def _of_the_test(folder: Path, run: FinishedRun) -> list[Section]:
-    predicted, classes = run.tested[run.judge].argmax(axis=1), run.dataset.classes
-    counts = confusion_matrix(run.labels, predicted, len(classes))
+    counts, classes = run.confusion, run.dataset.classes
     confusion: Section = {"heading": "Which class is predicted as which"}
     if len(classes) <= charts.MOST_CLASSES:
         confusion["text"] = f"Test images, by the {run.judge}: a row is a true class, a column a predicted one."
@@ -171,7 +171,7 @@ def _of_the_test(folder: Path, run: FinishedRun) -> list[Section]:
     sections = [_classes(run, counts), confusion]
     if run.dataset.kind == "points":
         return sections
-    return [*sections, *_galleries(run, predicted)]
+    return [*sections, *_galleries(run)]
 
 
 def _confusions(counts: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
@@ -197,8 +197,8 @@ def _classes(run: FinishedRun, counts: np.ndarray) -> Section:
     return {"heading": "Each class", "text": text, "figures": [charts.bars(rows, head=("class", "right"))]}
 
 
-def _galleries(run: FinishedRun, predicted: np.ndarray) -> list[Section]:
-    confidence = run.tested[run.judge].max(axis=1)
+def _galleries(run: FinishedRun) -> list[Section]:
+    confidence, predicted = run.tested[run.judge].max(axis=1), run.tested[run.judge].argmax(axis=1)
     wrong = np.flatnonzero(predicted != run.labels)
     surest = wrong[np.argsort(-confidence[wrong], kind="stable")][:GALLERY]
     unsure = np.argsort(confidence, kind="stable")[:GALLERY]

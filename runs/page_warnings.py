@@ -26,20 +26,26 @@ def warnings_section(summary: Mapping[str, Any], run: FinishedRun, distant: int)
     return {"heading": "Warnings", "warnings": lines, "text": text, "table": _odd_files(run.dataset)}
 
 
-def worse_than_guessing(summary: Mapping[str, Any], run: FinishedRun) -> list[str]:
-    """A warning where always predicting the most frequent class of the test would be right more often."""
-    if not run.tested:
+def misleading(judge: str, confusion: np.ndarray, classes: Sequence[str]) -> list[str]:
+    """What an accuracy hides, by a model's counts [C, C] on the test: it is got by guessing, or a class never comes.
+
+    Nothing where only one class was tested: there is nothing to guess.
+    """
+    counts, predicted, total = confusion.sum(axis=1), confusion.sum(axis=0), max(1, confusion.sum())
+    if np.count_nonzero(counts) < 2:
         return []
-    accuracy, counts = summary["test"][run.judge]["accuracy"], run.class_counts(run.split.test)
-    guessing = counts.max() / counts.sum()
-    if accuracy >= guessing:
-        return []
-    common = run.dataset.classes[counts.argmax()]
-    return [
-        f"The {run.judge} is right on {percent(accuracy)}; always predicting {common} would be right on "
-        f"{percent(guessing)}. Pseudo-labels can confirm a model's first errors: try --finetune_mode, which uses no "
-        "unlabeled images, or label more; --compare measures which helps."
-    ]
+    lines = []
+    accuracy, guessing = float(np.diag(confusion).sum() / total), float(counts.max() / total)
+    if accuracy <= guessing:
+        always = f"always predicting {classes[counts.argmax()]} would be right on {percent(guessing)}"
+        lines.append(
+            f"The {judge} is right on {percent(accuracy)}; {always}. Pseudo-labels can confirm a model's first errors: "
+            "try --finetune_mode, which uses no unlabeled images, or label more; --compare measures which helps."
+        )
+    never = [classes[i] for i in np.flatnonzero((predicted == 0) & (counts > 0))]
+    if never:
+        lines.append(f"The {judge} never predicts {_first_of(never, 8)}.")
+    return lines
 
 
 def _odd_files(dataset: Dataset) -> dict[str, Any]:
@@ -81,15 +87,11 @@ def _about_counts(run: FinishedRun) -> list[str]:
 def _about_results(summary: Mapping[str, Any], run: FinishedRun) -> list[str]:
     if not run.tested:
         return []
-    lines, classes = worse_than_guessing(summary, run), run.dataset.classes
     result, probabilities = summary["test"][run.judge], run.tested[run.judge]
+    lines = misleading(run.judge, run.confusion, run.dataset.classes)
     low, high = result["ci95"]
     if high - low > 0.1:
         lines.append(f"The test is small: the interval of the accuracy is {100 * (high - low):.0f} points wide.")
-    predicted = np.bincount(probabilities.argmax(axis=1), minlength=len(classes))
-    never = [classes[i] for i in np.flatnonzero((predicted == 0) & (run.class_counts(run.split.test) > 0))]
-    if never:
-        lines.append(f"The {run.judge} never predicts {_first_of(never, 8)}.")
     confidence, accuracy = float(probabilities.max(axis=1).mean()), result["accuracy"]
     if abs(confidence - accuracy) > 0.1:
         kind = "overconfident" if confidence > accuracy else "underconfident"

@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 
 from ..base.tables import text_table
-from ..utils import peak_memory_bytes
+from ..utils import peak_memory_bytes, shown
 from .context import RunContext
 from .summary import data_used, made_with, summary_header
 from .views import Views
+
+HARDEST = 5  # classes that are named below the table
 
 
 def run_summary(
@@ -46,7 +48,7 @@ def results_table(summary: Mapping[str, Any]) -> str:
     """The table at the end of a run: each model on the test images, and on validation images where there are some."""
     tested, validated = summary["test"], summary.get("val") or {}
     if tested:
-        lines = ["", text_table(_result_rows(tested, validated))]
+        lines = ["", text_table(_result_rows(tested, validated)), _recalls(tested)]
     else:
         rows = [(name, f"{100 * result['accuracy']:.2f}% on validation") for name, result in validated.items()]
         lines = [text_table(rows, left=(0, 1))] if rows else []
@@ -56,9 +58,20 @@ def results_table(summary: Mapping[str, Any]) -> str:
 
 
 def _result_rows(tested: Mapping[str, Any], validated: Mapping[str, Any]) -> list[list[str]]:
-    rows = [["model", "test accuracy", "95% interval", "macro F1", *(["val accuracy"] if validated else [])]]
+    rows = [
+        ["model", "test accuracy", "95% interval", "balanced", "macro F1", *(["val accuracy"] if validated else [])]
+    ]
     for name, result in tested.items():
         low, high = (f"{100 * bound:5.1f}%" for bound in result["ci95"])
-        row = [name, f"{100 * result['accuracy']:.2f}%", f"{low} to {high}", f"{result['macro_f1']:.4f}"]
+        row = [name, f"{100 * result['accuracy']:.2f}%", f"{low} to {high}"]
+        row += [f"{100 * result['balanced_accuracy']:.2f}%", f"{result['macro_f1']:.4f}"]
         rows.append([*row, *([f"{100 * validated[name]['accuracy']:.2f}%"] if validated else [])])
     return rows
+
+
+def _recalls(tested: Mapping[str, Any]) -> str:
+    """How many images of each class the model that is used finds; of many classes the hardest."""
+    name, result = list(tested.items())[-1]
+    known = sorted((recall, label) for label, recall in result["per_class"].items() if recall is not None)
+    which = f"found by the {name}" + (f", the hardest of {len(known)} classes" if len(known) > HARDEST else "")
+    return f"{which}: " + ", ".join(shown(f"{100 * recall:.0f}% of {label}") for recall, label in known[:HARDEST])

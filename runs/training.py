@@ -24,7 +24,7 @@ from .finetuning import finetuned_files
 from .finished_run import FinishedRun
 from .metrics_log import MetricsLog, TensorBoardLog, shown_by
 from .page import write_run
-from .page_warnings import worse_than_guessing
+from .page_warnings import misleading
 from .prepare import fill_banks
 from .run_summary import run_summary
 from .trainer import Trainer
@@ -105,7 +105,7 @@ def finish(trainer: Trainer, folder: Path, progress: Progress, began: float, tra
     asked = (options.mode, options.model, options.cotraining, options.run.seed)
     run = FinishedRun(*asked, again, view.name, data, split, progress.rows, probabilities, view.source)
     write_run(folder, summary, run)
-    for line in worse_than_guessing(summary, run):
+    for line in misleading(run.judge, run.confusion, data.classes) if run.tested else []:
         warn(line)
     return summary
 

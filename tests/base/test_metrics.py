@@ -39,6 +39,7 @@ def test_metrics_are_those_of_scikit_learn(pairs: list[tuple[int, int]]) -> None
     found = metrics(confusion, CLASSES)
     assert found["accuracy"] == pytest.approx(accuracy_score(labels, predicted))
     present = sorted(set(labels))
+    assert found["balanced_accuracy"] == pytest.approx(np.mean([(predicted[labels == i] == i).mean() for i in present]))
     assert found["macro_f1"] == pytest.approx(f1_score(labels, predicted, labels=present, average="macro"))
     for index, name in enumerate(CLASSES):
         mine = labels == index

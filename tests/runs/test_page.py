@@ -465,8 +465,23 @@ def test_every_way_to_train_ends_with_a_page(tmp_path: Path, mode: tuple[str, ..
     assert Page(outcome.folder() / "report.html").headings[0] == "How good it is"
 
 
-def test_worse_than_guessing_is_told(tmp_path: Path) -> None:
+def test_no_better_than_guessing_is_told(tmp_path: Path) -> None:
     good = finished()
     bad = finished({"student": np.roll(good.tested["student"], 1, axis=1)})
     assert "always predicting ant would be right on 35.0%" in part(page_of(bad, tmp_path), "Warnings")
     assert "always predicting" not in part(page_of(good, tmp_path), "Warnings")
+
+
+@pytest.mark.parametrize(
+    ("counts", "says"),
+    [
+        ([[19, 0], [1, 0]], ["right on 95.0%; always predicting ok would be right on 95.0%", "never predicts defect"]),
+        ([[18, 1], [0, 1]], ["right on 95.0%; always predicting ok would be right on 95.0%"]),
+        ([[19, 0], [0, 1]], []),
+        ([[20, 0], [0, 0]], []),
+    ],
+)
+def test_an_accuracy_that_misleads_is_told(counts: list[list[int]], says: list[str]) -> None:
+    lines = page_warnings.misleading("student", np.array(counts), ("ok", "defect"))
+    assert len(lines) == len(says)
+    assert all(words in line for words, line in zip(says, lines, strict=True))

@@ -805,7 +805,7 @@ def test_the_summary_has_the_keys_that_are_promised(lab: Lab) -> None:
     assert summary["val"] == {}
     assert set(summary["test"]) == {"teacher", "student", "ensemble"}
     for result in summary["test"].values():
-        assert set(result) == {"accuracy", "ci95", "macro_f1", "per_class"}
+        assert set(result) == {"accuracy", "ci95", "balanced_accuracy", "macro_f1", "per_class"}
         low, high = result["ci95"]
         assert 0 <= low <= result["accuracy"] <= high <= 1
         assert set(result["per_class"]) == set(COLOURS)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from transfermpl.runs.run_summary import results_table
 
-RESULT = {"accuracy": 0.8125, "ci95": [0.7, 0.9], "macro_f1": 0.5, "per_class": {"a": 0.5, "b": None}}
+RESULT = {
+    "accuracy": 0.8125, "ci95": [0.7, 0.9], "balanced_accuracy": 0.625, "macro_f1": 0.5,
+    "per_class": {"a": 0.75, "b": None, "c": 0.5},
+}  # fmt: skip
 SUMMARY = {
     "test": {"teacher": RESULT, "student": RESULT | {"accuracy": 1.0}},
     "val": {},
@@ -20,6 +23,9 @@ def test_the_table_of_results() -> None:
     assert "100.00%" in lines[3]
     assert lines[-1] == "learned from 12 labels; tested on 16 images"
     assert "val accuracy" not in lines[1]
+    assert "balanced" in lines[1]
+    assert "62.50%" in lines[2]
+    assert max(map(len, lines)) <= 80
     validated = results_table(SUMMARY | {"val": SUMMARY["test"]})
     assert "val accuracy" in validated
     assert validated.splitlines()[2].rstrip().endswith("81.25%")
@@ -36,3 +42,10 @@ def test_without_a_test_the_accuracy_on_validation_is_shown() -> None:
         "teacher  81.25% on validation",
         "student  100.00% on validation",
     ]
+
+
+def test_the_classes_that_are_found_least_stand_below_the_table() -> None:
+    assert "found by the student: 50% of c, 75% of a" in results_table(SUMMARY).splitlines()
+    many = RESULT | {"per_class": {f"k{i}": i / 10 for i in range(10)}}
+    line = "found by the student, the hardest of 10 classes: 0% of k0, 10% of k1, 20% of k2, 30% of k3, 40% of k4"
+    assert line in results_table(SUMMARY | {"test": {"student": many}}).splitlines()
