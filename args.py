@@ -59,6 +59,18 @@ def view_name(text: str) -> str:
     return text
 
 
+def class_recall(text: str) -> str:
+    """CLASS=X with X above 0 and at most 1; ValueError for anything else."""
+    name, _, value = text.rpartition("=")
+    try:
+        right = bool(name) and 0 < float(value) <= 1
+    except ValueError:
+        right = False
+    if not right:
+        raise ValueError("takes a class and a recall above 0 and at most 1, such as defect=0.95")
+    return text
+
+
 # The docstring of a group is its title in --help and in docs/options.md.
 # fmt: off
 @dataclass(frozen=True)
@@ -408,6 +420,13 @@ class Use:
         None, "If there are fewer than 50 validation images, calibrate the probabilities at the end of the run by "
         "training again on N folds of the labeled images; 0 leaves them uncalibrated.",
         default_text="3 with a frozen backbone, else 0", parse=fold_count, low=0, commands=("train",))
+    balance: str = option(
+        "auto", "Let rare classes weigh more when the probabilities become classes: on, off, or (auto) where one class "
+        "has more than three times as many labels as another and the balanced accuracy of held-out images is not lower.",
+        choices=("auto", "on", "off"), commands=("train",))
+    recall: tuple[str, ...] = option(
+        (), "Find at least this share of the images of a class (defect=0.95), however many others are taken for it.",
+        parse=class_recall, metavar="CLASS=X", commands=("train",))
     out: str | None = option(
         None, "Write the predictions or the exported classifier to this file; - writes predictions to standard output.",
         default_text="predictions.csv or classifier.* in the run's folder",
@@ -423,6 +442,9 @@ class Use:
         False, "Keep the rows that the earlier table of the same classifier has for files which did not change, and "
         "classify the others.")
     strict: bool = option(False, "End with exit code 3 where files could not be read.")
+    reject: float = option(
+        1.0, "Give no class to an image that is farther from the training images than this share of them is from the "
+        "others; 0.99 leaves out one in a hundred images of the kinds that were learned.", low=0, high=1)
 # fmt: on
 
 
@@ -553,6 +575,7 @@ RULES: tuple[Rule, ...] = (
     Rule("min_probability", needs=("predict_dir",)),
     Rule("only_new", needs=("predict_dir",)),
     Rule("strict", needs=("predict_dir",)),
+    Rule("reject", needs=("predict_dir",)),
     Rule("finetune_mode", excludes=("switch_mode", "cotrain_mode")),
     Rule("switch_mode", excludes=("cotrain_mode",)),
     Rule("cotrain_mode", needs=("views",)),

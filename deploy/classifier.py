@@ -76,9 +76,23 @@ class Classifier:
         return self.trained.temperatures
 
     @property
+    def decision(self) -> dict[str, Any]:
+        """What makes classes of the probabilities: `weights` of the classes, and `thresholds` by class."""
+        chosen = self.trained.decision
+        return {"weights": list(chosen.weights), "thresholds": dict(chosen.thresholds.get(self.name, {}))}
+
+    @property
     def name(self) -> str:
         """Whose probabilities a call returns: the ensemble's, or those of the only model."""
         return self.trained.name
+
+    def name_of(self, probabilities: np.ndarray) -> list[str]:
+        """The class of each image with these probabilities [N, C], as the run has tested it.
+
+        That is the most probable one, unless rare classes weigh more or `--recall` has set a threshold.
+        """
+        found = self.trained.decision.of_model(self.name, probabilities, self.classes)
+        return [self.classes[place] for place in found.tolist()]
 
     def __call__(self, images: Any) -> np.ndarray:
         """Calibrated probabilities float32 [N, C] of each class of `classes`; of the ensemble where there is one.
@@ -90,16 +104,36 @@ class Classifier:
 
     def by_model(self, images: Any) -> dict[str, np.ndarray]:
         """The same of every model, and of the ensemble."""
+        parts = [self.probabilities(fitted) for fitted in self._fitted(images)]
+        if not parts:
+            return {name: np.zeros((0, len(self.classes)), dtype=np.float32) for name in (*self.models, self.name)}
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def distance(self, images: Any) -> np.ndarray:
+        """float32 [N]: the share of the training images that lie less far from the others than each of these images.
+
+        Near 1 it is of a kind that the run has not seen. By the first view's features. Raises UserError where the run
+        has no frozen backbone.
+        """
+        self.check_distance()
+        parts = [self.examine(fitted)[1] for fitted in self._fitted(images)]
+        return np.concatenate([np.zeros(0, dtype=np.float32), *(part for part in parts if part is not None)])
+
+    def check_distance(self) -> None:
+        """Raises UserError where the run can't say how far an image is."""
+        if self.trained.reference is None:
+            raise UserError(
+                f"{self.path} knows no distances: they take a frozen backbone, and a finished run (best.pt)"
+            )
+
+    def _fitted(self, images: Any) -> Iterator[list[tuple[np.ndarray, ...]]]:
+        """The `decoded` pixels of these images, in batches. Raises UserError where one can't be decoded."""
         single = isinstance(images, (str, Path, Image.Image)) or (isinstance(images, np.ndarray) and images.ndim == 3)
-        parts = []
         for batch in in_batches(self.decoded([images] if single else images), EVALUATION_BATCH):
             wrong = next(((item, fitted) for item, fitted in batch if isinstance(fitted, str)), None)
             if wrong is not None:
                 raise UserError(f"{wrong[0]!s:.200} can't be classified ({wrong[1]}); leave it out")
-            parts.append(self.probabilities([fitted for _, fitted in batch]))
-        if not parts:
-            return {name: np.zeros((0, len(self.classes)), dtype=np.float32) for name in (*self.models, self.name)}
-        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+            yield [fitted for _, fitted in batch if not isinstance(fitted, str)]
 
     def decoded(self, images: Iterable[Any]) -> Iterator[tuple[Any, tuple[np.ndarray, ...] | str]]:
         """Each image with its pixels uint8 [3, S, S] for each of `transforms`, or with what is wrong with it.
@@ -118,11 +152,15 @@ class Classifier:
 
     def probabilities(self, fitted: Sequence[tuple[np.ndarray, ...]]) -> dict[str, np.ndarray]:
         """Calibrated probabilities [N, C] of each model and the ensemble, from `decoded` pixels of N images."""
+        return self.examine(fitted)[0]
+
+    def examine(self, fitted: Sequence[tuple[np.ndarray, ...]]) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+        """The same, and the `distance` of each image, None where the run knows none."""
         batches = {
             transform: torch.from_numpy(np.stack(images)).to(self.device)
             for transform, images in zip(self.transforms, zip(*fitted, strict=True), strict=True)
         }
-        return self.trained.predict_images(lambda view: batches[self.trained.views[view].transform])
+        return self.trained.examine(lambda view: batches[self.trained.views[view].transform])
 
 
 def disagreement(predictions: Mapping[str, np.ndarray], models: Iterable[str]) -> np.ndarray:

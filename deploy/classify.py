@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from ..base.decisions import decide
 from ..images.decode import Transform, ValueRanges, fit, open_rgb, quiet_pil, read_content, reason_of
 
 BATCH = 16
@@ -27,6 +28,7 @@ class Model:
         about, self.run = _opened(file)
         self.classes: list[str] = json.loads(about["classes"])
         self.ranges: ValueRanges = json.loads(about["ranges"])
+        self.decision: dict[str, Any] = json.loads(about["decision"])
         nothing = (0.0, 0.0, 0.0)  # mean and standard deviation are inside the model
         self.transform = Transform(int(about["size"]), int(about["resize"]), about["interpolation"], nothing, nothing)
 
@@ -34,6 +36,10 @@ class Model:
         """Probabilities float32 [N, C] of image files. Raises what the decoder raises."""
         parts = [self.run(np.stack(list(map(self.pixels, files[i : i + BATCH])))) for i in range(0, len(files), BATCH)]
         return np.concatenate([np.zeros((0, len(self.classes)), np.float32), *parts])
+
+    def name_of(self, probabilities: np.ndarray) -> list[str]:
+        """The class of each image with these probabilities [N, C], as the run has tested it."""
+        return [self.classes[place] for place in decide(probabilities, self.classes, **self.decision)]
 
     def pixels(self, file: str | os.PathLike[str]) -> np.ndarray:
         """uint8 [3, S, S]: a file's image as the model takes it, decoded as in its training."""
@@ -71,8 +77,8 @@ def main(words: Sequence[str]) -> int:
             table.writerow([_plain(file), "", "", reason_of(error)])
             bad += 1
             continue
-        best = int(probabilities.argmax())
-        table.writerow([_plain(file), _plain(model.classes[best]), f"{probabilities[best]:.6f}", ""])
+        (name,) = model.name_of(probabilities[None])
+        table.writerow([_plain(file), _plain(name), f"{probabilities[model.classes.index(name)]:.6f}", ""])
     return int(bad > 0)
 
 

@@ -125,11 +125,13 @@ def write_script(model: Path) -> Path:
 def script() -> str:
     """The text of classify.py, in which the decoding that it imports stands itself: it is the very same code."""
     own = Path(__file__).with_name(SCRIPT).read_text(encoding="utf-8")
-    imported = Path(__file__).parents[1].joinpath("images", "decode.py").read_text(encoding="utf-8")
-    (line,) = (line for line in own.splitlines() if line.startswith("from ..images.decode import "))
-    twice = {line for line in own.splitlines() if line.startswith("import ")}
-    lines = imported.partition("from __future__ import annotations\n")[2].strip().splitlines()
-    return own.replace(line, "\n".join(line for line in lines if line not in twice))
+    known = {line for line in own.splitlines() if line.startswith("import ")}
+    for line in (line for line in own.splitlines() if line.startswith("from ..")):
+        file = Path(__file__).parents[1].joinpath(*line.split()[1].removeprefix("..").split(".")).with_suffix(".py")
+        text = file.read_text(encoding="utf-8").partition("from __future__ import annotations\n")[2].strip()
+        own = own.replace(line, "\n".join(one for one in text.splitlines() if one not in known))
+        known |= {one for one in text.splitlines() if one.startswith("import ")}
+    return own
 
 
 def _is_script(path: Path) -> bool:
@@ -162,6 +164,7 @@ def metadata(classifier: Classifier, transform: Transform) -> dict[str, str]:
         if classifier.temperatures
         else "probabilities: float32 [N, C]",
         "classes": json.dumps(list(classifier.classes)),
+        "decision": json.dumps(classifier.decision),
         "model": classifier.name,
     }
 

@@ -45,7 +45,7 @@ def predict(mode: Mode, use: Use, settings: Mapping[str, Any], *, overwrite: boo
     given = Given(mode.predict_dir)
     given.check()
     if use.out != STDOUT:
-        table = Table(classifier_of(mode, settings), use.min_probability, given.place)
+        table = Table(classifier_of(mode, settings), use, given.place)
         sorter = Sorter(use, given, table.classifier.classes)
         if given.is_one_file and not (use.out or use.only_new):
             return _predict_one(given, table, sorter)
@@ -53,7 +53,7 @@ def predict(mode: Mode, use: Use, settings: Mapping[str, Any], *, overwrite: boo
     if use.only_new:
         raise UserError("--only_new adds to a table, and --out - has none; give --out a file")
     with standard_output() as stream:
-        table = Table(classifier_of(mode, settings), use.min_probability, given.place)
+        table = Table(classifier_of(mode, settings), use, given.place)
         sorter = Sorter(use, given, table.classifier.classes)
         table.begin(stream)
         _classify(given.groups(), table, sorter, None)
@@ -73,6 +73,8 @@ def _predict_one(given: Given, table: Table, sorter: Sorter) -> dict[str, Any]:
     else:
         ranks = range(1, table.top + 1)
         say(text_table([(cells[f"top{rank}"], percent(float(cells[f"p{rank}"]))) for rank in ranks]))
+        if cells["prediction"] != cells["top1"]:
+            say(shown(f"prediction: {cells['prediction'] or 'none'}"))
     return _counts(table, None, None)
 
 
@@ -140,18 +142,20 @@ def is_table(path: Path) -> bool:
 class Table:
     """The table of predictions, written row by row. What is unsure is remembered by its place in the file alone."""
 
-    def __init__(self, classifier: Classifier, least: float, place: str) -> None:
-        self.classifier, self.least = classifier, least
+    def __init__(self, classifier: Classifier, use: Use, place: str) -> None:
+        self.classifier, self.least, self.reject = classifier, use.min_probability, use.reject
+        if use.reject < 1:
+            classifier.check_distance()
         self.classes = [printable(name) for name in classifier.classes]
         self.top = min(TOP, len(self.classes))
         self.columns = ["path", "prediction", "probability"]
         self.columns += [f"{what}{rank}" for rank in range(1, self.top + 1) for what in ("top", "p")]
-        self.columns += ["disagreement", "error"]
+        self.columns += ["disagreement", "distance", "error"]
         self.header = [*self.columns, FINGERPRINT]
-        self.call = of_call(classifier.path, self.columns, least, place)
+        self.call = of_call(classifier.path, self.columns, self.least, self.reject, place)
         self.apart, self.sure, self.places = array("d"), array("d"), array("q")
         self.counts: Counter[str] = Counter()  # images of a class
-        self.rows = self.bad = self.bytes = 0
+        self.rows = self.bad = self.far = self.bytes = 0
 
     def begin(self, file: BinaryIO) -> None:
         """Write into this file, from its beginning."""
@@ -177,17 +181,22 @@ class Table:
                 self.counts[cells["prediction"]] += 1
             else:
                 try:
-                    self._note_unsure(float(cells["disagreement"]), float(cells["probability"]))
+                    far = bool(cells["distance"]) and float(cells["distance"]) > self.reject
+                    if not far or float(cells["p1"]) < self.least:
+                        self._note_unsure(float(cells["disagreement"]), float(cells["p1"]))
                 except ValueError as error:
                     raise damaged(before, error) from error
+                self.far += far
             self._write(row)
 
     def add(self, batch: Sequence[tuple[GivenFile, tuple[np.ndarray, ...] | str]]) -> list[str | None]:
         """Write a row for each image; returns the class of each, None where it is unsure or bad."""
         fine = [fitted for _, fitted in batch if not isinstance(fitted, str)]
-        predicted = self.classifier.probabilities(fine) if fine else {}
+        predicted, distance = self.classifier.examine(fine) if fine else ({}, None)
+        far = iter([None] * len(fine) if distance is None else distance.tolist())
         apart = iter(disagreement(predicted, self.classifier.models).tolist() if fine else ())
-        probabilities = iter(predicted.get(self.classifier.name, ()))
+        probabilities = predicted.get(self.classifier.name, np.zeros((0, len(self.classes))))
+        found = iter(zip(probabilities, self.classifier.name_of(probabilities), strict=True))
         names: list[str | None] = []
         for image, fitted in batch:
             self.rows += 1
@@ -196,21 +205,26 @@ class Table:
                 self._write([image.path, *[""] * (len(self.columns) - 2), fitted, self._fingerprint(image)])
                 names.append(None)
             else:
-                names.append(self._add(image, next(probabilities), next(apart)))
+                names.append(self._add(image, *next(found), next(apart), next(far)))
         self.file.flush()
         self.counts.update(name for name in names if name is not None)
         return names
 
-    def _add(self, image: GivenFile, probabilities: np.ndarray, apart: float) -> str | None:
+    def _add(
+        self, image: GivenFile, probabilities: np.ndarray, found: str, apart: float, far: float | None
+    ) -> str | None:
         order = np.argsort(-probabilities, kind="stable")[: self.top].tolist()
         most = float(probabilities[order[0]])
-        sure = most >= self.least
+        sure, known = most >= self.least, far is None or far <= self.reject
         if not sure:
             self._note_unsure(apart, most)
-        ranks = [cell for k in order for cell in (self.classes[k], f"{probabilities[k]:.6f}")]
-        name = self.classes[order[0]] if sure else ""
-        self._write([image.path, name, f"{most:.6f}", *ranks, f"{apart:.6f}", "", self._fingerprint(image)])
-        return self.classifier.classes[order[0]] if sure else None
+        self.far += not known
+        place = self.classifier.classes.index(found)
+        cells = [self.classes[place] if sure and known else "", f"{probabilities[place]:.6f}"]
+        cells += [cell for k in order for cell in (self.classes[k], f"{probabilities[k]:.6f}")]
+        cells += [f"{apart:.6f}", "" if far is None else f"{far:.6f}", "", self._fingerprint(image)]
+        self._write([image.path, *cells])
+        return found if sure and known else None
 
     def _note_unsure(self, apart: float, most: float) -> None:
         self.apart.append(apart)
@@ -235,7 +249,7 @@ class Table:
                 for place in order.tolist():
                     table.seek(self.places[place])
                     cells = dict(zip(self.header, next(csv_rows(table)), strict=True))
-                    row = [cells["path"], "", cells["top1"], cells["probability"], cells["disagreement"]]
+                    row = [cells["path"], "", cells["top1"], cells["p1"], cells["disagreement"]]
                     file.write(csv_text([row]))
 
 
@@ -288,6 +302,8 @@ def _told(table: Table, out: Path | None, unsure_out: Path | None, sorted_into: 
         numbers.append((sum(sorted(table.counts.values())[:-20]), f"of {len(table.counts) - 20} other classes"))
     if unsure_out is not None:
         numbers.append((len(table.places), f"to be labeled by you: {unsure_out}"))
+    if table.far:
+        numbers.append((table.far, "farther from the training images than --reject allows: no class"))
     if numbers:
         say(text_table(numbers, left=(1,)))
     if table.bad:
@@ -301,4 +317,5 @@ def _told(table: Table, out: Path | None, unsure_out: Path | None, sorted_into: 
 
 def _counts(table: Table, out: Path | None, unsure_out: Path | None) -> dict[str, Any]:
     counts = {"images": table.rows, "classes": dict(table.counts), "unsure": len(table.places), "bad": table.bad}
+    counts["far"] = table.far
     return counts | {name: path and str(path) for name, path in (("out", out), ("unsure_out", unsure_out))}

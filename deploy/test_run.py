@@ -53,11 +53,12 @@ def test(mode: Mode, given: Mapping[str, Any]) -> dict[str, Any]:
         more = number_of((labeled & seen).sum(), "more is", "more are")
         say(f"{more} left out, which the run has seen, labeled or not")
     tested, labels, temperatures = predict_rows(models, views, rows), dataset.labels[rows], models.temperatures
-    draw_confusions(folder, tested, labels, dataset.classes, prefix="test_")
+    decided = models.decision.of_models(tested, temperatures, dataset.classes)
+    draw_confusions(folder, decided, labels, dataset.classes, prefix="test_")
     reliability = report_reliability(folder / "test_reliability.png", tested, labels, temperatures)
     results = {
         "val": {},
-        "test": measure(tested, labels, dataset.classes),
+        "test": measure(decided, labels, dataset.classes),
         "calibration": {"temperatures": temperatures} | reliability,
         "best_epoch": dict(loaded.get("best_epoch", {})),
     }
@@ -67,7 +68,7 @@ def test(mode: Mode, given: Mapping[str, Any]) -> dict[str, Any]:
     write_json(folder / "test_summary.json", summary)
     say(results_table(summary))
     judge = models.name
-    for line in misleading(judge, confusion_of(tested[judge], labels, len(dataset.classes)), dataset.classes):
+    for line in misleading(judge, confusion_of(decided[judge], labels, len(dataset.classes)), dataset.classes):
         warn(line)
     say(f"results: {folder / 'test_summary.json'}")
     return summary

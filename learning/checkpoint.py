@@ -40,6 +40,21 @@ def value_ranges(value: Any) -> bool:
     return known and all(fault(one, [float]) is None and len(one) == 2 and one[0] < one[1] for one in value.values())
 
 
+def class_weights(value: Any) -> bool:
+    """positive numbers"""
+    return fault(value, [float]) is None and all(one > 0 for one in value)
+
+
+def features(value: Any) -> bool:
+    """finite float16 [M, D]"""
+    return weights(value) and value.dtype == torch.float16 and value.ndim == 2
+
+
+def distances(value: Any) -> bool:
+    """finite float32 [M], ascending"""
+    return weights(value) and value.dtype == torch.float32 and value.ndim == 1 and bool((value.diff() >= 0).all())
+
+
 def nothing(value: Any) -> bool:
     """empty"""
     return value == {}
@@ -68,7 +83,11 @@ LAST: dict[Any, Any] = {
     "learners": {str: dict},
 }
 # And `best.pt`, by `save_best`.
-BEST: dict[Any, Any] = {"best_epoch": {str: int}, "temperatures?": {str: float}}
+BEST: dict[Any, Any] = {
+    "best_epoch": {str: int}, "temperatures?": {str: float},
+    "decision": {"weights": class_weights, "thresholds": {str: {str: float}}},
+    "reference": ({"features": features, "distances": distances}, nothing),
+}  # fmt: skip
 
 
 def like(value: Any) -> Any:
@@ -98,6 +117,16 @@ def contradiction(content: Mapping[str, Any]) -> str | None:
         "seen": not bool(torch.isin(content["labels"], content["seen"]).all()),
         "temperatures": bool(temperatures) and temperatures != models | ({"ensemble"} if len(models) > 1 else set()),
     }
+    if "decision" in content:
+        weights, thresholds = content["decision"]["weights"], content["decision"]["thresholds"]
+        named = {label for of_model in thresholds.values() for label in of_model}
+        of_all = set(thresholds) in (set(), models | ({"ensemble"} if len(models) > 1 else set()))
+        wrong["decision"] = len(weights) not in (0, len(content["classes"])) or not of_all
+        wrong["decision"] |= not named <= set(content["classes"])
+        wrong["decision"] |= any(not 0 < least <= 1 for of in thresholds.values() for least in of.values())
+    if content.get("reference"):
+        shape = content["reference"]["features"].shape
+        wrong["reference"] = len(content["reference"]["distances"]) != shape[0] or not all(shape)
     if "learners" in content:
         rows = content["rows"]
         wrong["learners"] = set(content["learners"]) != models

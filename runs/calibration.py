@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -30,25 +30,45 @@ SMALLEST_TEMPERATURE = 1.0
 # --- at the end of a run ----------------------------------------------------------------------------------------------
 
 
-def calibrate(trainer: Trainer) -> dict[str, Any]:
-    """Temperatures of the models and the ensemble, and how they were found; the test takes no part.
+class HeldOut(NamedTuple):
+    """Images of the run that its models have not learned from, as models like them predict them.
 
-    Returns {method, images, temperatures} and, by method, folds or the reason why there are none.
+    method: validation, cross-fitted or none; predictions: {name: float32 [N, C]}, not calibrated; labels: int64 [N];
+    folds: how many trainings predicted them, 0 where it was the run's own; reason: why there are none.
     """
+
+    method: str
+    predictions: Mapping[str, np.ndarray]
+    labels: np.ndarray
+    folds: int = 0
+    reason: str = ""
+
+
+def held_out(trainer: Trainer) -> HeldOut:
+    """The validation images where they are enough, else the labeled ones by folds; the test takes no part."""
     rows, labels = trainer.context.split.val, trainer.context.data.labels
     if len(rows) >= ENOUGH_TO_FIT:
-        temperatures = fit_temperatures(trainer.predictions(rows), labels[rows])
-        return {"method": "validation", "images": len(rows), "temperatures": temperatures}
+        return HeldOut("validation", trainer.predictions(rows), labels[rows])
     count, reason = calibration_folds(trainer)
     if count:
         try:
-            held_out, rows = cross_fitted(trainer, count)
+            predictions, rows = cross_fitted(trainer, count)
         except (TrainingFault, UserError) as error:  # of a fold, which is smaller: the run itself is whole
             count, reason = 0, str(error)
     if not count:
-        return {"method": "none", "reason": reason, "images": 0, "temperatures": {}}
-    temperatures = fit_temperatures(held_out, labels[rows])
-    return {"method": "cross-fitted", "folds": count, "images": len(rows), "temperatures": temperatures}
+        return HeldOut("none", {}, labels[:0], reason=reason)
+    return HeldOut("cross-fitted", predictions, labels[rows], folds=count)
+
+
+def calibrate(held: HeldOut) -> dict[str, Any]:
+    """Temperatures of the models and the ensemble, and how they were found.
+
+    Returns {method, images, temperatures} and, by method, folds or the reason why there are none.
+    """
+    how: dict[str, Any] = {"method": held.method}
+    how |= {"folds": held.folds} if held.folds else {}
+    how |= {"reason": held.reason} if held.method == "none" else {}
+    return {**how, "images": len(held.labels), "temperatures": fit_temperatures(held.predictions, held.labels)}
 
 
 def cross_fitted(
@@ -62,7 +82,9 @@ def cross_fitted(
     parts, steps = [], schedule.warmup_steps if warmup_only else schedule.total_steps
     # Views that were tuned on the labeled images know what is held out: each fold tunes its own, and takes none that a
     # stopped run left.
-    options = trainer.options.changed(resume=False, max_steps=schedule.total_steps, num_epochs=None, patience=None)
+    options = trainer.options.changed(
+        resume=False, recall=(), max_steps=schedule.total_steps, num_epochs=None, patience=None
+    )
     own_views = {views_key(options, context.split): trainer.views} if trainer.views.frozen else {}
     cache = FeatureCache(own_views, trainer.cache.computed)
     folds = folds_of(context.data, context.split, count, context.seed)

@@ -12,10 +12,12 @@ import torch
 
 from ..backbones.registry import view_record
 from ..base.written_files import note
+from ..features.reference import Reference
 from ..learning.checkpoint import layers_checked, save_checkpoint, whole_checkpoint
 from ..train import Progress, progress_state, restore_progress
 from ..utils import UserError, say, warn
 from .context import RunContext
+from .decision import Decision
 from .networks import default_model
 from .resume import check_same_options, hashes_in
 from .trainer import Trainer
@@ -29,13 +31,19 @@ def save_last(path: Path, trainer: Trainer, progress: Progress) -> None:
 
 
 def save_best(
-    path: Path, trainer: Trainer, best_epoch: Mapping[str, int], temperatures: Mapping[str, float] | None = None
+    path: Path,
+    trainer: Trainer,
+    best_epoch: Mapping[str, int],
+    temperatures: Mapping[str, float] | None = None,
+    decision: Decision | None = None,
+    reference: Reference | None = None,
 ) -> None:
     """Write `best.pt`: the models as they are tested and used, without what learning needs."""
     with trainer.evaluated() as models:
         states = {name: head.state_dict() for name, head in models.heads.items()}
         content = {**description(trainer), "models": states, "best_epoch": dict(best_epoch)}
-        save_checkpoint(path, {**content, "temperatures": dict(temperatures or {})})
+        content |= {"temperatures": dict(temperatures or {}), "decision": (decision or Decision()).state()}
+        save_checkpoint(path, {**content, "reference": vars(reference) if reference is not None else {}})
 
 
 def restore(folder: Path, trainer: Trainer) -> Progress:

@@ -14,7 +14,8 @@ from ..base.metrics import calibrated, calibration_errors, confusion_matrix, met
 from .trained_models import TrainedModels
 from .views import Views
 
-Predictions = Mapping[str, np.ndarray]  # of each model and the ensemble, probabilities float32 [N, C]
+# Of each model and the ensemble: probabilities float32 [N, C], or classes int64 [N].
+Predictions = Mapping[str, np.ndarray]
 
 
 def predict_rows(models: TrainedModels, views: Views, rows: np.ndarray) -> dict[str, np.ndarray]:
@@ -30,9 +31,12 @@ def measure(predictions: Predictions, labels: np.ndarray, classes: Sequence[str]
     return {name: metrics(confusion_of(p, labels, len(classes)), classes) for name, p in predictions.items()}
 
 
-def confusion_of(probabilities: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
-    """The confusion matrix [C, C] of probabilities [N, C]: a row a true class, a column a predicted one."""
-    return confusion_matrix(labels, probabilities.argmax(axis=1), classes)
+def confusion_of(predicted: np.ndarray, labels: np.ndarray, classes: int) -> np.ndarray:
+    """The confusion matrix [C, C] of probabilities [N, C] or classes [N]: a row a true class, a column a predicted one.
+
+    Of probabilities the largest counts.
+    """
+    return confusion_matrix(labels, predicted if predicted.ndim == 1 else predicted.argmax(axis=1), classes)
 
 
 def confusion_files(models: Iterable[str]) -> dict[str, str]:

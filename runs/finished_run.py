@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -22,7 +22,8 @@ class FinishedRun:
 
     mode, model, cotraining: its options; backbone: the first view's name; command: the line that makes it again; rows:
     of metrics.csv; tested: each model's probabilities {name: float32 [N, C]} for the rows of `split.test`; source:
-    where the first view's features come from.
+    where the first view's features come from; decided: the classes int64 [N] of the same images where these are not
+    just the most probable ones.
     """
 
     mode: Mode
@@ -36,6 +37,7 @@ class FinishedRun:
     rows: Sequence[Mapping[str, Any]]
     tested: Mapping[str, np.ndarray]
     source: Source | None = None
+    decided: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def method(self) -> str:
@@ -60,7 +62,15 @@ class FinishedRun:
     @property
     def confusion(self) -> np.ndarray:
         """int64 [C, C]: the judge's counts on the test, a row a true class, a column a predicted one."""
-        return confusion_matrix(self.labels, self.tested[self.judge].argmax(axis=1), len(self.dataset.classes))
+        return confusion_matrix(self.labels, self.predicted(self.judge), len(self.dataset.classes))
+
+    def predicted(self, model: str) -> np.ndarray:
+        """int64 [N]: the classes that a model gives the test images."""
+        return self.decided[model] if model in self.decided else self.tested[model].argmax(axis=1)
+
+    def confidence(self, model: str) -> np.ndarray:
+        """float32 [N]: the probabilities of these classes."""
+        return np.take_along_axis(self.tested[model], self.predicted(model)[:, None], axis=1)[:, 0]
 
     def class_counts(self, rows: np.ndarray) -> np.ndarray:
         """int64 [C]: how many images of each class these rows hold."""

@@ -18,6 +18,7 @@ from ..base.tables import percent
 from ..reports import charts
 from ..reports.page import Section, write_report
 from ..visualization import Panel, curve_panels
+from .decision import told
 from .distant_images import DistantImage, distant_images
 from .evaluation import confusion_files
 from .finished_run import FinishedRun
@@ -89,6 +90,7 @@ def _results(summary: Mapping[str, Any]) -> Section:
         f"Labels used: {summary['labels_used']}" + (", validation images among them" if images["val"] else "") + ". "
         f"Tested once, at the end, on {images['test']} images that took no part in any choice.",
         *_unused(summary["labels_unused"]),
+        *(told(summary["decision"]) if "decision" in summary else []),
         "Accuracies that lie in each other's interval may differ by chance.",
     ]
     return {
@@ -198,7 +200,7 @@ def _classes(run: FinishedRun, counts: np.ndarray) -> Section:
 
 
 def _galleries(run: FinishedRun) -> list[Section]:
-    confidence, predicted = run.tested[run.judge].max(axis=1), run.tested[run.judge].argmax(axis=1)
+    confidence, predicted = run.confidence(run.judge), run.predicted(run.judge)
     wrong = np.flatnonzero(predicted != run.labels)
     surest = wrong[np.argsort(-confidence[wrong], kind="stable")][:GALLERY]
     unsure = np.argsort(confidence, kind="stable")[:GALLERY]
@@ -218,9 +220,7 @@ def _card(run: FinishedRun, position: int) -> dict[str, Any]:
     classes, row = run.dataset.classes, int(run.split.test[position])
 
     def prediction(name: str) -> tuple[str, str]:
-        probabilities = run.tested[name][position]
-        label = int(probabilities.argmax())
-        return classes[label], f"{100 * probabilities[label]:.0f}%"
+        return classes[run.predicted(name)[position]], f"{100 * run.confidence(name)[position]:.0f}%"
 
     predicted, sure = prediction(run.judge)
     true = classes[run.labels[position]]

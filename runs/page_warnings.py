@@ -37,12 +37,12 @@ def misleading(judge: str, confusion: np.ndarray, classes: Sequence[str]) -> lis
     lines = []
     accuracy, guessing = float(np.diag(confusion).sum() / total), float(counts.max() / total)
     if accuracy <= guessing:
-        always = f"always predicting {classes[counts.argmax()]} would be right on {percent(guessing)}"
+        always = f"always predicting {classes[int(counts.argmax())]} would be right on {percent(guessing)}"
         lines.append(
             f"The {judge} is right on {percent(accuracy)}; {always}. Pseudo-labels can confirm a model's first errors: "
             "try --finetune_mode, which uses no unlabeled images, or label more; --compare measures which helps."
         )
-    never = [classes[i] for i in np.flatnonzero((predicted == 0) & (counts > 0))]
+    never = [classes[i] for i in np.flatnonzero((predicted == 0) & (counts > 0)).tolist()]
     if never:
         lines.append(f"The {judge} never predicts {_first_of(never, 8)}.")
     return lines
@@ -87,12 +87,12 @@ def _about_counts(run: FinishedRun) -> list[str]:
 def _about_results(summary: Mapping[str, Any], run: FinishedRun) -> list[str]:
     if not run.tested:
         return []
-    result, probabilities = summary["test"][run.judge], run.tested[run.judge]
+    result = summary["test"][run.judge]
     lines = misleading(run.judge, run.confusion, run.dataset.classes)
     low, high = result["ci95"]
     if high - low > 0.1:
         lines.append(f"The test is small: the interval of the accuracy is {100 * (high - low):.0f} points wide.")
-    confidence, accuracy = float(probabilities.max(axis=1).mean()), result["accuracy"]
+    confidence, accuracy = float(run.confidence(run.judge).mean()), result["accuracy"]
     if abs(confidence - accuracy) > 0.1:
         kind = "overconfident" if confidence > accuracy else "underconfident"
         means = f"its mean confidence is {percent(confidence)}, its accuracy {percent(accuracy)}"

@@ -23,6 +23,7 @@ from ..images.places import listed
 from ..models import resolve_unfreeze, set_trainable
 from ..utils import UserError, choose_device, warn
 from .context import RunContext, make_context, only
+from .decision import check_recall
 from .finetuning import finetune, has_parameters, view_files
 from .folds import calibration_folds
 from .metrics_log import require_tensorboard
@@ -53,6 +54,10 @@ def make_trainer(
     algorithm = algorithm_of(options.mode, options.cotraining, list(views.backbones))
     trainer = Trainer(options, context, views, algorithm, loaded=loaded, cache=cache)
     check_batch_norms(trainer)
+    if options.use.recall:
+        validated = len(split.val) >= ENOUGH_TO_FIT
+        reason = "" if validated else calibration_folds(trainer)[1]
+        check_recall(options.use, dataset, split.val if validated else split.labeled, reason)
     if options.run.tensorboard:
         require_tensorboard()
     return trainer

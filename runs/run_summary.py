@@ -10,6 +10,7 @@ import numpy as np
 from ..base.tables import text_table
 from ..utils import peak_memory_bytes, shown
 from .context import RunContext
+from .decision import told
 from .summary import data_used, made_with, summary_header
 from .views import Views
 
@@ -54,7 +55,8 @@ def results_table(summary: Mapping[str, Any]) -> str:
         lines = [text_table(rows, left=(0, 1))] if rows else []
     images = summary["dataset"]["images"]["test"]
     how = f"tested on {images} images" if images else "no image was kept for a test: the accuracy is unknown"
-    return "\n".join([*lines, f"learned from {summary['labels_used']} labels; {how}"])
+    decision = told(summary["decision"]) if "decision" in summary else []
+    return "\n".join([*lines, *decision, f"learned from {summary['labels_used']} labels; {how}"])
 
 
 def _result_rows(tested: Mapping[str, Any], validated: Mapping[str, Any]) -> list[list[str]]:

@@ -13,8 +13,11 @@ from torch import Tensor, nn
 from .. import args
 from ..backbones.backbone import Backbone
 from ..base.metrics import calibrated, probabilities, with_ensemble
+from ..features.reference import Reference
 from ..features.sources import evaluation_pixels, frozen_features
 from ..learning.checkpoint import layers_checked
+from ..utils import UserError
+from .decision import Decision
 from .networks import NetworkSpec, load_state, make_network, on_device, own_backbone, restored_backbones
 
 
@@ -24,7 +27,8 @@ class TrainedModels:
 
     views: the backbones by the names of their views; heads: the models by name, heads on a shared frozen backbone, or
     networks whose backbone has learned too (`frozen` says which); temperatures: of the models and of the ensemble, to
-    calibrate their probabilities; precision: of frozen backbones.
+    calibrate their probabilities; decision: how these become classes; reference: of the first view, where backbones are
+    frozen; precision: of frozen backbones.
     """
 
     views: Mapping[str, Backbone]
@@ -32,6 +36,8 @@ class TrainedModels:
     frozen: bool
     precision: torch.dtype = torch.float32
     temperatures: Mapping[str, float] = field(default_factory=dict)
+    decision: Decision = field(default_factory=Decision)
+    reference: Reference | None = None
 
     @property
     def name(self) -> str:
@@ -59,9 +65,16 @@ class TrainedModels:
                 predicted |= probabilities(mine, inputs(view))
         return with_ensemble({name: predicted[name] for name in self.heads})
 
-    def predict_images(self, images: Callable[[str], Tensor]) -> dict[str, np.ndarray]:
-        """Calibrated probabilities float32 [N, C]; images: of a view's name, decoded images uint8 [N, 3, S, S]."""
-        return calibrated(self.predict(lambda view: [self.inputs(view, images(view))]), self.temperatures)
+    def examine(self, images: Callable[[str], Tensor]) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
+        """Calibrated probabilities float32 [N, C], and how far each image is (see `Reference.farther_than`) or None.
+
+        images: of a view's name, decoded images uint8 [N, 3, S, S].
+        """
+        inputs = {view: self.inputs(view, images(view)) for view in dict.fromkeys(map(self.view_of, self.heads))}
+        predictions = calibrated(self.predict(lambda view: [inputs[view]]), self.temperatures)
+        if self.reference is None:
+            return predictions, None
+        return predictions, self.reference.farther_than(inputs[next(iter(self.views))])
 
 
 def restored_models(
@@ -84,4 +97,9 @@ def restored_models(
         with layers_checked(content["path"]):
             load_state(network, state, f"models.{name}")
         heads[name] = on_device(network, device)
-    return TrainedModels(views, heads, frozen, precision, content.get("temperatures", {}))
+    temperatures, decision = content.get("temperatures", {}), Decision.stored(content)
+    reference = Reference(**content["reference"]) if content.get("reference") else None
+    width = next(iter(views.values())).num_features
+    if reference is not None and reference.features.shape[1] != width:
+        raise UserError(f"{content['path']}: reference.features is not of {width} features; train again")
+    return TrainedModels(views, heads, frozen, precision, temperatures, decision, reference)

@@ -13,12 +13,14 @@ from .. import visualization
 from ..base.files import write_json
 from ..base.metrics import calibrated
 from ..base.progress import ProgressBar
-from ..features.sources import ImageRequest
+from ..features.reference import MOST, Reference, reference_of
+from ..features.sources import ImageRequest, normalized_features
 from ..models import describe
 from ..train import Hooks, Progress, Row
 from ..utils import generator, program, say, stops_noted, warn
-from .calibration import after_warmup, calibrate
+from .calibration import after_warmup, calibrate, held_out
 from .checkpoints import save_best, save_last, used_images
+from .decision import choose_decision
 from .evaluation import confusion_files, draw_confusions, measure, predict_rows, report_reliability
 from .finetuning import finetuned_files
 from .finished_run import FinishedRun
@@ -74,17 +76,23 @@ def finish(trainer: Trainer, folder: Path, progress: Progress, began: float, tra
     options, data, split = trainer.options, trainer.context.data, trainer.context.split
     best_epoch = trainer.take_best(progress)
     started = time.monotonic()
-    calibration = calibrate(trainer)
+    held = held_out(trainer)
+    calibration = calibrate(held)
     calibrating = time.monotonic() - started
     temperatures = calibration["temperatures"]
-    save_best(folder / "checkpoints" / "best.pt", trainer, best_epoch, temperatures)
+    counts = np.bincount(data.labels[split.labeled], minlength=len(data.classes))
+    known = (calibrated(held.predictions, temperatures), held.labels)
+    decision, about_decision = choose_decision(options.use, data.classes, counts, known)
+    save_best(folder / "checkpoints" / "best.pt", trainer, best_epoch, temperatures, decision, learned_from(trainer))
     with trainer.evaluated() as models:
         validated, tested = (predict_rows(models, trainer.views, rows) for rows in (split.val, split.test))
     labels = data.labels[split.test]
-    draw_confusions(folder, tested, labels, data.classes)
+    decided = decision.of_models(tested, temperatures, data.classes)
+    draw_confusions(folder, decided, labels, data.classes)
     results: dict[str, Any] = {
-        "val": measure(validated, data.labels[split.val], data.classes),
-        "test": measure(tested, labels, data.classes),
+        "val": measure(decision.of_models(validated, temperatures, data.classes), data.labels[split.val], data.classes),
+        "test": measure(decided, labels, data.classes),
+        "decision": about_decision,
         "calibration": calibration | report_reliability(folder / "reliability.png", tested, labels, temperatures),
         **about(trainer),
     }
@@ -103,11 +111,21 @@ def finish(trainer: Trainer, folder: Path, progress: Progress, began: float, tra
     view, probabilities = trainer.views.first, calibrated(tested, temperatures)
     again = shlex.join([*program().split(), *options.command_line()])
     asked = (options.mode, options.model, options.cotraining, options.run.seed)
-    run = FinishedRun(*asked, again, view.name, data, split, progress.rows, probabilities, view.source)
+    run = FinishedRun(*asked, again, view.name, data, split, progress.rows, probabilities, view.source, decided)
     write_run(folder, summary, run)
     for line in misleading(run.judge, run.confusion, data.classes) if run.tested else []:
         warn(line)
     return summary
+
+
+def learned_from(trainer: Trainer) -> Reference | None:
+    """The images that the models have learned from, unlabeled ones too, as the first frozen view sees them."""
+    if not trainer.views.frozen or trainer.context.data.kind == "points":
+        return None
+    labeled, unlabeled = trainer.sampler.labeled, trainer.sampler.unlabeled
+    rows = labeled if unlabeled is None else np.union1d(labeled, unlabeled)
+    rows = generator(trainer.context.seed, "reference").permutation(rows)[:MOST]
+    return reference_of(normalized_features(trainer.views.first.source, rows, "weak"))
 
 
 def about(trainer: Trainer) -> dict[str, Any]:

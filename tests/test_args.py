@@ -55,6 +55,7 @@ VALUES: dict[str, str] = {
     "n_trials": "7", "timeout": "60", "search": "max_lr=1e-4:1e-2:log", "folds": "4", "search_workers": "2",
     "storage": "sqlite:///s.db", "pruner": "none",
     "calibration_folds": "4", "out": "new/ü.csv", "predict_copy": "sorted", "copy_by": "copy", "min_probability": "0.7",
+    "reject": "0.99", "balance": "on", "recall": "ähre=0.9",
 }  # fmt: skip
 # What must stand beside an option that can't stand alone.
 BESIDE: dict[str, list[str]] = {
@@ -73,7 +74,9 @@ BESIDE: dict[str, list[str]] = {
     "out": ["--export", "onnx", "--load_path", "exp"],
     "predict_copy": ["--predict_dir", "/new", "--load_path", "exp"],
     "copy_by": ["--predict_copy", "sorted", "--predict_dir", "/new", "--load_path", "exp"],
-    **dict.fromkeys(("min_probability", "only_new", "strict"), ["--predict_dir", "/new", "--load_path", "exp"]),
+    **dict.fromkeys(
+        ("min_probability", "only_new", "strict", "reject"), ["--predict_dir", "/new", "--load_path", "exp"]
+    ),
 }
 
 
@@ -321,7 +324,7 @@ def everything() -> list[str]:
     left_out |= {"finetune_mode", "switch_mode", *args.COMMANDS} - {"optuna_mode"}
     left_out |= {"model_name", "weights", "unfreeze", "image_size", "compile"}  # views have their own
     left_out |= {"tensorboard", "show_images", "print_model", "out", "predict_copy", "copy_by", "min_probability"}
-    left_out |= {"only_new", "strict"}
+    left_out |= {"only_new", "strict", "reject"}
     line = [f"--{name}={value}" for name, value in VALUES.items() if name not in {*left_out, "views"}]
     line += ["--views", "pixels", "a=f.pth"]  # one view can't be co-trained
     return line + [f"--no_{n}" if FIELDS[n].default is True else f"--{n}" for n in SWITCHES if n not in left_out]
@@ -433,7 +436,7 @@ READ_BY = {
     },
     "predict": {
         "device", "num_workers", "precision", "out", "predict_copy", "copy_by", "min_probability", "load_path",
-        "only_new", "strict", "keep_pages", "debug", "overwrite", "predict_dir",
+        "only_new", "strict", "reject", "keep_pages", "debug", "overwrite", "predict_dir",
     },
     "export": {"num_workers", "out", "data_dir", "load_path", "keep_pages", "debug", "overwrite", "export"},
     "inspect": {
@@ -459,12 +462,14 @@ def test_what_a_command_reads(command: str) -> None:
 
 def test_what_training_reads() -> None:
     others = {*args.COMMANDS, "out", "predict_copy", "copy_by", "min_probability", "only_new", "strict"}
-    others |= {"near_duplicate"}
+    others |= {"near_duplicate", "reject"}
     others |= args.read_only_by("search")
     assert args.read_by("train") == set(FIELDS) - others
     unread = {"load_path", "load_best", "tensorboard", "show_images", "print_model", "repeat", "calibration_folds"}
+    unread |= {"balance", "recall"}
     assert args.read_by("search") == (set(FIELDS) - others - unread) | args.read_only_by("search")
     unread = {"load_path", "load_best", "calibration_folds", "finetune_mode", "switch_mode", "cotrain_mode"}
+    unread |= {"balance", "recall"}
     unread |= {"algorithm", "finetune_views", "finetune_steps"}
     assert args.read_by("compare") == (set(FIELDS) - others - unread) | {"compare"}
 

@@ -66,6 +66,8 @@ def test_any_image_is_seen_as_the_run_sees_it(
     monkeypatch.syspath_prepend(exported.folder())
     model = importlib.import_module("classify").Model(str(exported.folder() / "classifier.pt2"))
     assert model.ranges == {"integers": [0, 4095]}
+    model.decision = {"weights": [1, 1, 1], "thresholds": {model.classes[1]: 0.2}}
+    assert model.name_of(np.array([[0.8, 0.2, 0.0], [0.8, 0.1, 0.1]])) == [model.classes[1], model.classes[0]]
     for file, (_, expected) in zip(files, library.decoded(files), strict=True):
         if isinstance(expected, str):
             with pytest.raises((OSError, ValueError)) as raised:

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from transfermpl.data import find_dataset
 from transfermpl.deploy import classifier, export, only_new, output, predict, sources
 from transfermpl.deploy.sources import GivenFile
 from transfermpl.runs import trainer, training
+from transfermpl.runs.decision import Decision
 from transfermpl.runs.trainer import Trainer
 from transfermpl.utils import OneLineError, UserError
 
@@ -97,7 +99,7 @@ BAD = {"a/empty.jpg": "empty file", "a/torn.png": "truncated", "gone.png": "no s
 def test_every_file_gets_a_row_in_path_order_and_bad_ones_the_reason(base: Outcome, new: Path) -> None:
     outcome = predicted(base, new, "--out", "p.csv")
     rows = read(new.parent / "p.csv")
-    columns = "path,prediction,probability,top1,p1,top2,p2,top3,p3,disagreement,error,fingerprint"
+    columns = "path,prediction,probability,top1,p1,top2,p2,top3,p3,disagreement,distance,error,fingerprint"
     assert ",".join(rows[0]) == columns  # three classes, so the top-5 are three
     paths = [row["path"] for row in rows]
     assert sorted(paths) == sorted([*FINE, *BAD])
@@ -115,7 +117,41 @@ def test_every_file_gets_a_row_in_path_order_and_bad_ones_the_reason(base: Outco
             assert sum(ranks) == pytest.approx(1, abs=1e-5)
             assert {row[f"top{rank}"] for rank in (1, 2, 3)} == set(COLOURS)
             assert 0 <= float(row["disagreement"]) <= 1
+            assert 0 <= float(row["distance"]) <= 1
     assert f"{len(BAD)} files can't be classified" in outcome.err
+
+
+def test_images_of_another_kind_get_no_class_and_are_counted(base: Outcome, tmp_path: Path) -> None:
+    make_images(tmp_path / "new", 3, COLOURS["ähre"], seed=3)
+    stripes = np.zeros((24, 24, 3), np.uint8)
+    stripes[::4] = 255
+    Image.fromarray(stripes).save(tmp_path / "new" / "stripes.png")
+    outcome = predicted(base, tmp_path / "new", "--reject", "0.99", "--out", "p.csv")
+    rows = {row["path"]: row for row in read(tmp_path / "p.csv")}
+    assert float(rows["stripes.png"]["distance"]) == 1
+    assert rows["stripes.png"]["prediction"] == ""
+    far = [row["path"] for row in rows.values() if not row["prediction"]]
+    assert f"{len(far)}  farther from the training images than --reject allows: no class" in outcome.out
+    assert len(far) < 4
+
+
+def test_the_library_knows_distances_and_takes_the_decision_of_the_run(
+    library: classifier.Classifier, base: Outcome, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = np.zeros((24, 24, 3), np.uint8)
+    image[::4] = 255
+    assert library.distance(image).tolist() == [1.0]
+    assert library.distance([]).tolist() == []
+    probabilities = library(image)
+    assert library.name_of(probabilities) == [library.classes[probabilities[0].argmax()]]
+    for name in library.classes:
+        chosen = Decision(thresholds={library.name: {name: 1e-9}})
+        monkeypatch.setattr(library, "trained", replace(library.trained, decision=chosen))
+        assert library.name_of(probabilities) == [name]
+        assert library.decision == {"weights": [], "thresholds": {name: 1e-9}}
+    monkeypatch.setattr(library, "trained", replace(library.trained, reference=None))
+    with pytest.raises(UserError, match="knows no distances"):
+        library.distance(image)
 
 
 def test_the_images_of_the_test_get_the_results_of_the_test(base: Outcome, tmp_path: Path) -> None:
