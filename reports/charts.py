@@ -25,13 +25,16 @@ MOST_CLASSES = 14  # of a matrix as a table; with more of them a picture is easi
 # --- curves -----------------------------------------------------------------------------------------------------------
 
 
-def curves(panel: Panel, rows: Sequence[Mapping[str, Any]]) -> Markup:
-    """One panel of the learning curves (see `visualization.curve_panels`); rows: one dict an epoch."""
+def curves(panel: Panel, rows: Sequence[Mapping[str, Any]], by: str = "epoch") -> Markup:
+    """One panel of the learning curves (see `visualization.curve_panels`); rows: one dict an epoch.
+
+    by: the column that the curves go along: epochs, or a fraction.
+    """
     rows = [rows[i] for i in np.unique(np.linspace(0, len(rows) - 1, min(len(rows), MOST_POINTS)).round().astype(int))]
-    epochs = [to_number(row.get("epoch")) for row in rows]
+    epochs = [to_number(row.get(by)) for row in rows]
     columns = [np.array([to_number(row.get(column)) for row in rows]) for column, *_ in panel.lines]
     scale = Scale([float(value) for column in columns for value in column[np.isfinite(column)]], panel.kind)
-    across = Scale([epoch for epoch in epochs if math.isfinite(epoch)], "whole")
+    across = Scale([epoch for epoch in epochs if math.isfinite(epoch)], "whole" if by == "epoch" else "percent")
     lines, described = [], []
     for index, ((_, label, color, dash), values) in enumerate(zip(panel.lines, columns, strict=True)):
         covers = any(_coincide(values, earlier) for earlier in columns[:index])
@@ -41,10 +44,22 @@ def curves(panel: Panel, rows: Sequence[Mapping[str, Any]]) -> Markup:
         ends = [scale.label(value) for value in values[np.isfinite(values)].tolist()]
         described += [f"{label} from {ends[0]} to {ends[-1]}"] if ends else []
     return _rendered(
-        "chart", title=panel.title, axis=f"{panel.ylabel}, by epoch" if panel.ylabel else "by epoch",
+        "chart", title=panel.title, axis=f"{panel.ylabel}, by {by}" if panel.ylabel else f"by {by}",
         description="; ".join(described), width=WIDTH, height=HEIGHT, left=LEFT, right=WIDTH - RIGHT,
         ticks_up=_ticks_up(scale), ticks_across=_ticks_across(across), lines=lines,
     )  # fmt: skip
+
+
+def precision_by_recall(name: str, true: np.ndarray, probabilities: np.ndarray) -> Markup:
+    """What part of the images called a class is of it, by how many of it are found, over all thresholds.
+
+    true: bool [N], whether an image is of the class; probabilities: [N], of the class.
+    """
+    from sklearn.metrics import precision_recall_curve
+
+    precision, recall, _ = precision_recall_curve(true, probabilities)
+    rows = [{"recall": r, "precision": p} for r, p in zip(recall[::-1], precision[::-1], strict=True)]
+    return curves(Panel(name, "precision", [("precision", "precision", PALETTE[0], "-")], "percent"), rows, "recall")
 
 
 def _rendered(macro: str, **values: Any) -> Markup:

@@ -18,7 +18,7 @@ from ..base.tables import percent
 from ..reports import charts
 from ..reports.page import Section, write_report
 from ..visualization import Panel, curve_panels
-from .decision import told
+from .decision import UNEVEN, told
 from .distant_images import DistantImage, distant_images
 from .evaluation import confusion_files
 from .finished_run import FinishedRun
@@ -44,7 +44,7 @@ def write_run(folder: Path, summary: Mapping[str, Any], run: FinishedRun) -> Pat
         _results(summary),
         warnings_section(summary, run, len(distant)),
         _what_was_run(summary, run),
-        *(_of_the_test(folder, run) if run.tested else []),
+        *(_of_the_test(folder, summary, run) if run.tested else []),
         *_curves(run),
         *_reliability(folder, summary),
         *_distant(run, distant),
@@ -159,7 +159,7 @@ def _again(run: FinishedRun) -> Section:
 # --- the test, image by image -----------------------------------------------------------------------------------------
 
 
-def _of_the_test(folder: Path, run: FinishedRun) -> list[Section]:
+def _of_the_test(folder: Path, summary: Mapping[str, Any], run: FinishedRun) -> list[Section]:
     counts, classes = run.confusion, run.dataset.classes
     confusion: Section = {"heading": "Which class is predicted as which"}
     if len(classes) <= charts.MOST_CLASSES:
@@ -170,7 +170,7 @@ def _of_the_test(folder: Path, run: FinishedRun) -> list[Section]:
         confusion["pictures"] = [(picture, f"Confusion matrix of the {run.judge} on the test images")]
         confusion["text"] = f"The {run.judge} on the test images. The most frequent confusions:"
         confusion["table"] = _confusions(counts, classes)
-    sections = [_classes(run, counts), confusion]
+    sections = [_classes(run, counts), *_rare(summary, run), confusion]
     if run.dataset.kind == "points":
         return sections
     return [*sections, *_galleries(run)]
@@ -197,6 +197,23 @@ def _classes(run: FinishedRun, counts: np.ndarray) -> Section:
         "The thin lines are 95% intervals."
     )
     return {"heading": "Each class", "text": text, "figures": [charts.bars(rows, head=("class", "right"))]}
+
+
+def _rare(summary: Mapping[str, Any], run: FinishedRun) -> list[Section]:
+    """For the classes of `--recall`, or a rare one: how many others are taken for it, the more of it are found."""
+    asked = list(summary.get("decision", {}).get("recall", ()))
+    counts, classes = run.class_counts(run.split.labeled), run.dataset.classes
+    rare = [classes[int(counts.argmin())]] if counts.max() > UNEVEN * counts.min() else []
+    figures, text = [], []
+    for name in asked or rare:
+        place = classes.index(name)
+        true, named = run.labels == place, run.predicted(run.judge) == place
+        if not 0 < true.sum() < len(true):
+            continue
+        figures.append(charts.precision_by_recall(name, true, run.tested[run.judge][:, place]))
+        right = f"{int((true & named).sum())} of {true.sum()} test images of {name} are found"
+        text.append(f"As the run decides, {right}; {int(named.sum())} are called {name}.")
+    return [{"heading": "Found against mistaken", "text": text, "figures": figures}] if figures else []
 
 
 def _galleries(run: FinishedRun) -> list[Section]:

@@ -126,9 +126,9 @@ def test_images_of_another_kind_get_no_class_and_are_counted(base: Outcome, tmp_
     stripes = np.zeros((24, 24, 3), np.uint8)
     stripes[::4] = 255
     Image.fromarray(stripes).save(tmp_path / "new" / "stripes.png")
-    outcome = predicted(base, tmp_path / "new", "--reject", "0.99", "--out", "p.csv")
+    outcome = predicted(base, tmp_path / "new", "--reject", "0.95", "--out", "p.csv")
     rows = {row["path"]: row for row in read(tmp_path / "p.csv")}
-    assert float(rows["stripes.png"]["distance"]) == 1
+    assert float(rows["stripes.png"]["distance"]) > 0.95
     assert rows["stripes.png"]["prediction"] == ""
     far = [row["path"] for row in rows.values() if not row["prediction"]]
     assert f"{len(far)}  farther from the training images than --reject allows: no class" in outcome.out
@@ -140,7 +140,7 @@ def test_the_library_knows_distances_and_takes_the_decision_of_the_run(
 ) -> None:
     image = np.zeros((24, 24, 3), np.uint8)
     image[::4] = 255
-    assert library.distance(image).tolist() == [1.0]
+    assert library.distance(image) > 0.95
     assert library.distance([]).tolist() == []
     probabilities = library(image)
     assert library.name_of(probabilities) == [library.classes[probabilities[0].argmax()]]

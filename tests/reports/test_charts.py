@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from markupsafe import Markup
 
 from pages import Page
-from transfermpl.reports.charts import MOST_POINTS, WIDTH, Scale, bars, curves, matrix
+from transfermpl.reports.charts import MOST_POINTS, WIDTH, Scale, bars, curves, matrix, precision_by_recall
 from transfermpl.reports.page import style
 from transfermpl.reports.templates import text
 from transfermpl.visualization import BLUE, INK, PALETTE, VERMILION, Panel
@@ -143,3 +143,12 @@ def test_a_matrix_counts_and_shades() -> None:
     assert cells[1]["title"] == f"1 of 4 a predicted as {EVIL} (25%)"
     assert page.words.count(EVIL) == 2
     assert isinstance(matrix(np.zeros((1, 1), dtype=int), ["a"]), Markup)
+
+
+def test_precision_falls_where_others_are_as_probable() -> None:
+    true = np.array([True, True, False, True, False])
+    page = Page(precision_by_recall(EVIL, true, np.array([0.9, 0.8, 0.7, 0.3, 0.1])))
+    drawing = page.all("svg")[0]
+    assert drawing["aria-label"] == "precision from 100% to 60%"
+    assert "precision, by recall" in page.words
+    assert not page.all("script")

@@ -73,6 +73,9 @@ def summary(run: FinishedRun, **changes: Any) -> dict[str, Any]:
     } | changes  # fmt: skip
 
 
+RECALL = {"asked": 0.95, "promised": 0.96, "threshold": 0.1, "images": 20, "found": 20, "precision": None, "share": 0.3}
+
+
 def page_of(run: FinishedRun, folder: Path, **changes: Any) -> Page:
     return Page(write_run(folder, summary(run, **changes), run))
 
@@ -485,3 +488,15 @@ def test_an_accuracy_that_misleads_is_told(counts: list[list[int]], says: list[s
     lines = page_warnings.misleading("student", np.array(counts), ("ok", "defect"))
     assert len(lines) == len(says)
     assert all(words in line for words, line in zip(says, lines, strict=True))
+
+
+def test_a_rare_class_and_one_that_was_asked_for_have_a_curve(tmp_path: Path) -> None:
+    run_ = finished()
+    assert "Found against mistaken" not in page_of(run_, tmp_path).headings
+    asked = {"decision": {"balance": {"on": False}, "recall": {"bee": RECALL}}}
+    words = Page(part(page_of(run_, tmp_path, **asked), "Found against mistaken")).words
+    assert "bee precision, by recall" in words
+    assert "13 of 13 test images of bee are found; 13 are called bee." in words
+    rare = np.concatenate([np.arange(40, 70)[np.arange(40, 70) % 3 < 2], [41 + 1]])
+    run_ = replace(run_, split=replace(run_.split, labeled=rare))
+    assert "cat precision, by recall" in Page(part(page_of(run_, tmp_path), "Found against mistaken")).words
