@@ -670,7 +670,7 @@ def test_all_folds_have_the_prior_of_the_run(tmp_path: Path, monkeypatch: pytest
     assert training.sampler.wanted(training.schedule.warmup_steps).keys() < training.sampler.wanted(20).keys()
     fill_banks(training)
     learn(training)
-    calibration.calibrate(training)
+    calibration.held_out(training)
     assert len(fits) == len(training.views) == 2
 
 

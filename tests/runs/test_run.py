@@ -1091,7 +1091,8 @@ def test_a_filled_bank_has_all_that_the_folds_of_a_calibration_ask_for(lab: Lab,
     [bank] = training.views.banks
     filled = bank.computed
     training.learn(experiment.Progress())
-    assert calibration.calibrate(training)["method"] == "cross-fitted"
+    assert calibration.held_out(training).method == "cross-fitted"
+    assert run_training.learned_from(training) is not None
     assert 0 < bank.computed == filled
 
 
