@@ -117,13 +117,8 @@ def test_a_value_arrives_as_its_type(name: str) -> None:
 def test_a_switch_is_turned_on_and_off(name: str) -> None:
     beside = BESIDE.get(name, [])
     assert parse([*named(name), *beside, f"--{name}"]).flat()[name] is True
-    without = (
-        ["--finetune_mode", *beside]
-        if name == "test_mode"
-        else beside
-        if beside[:1] not in (["--views"], ["--predict_dir"])
-        else []
-    )
+    beside = [] if beside[:1] in (["--views"], ["--predict_dir"]) else beside
+    without = ["--finetune_mode", *beside] if name == "test_mode" else beside
     assert parse([*without, "--name", "x", f"--no_{name}"]).flat()[name] is False
 
 
