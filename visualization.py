@@ -26,6 +26,8 @@ Reliability = Mapping[str, Any]  # arrays confidence, accuracy and count, and th
 DPI = 110
 # Okabe and Ito's colours, which people with any common colour blindness can tell apart.
 BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9"
+ENOUGH_IMAGES = 100  # for a reliability curve: about 10 a bin
+MATRIX_CLASSES = 40  # of which a confusion matrix can be read; of more, the most confused pairs are shown
 PALETTE = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY)
 INK, FAINT, GRID = "#333333", "#8C8C8C", "#E6E6E6"
 # Fonts that take over for letters that DejaVu Sans lacks, where the machine has one of them.
@@ -47,8 +49,13 @@ STYLE: Any = {
 # --- shared ground ----------------------------------------------------------------------------------------------------
 
 
-def paint(path: Path, size: tuple[float, float], title: str, draw: Callable[[Any], object]) -> Path:
-    """Make a figure of `size` inches, let `draw` fill it, and write it whole or not at all."""
+def paint(
+    path: Path, size: tuple[float, float], title: str, draw: Callable[[Any], object], *, background: str = "white"
+) -> Path:
+    """Make a figure of `size` inches, let `draw` fill it, and write it whole or not at all.
+
+    background: "none" for pictures made of photographs, which lie on light pages and on dark ones.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -56,15 +63,16 @@ def paint(path: Path, size: tuple[float, float], title: str, draw: Callable[[Any
         figure = Figure(figsize=size, layout="compressed")
         FigureCanvasAgg(figure)
         draw(figure)
-        return save_figure(path, figure, title)
+        return save_figure(path, figure, title, background=background)
 
 
-def save_figure(path: Path, figure: Any, title: str) -> Path:
+def save_figure(path: Path, figure: Any, title: str, *, background: str = "white") -> Path:
     """Give a figure its title and write it whole or not at all."""
-    figure.suptitle(plain(title, 120), x=0.01, ha="left", weight="bold")
+    color = INK if background == "white" else FAINT
+    figure.suptitle(plain(title, 120), x=0.01, ha="left", weight="bold", color=color)
     with atomic_file(path) as temporary:
         # No "Software" entry: equal input gives equal files, whatever the version of matplotlib says of itself.
-        figure.savefig(temporary, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.15,
+        figure.savefig(temporary, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.15, facecolor=background,
                        metadata={"Software": None})  # fmt: skip
     return path
 
@@ -86,9 +94,11 @@ def style() -> Iterator[None]:
 
 
 def plain(text: object, limit: int = 24) -> str:
-    """One printable line of at most `limit` characters."""
+    """One printable line of at most `limit` characters, cut in its middle: what tells names apart is at an end."""
     line = " ".join(shown(str(text)).split())
-    return line if len(line) <= limit else line[: limit - 1].rstrip() + "…"
+    if len(line) <= limit:
+        return line
+    return line[: (limit - 1) // 2].rstrip() + "…" + line[len(line) - limit // 2 :].lstrip()
 
 
 def clear(axes: Any) -> None:
@@ -280,7 +290,7 @@ def _draw_strip(axes: Any, lanes: dict[str, list[int]], epochs: np.ndarray, colo
 
 
 def draw_confusion(path: Path, matrix: np.ndarray, classes: Sequence[str], *, title: str) -> Path:
-    """Draw <model>_CM.png: counts and, beside them, their shares of each row.
+    """Draw <model>_CM.png: counts and, beside them, their shares of each row; of many classes the worst confusions.
 
     matrix: counts [C, C], rows are true classes; classes: C names. A class without images has a grey row of rates.
     """
@@ -288,9 +298,11 @@ def draw_confusion(path: Path, matrix: np.ndarray, classes: Sequence[str], *, ti
     size = len(classes)
     if counts.shape != (size, size):
         raise ValueError(f"a confusion matrix of {size} classes has the shape {(size, size)}, not {counts.shape}")
+    if size > MATRIX_CLASSES:
+        return _draw_confusions(path, counts, classes, title)
     totals = counts.sum(axis=1, keepdims=True)
     rates = np.divide(counts, totals, out=np.full(counts.shape, np.nan), where=totals > 0)
-    side = min(max(3.4, min(0.45 * size, 7.5), 0.1 * size), 20.0)
+    side = max(3.4, min(0.45 * size, 7.5))
     names = [plain(name) for name in classes]
     room = 0.07 * max(map(len, names), default=0)  # inches that the longest name takes
     empty = " (grey: no image)" if bool((totals == 0).any()) else ""
@@ -303,6 +315,25 @@ def draw_confusion(path: Path, matrix: np.ndarray, classes: Sequence[str], *, ti
         right.set_title("Share of the true class, %" + empty)
 
     return paint(path, (2 * (side + room + 1.0), side + room + 1.1), title, draw)
+
+
+def _draw_confusions(path: Path, counts: np.ndarray, classes: Sequence[str], title: str) -> Path:
+    """The pairs of classes that are confused most often, as bars: nobody can read a square of a thousand classes."""
+    from .base.metrics import most_confused
+
+    pairs = most_confused(counts)
+
+    def draw(figure: Any) -> None:
+        axes = figure.subplots()
+        axes.barh(range(len(pairs)), [count for *_, count in pairs], height=0.6, color=BLUE)
+        names = [f"{plain(classes[true])} → {plain(classes[predicted])}" for true, predicted, _ in pairs]
+        axes.set_yticks(range(len(pairs)), names)
+        axes.set(ylim=(max(len(pairs), 1) - 0.4, -0.6), xlabel="images")
+        axes.set_title("True class → predicted as, the most frequent" if pairs else "No image is confused")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(visible=False, axis="y")
+
+    return paint(path, (10.0, 1.2 + 0.22 * max(len(pairs), 1)), title, draw)
 
 
 def _draw_matrix(
@@ -368,7 +399,7 @@ def draw_samples(
         return paint(path, (11.5, 4.2), title, lambda figure: _draw_points(figure, views, names))
     tiles = [(view, array[:, draw]) for view, array in views.items() for draw in range(array.shape[1])]
     size = (1.15 * len(names) + 0.8, 1.15 * len(tiles) + 0.8)
-    return paint(path, size, title, lambda figure: _draw_tiles(figure.subplots(), tiles, names))
+    return paint(path, size, title, lambda figure: _draw_tiles(figure.subplots(), tiles, names), background="none")
 
 
 def _draw_tiles(axes: Any, tiles: list[tuple[str, np.ndarray]], names: Sequence[str]) -> None:
@@ -376,17 +407,19 @@ def _draw_tiles(axes: Any, tiles: list[tuple[str, np.ndarray]], names: Sequence[
     side = tiles[0][1].shape[-1]
     factor = max(1, round(126 / side))  # whole pixels, so that an 8 x 8 digit stays sharp
     pitch = side * factor + max(4, side * factor // 24)
-    canvas = np.ones((len(tiles) * pitch, len(names) * pitch, 3))
+    canvas = np.zeros((len(tiles) * pitch, len(names) * pitch, 4))  # clear where no image lies
     for row, (_, images) in enumerate(tiles):
         for column, image in enumerate(images):
             enlarged = np.clip(image, 0, 1).transpose(1, 2, 0).repeat(factor, axis=0).repeat(factor, axis=1)
             top, left = row * pitch, column * pitch
-            canvas[top : top + side * factor, left : left + side * factor] = enlarged
+            canvas[top : top + side * factor, left : left + side * factor, :3] = enlarged
+            canvas[top : top + side * factor, left : left + side * factor, 3] = 1
     axes.imshow(canvas, interpolation="nearest" if side <= 64 else "antialiased")
     middle = side * factor / 2
     axes.set_xticks(middle + pitch * np.arange(len(names)), [plain(name, 17) for name in names])
     axes.set_yticks(middle + pitch * np.arange(len(tiles)), [view for view, _ in tiles])
-    axes.tick_params(labeltop=True, labelbottom=False)
+    axes.tick_params(labeltop=True, labelbottom=False, labelcolor=FAINT)
+    axes.set_facecolor("none")
     clear(axes)
 
 
@@ -479,7 +512,8 @@ def _draw_method(axes: Any, row: int, accuracies: np.ndarray) -> None:
         if len(values) > 1:
             half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / math.sqrt(len(values))
             axes.plot([mean - half, mean + half], [row - 0.08] * 2, color=BLUE, linewidth=2.4)
-            label = f"{mean:.1f} ± {half:.1f}  ({len(values)} seeds)"
+            # The same as in the table beside it; the interval, which is something else, is the bar.
+            label = f"{mean:.1f}, std {values.std(ddof=1):.1f}  ({len(values)} seeds)"
         axes.plot(mean, row - 0.08, marker="D", color=BLUE, markersize=5.5)
     write_beside(axes, row, label)
 
@@ -492,14 +526,21 @@ def write_beside(axes: Any, row: int, label: str) -> None:
 # --- reliability ------------------------------------------------------------------------------------------------------
 
 
+def few_images(count: int) -> str:
+    """What to think of a reliability curve of so few images; "" of enough."""
+    return f"of {count} images it is mostly noise" if count < ENOUGH_IMAGES else ""
+
+
 def draw_reliability(
     path: Path, before: Mapping[str, Reliability], after: Mapping[str, Reliability], *, title: str
 ) -> Path:
     """Draw reliability.png: for each model how often it is right where it is so sure, before and after calibration.
 
     before, after: {model: what `metrics.reliability` returns, and `ece`}; after: empty where nothing was calibrated.
-    The steps below are the share of the images in each bin.
+    The steps below are the share of the images in each bin. The title says where so few images are mostly noise.
     """
+    images = int(sum(np.asarray(next(iter(before.values()))["count"]))) if before else 0
+    title = f"{title}; {noise}" if (noise := few_images(images)) else title
     models = list(before)
     drawn = (
         [("before calibration", before, ORANGE), ("after calibration", after, BLUE)] if after else [("", before, BLUE)]

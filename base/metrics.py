@@ -79,6 +79,14 @@ def metrics(confusion: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
     }
 
 
+def most_confused(counts: np.ndarray, most: int = 20) -> list[tuple[int, int, int]]:
+    """(true class, predicted class, images) of the pairs that a confusion matrix [C, C] confuses most often."""
+    wrong = counts * (1 - np.eye(len(counts), dtype=counts.dtype))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:most].tolist()
+    pairs = [divmod(place, len(counts)) for place in order if wrong.flat[place]]
+    return [(true, predicted, int(wrong[true, predicted])) for true, predicted in pairs]
+
+
 def wilson_interval(correct: int, total: int) -> list[float]:
     """The 95% interval of a proportion (Wilson 1927), which holds near 0 and 1 and for few images too: [low, high]."""
     from scipy.stats import binomtest

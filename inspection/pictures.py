@@ -10,7 +10,7 @@ import numpy as np
 
 from ..base.tables import number_of
 from ..images.decode import quiet_pil
-from ..reports.galleries import CELL, Tile, draw_gallery, draw_sizes
+from ..reports.galleries import CELL, LINE, Tile, draw_gallery, draw_sizes
 from ..visualization import plain
 from .files import InspectedFiles
 from .findings import KINDS, PAIRS, SHOWN, Finding, images_of, shown
@@ -62,12 +62,12 @@ def draw_pictures(
 def _tile(finding: Finding, images: Mapping[str, np.ndarray]) -> Tile:
     """A finding in a gallery: its images, the files' names, and what was found."""
     paths = images_of(finding.kind, finding.path, finding.other_path)
-    names = " | ".join(plain(path, 25) for path in paths)
+    names = " | ".join(plain(path, LINE - 2) for path in paths)
     score = "" if finding.score is None else f" {finding.score:.2f}"
     lines = {
         "near-duplicate": [f"near-duplicate{score}"],
         "wrong label": [f"labelled {finding.label}", f"rather {finding.suggested_class}{score}"],
         "outlier": [f"labelled {finding.label or 'not'}", f"far from all others{score}"],
-        "odd file": textwrap.wrap(plain(finding.explanation, 70), 26),
+        "odd file": textwrap.wrap(plain(finding.explanation, 70), LINE),
     }
     return Tile([images[path] for path in paths], (names, *lines.get(finding.kind, [finding.kind])))

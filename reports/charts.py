@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 
-from ..visualization import PALETTE, Panel, to_number
+from ..visualization import FAINT, PALETTE, Panel, to_number
 from .templates import environment
 
 WIDTH, HEIGHT = 360, 200  # of a chart in its own units: about a phone's pixels, so that letters keep their size there
 LEFT, RIGHT, TOP, BOTTOM = 46, 8, 8, 24
+MOST_TOLD = 20  # points of a series that are told in words
 MOST_POINTS = 400  # of a curve: more than the pixels that it takes
-MOST_CLASSES = 14  # of a matrix as a table; with more of them a picture is easier to take in
+NAMED_ACROSS = 14  # classes of a matrix whose names stand upright above it; of more they lie on their side
 
 
 # --- curves -----------------------------------------------------------------------------------------------------------
@@ -39,14 +41,53 @@ def curves(panel: Panel, rows: Sequence[Mapping[str, Any]], by: str = "epoch") -
     for index, ((_, label, color, dash), values) in enumerate(zip(panel.lines, columns, strict=True)):
         covers = any(_coincide(values, earlier) for earlier in columns[:index])
         style = f"stroke:{_tint(color)}{_dashes((0, (5, 5)) if covers else dash)}"
-        points = [(_x(across, e), _y(scale, v)) for e, v in zip(epochs, values.tolist(), strict=True)]
-        lines.append({"label": label, "style": style, "tint": _tint(color), **_path(points)})
+        places = [(_x(across, e), _y(scale, v)) for e, v in zip(epochs, values.tolist(), strict=True)]
+        lines.append({"label": label, "style": style, "tint": _tint(color), "intervals": "", **_path(places)})
         ends = [scale.label(value) for value in values[np.isfinite(values)].tolist()]
         described += [f"{label} from {ends[0]} to {ends[-1]}"] if ends else []
+    axis = f"{panel.ylabel}, by {by}" if panel.ylabel else f"by {by}"
+    return _chart(panel.title, axis, across, scale, lines, described)
+
+
+@dataclass(frozen=True)
+class Series:
+    """Points (x, y) of a chart: joined by a line, or alone; intervals: the two ends of each in y, or none at all.
+
+    dash: of the line; a line without dots is a guide to the eye.
+    """
+
+    label: str
+    points: Sequence[tuple[float, float]]
+    color: str
+    joined: bool = True
+    dots: bool = True
+    dash: Any = "-"
+    intervals: Sequence[Sequence[float]] = ()
+
+
+def points(title: str, axis: str, series: Sequence[Series], across: Scale, up: Scale) -> Markup:
+    """Series of points; axis: what is drawn over what."""
+    lines, described = [], []
+    for one in series:
+        tint, places = _tint(one.color), [(_x(across, x), _y(up, y)) for x, y in one.points]
+        path = _path(places)["path"] if one.joined else ""
+        spans = zip(places, one.intervals, strict=False)
+        lines.append({
+            "label": one.label, "style": f"stroke:{tint}{_dashes(one.dash)}", "tint": tint, "path": path,
+            "dots": [(f"{x:.1f}", f"{y:.1f}") for x, y in places] if one.dots else [],
+            "intervals": "".join(f"M{x:.1f} {_y(up, low):.1f}V{_y(up, high):.1f}" for (x, _), (low, high) in spans),
+        })  # fmt: skip
+        told = ", ".join(f"{up.label(y)} at {across.label(x)}" for x, y in one.points[:MOST_TOLD])
+        described += [f"{one.label}: {told}"] if one.dots and told else []
+    return _chart(title, axis, across, up, lines, described)
+
+
+def _chart(
+    title: str, axis: str, across: Scale, up: Scale, lines: Sequence[dict[str, Any]], told: Sequence[str]
+) -> Markup:
     return _rendered(
-        "chart", title=panel.title, axis=f"{panel.ylabel}, by {by}" if panel.ylabel else f"by {by}",
-        description="; ".join(described), width=WIDTH, height=HEIGHT, left=LEFT, right=WIDTH - RIGHT,
-        ticks_up=_ticks_up(scale), ticks_across=_ticks_across(across), lines=lines,
+        "chart", title=title, axis=axis, description="; ".join(told), width=WIDTH, height=HEIGHT, left=LEFT,
+        right=WIDTH - RIGHT, ticks_up=_ticks_up(up), ticks_across=_ticks_across(across), lines=lines,
     )  # fmt: skip
 
 
@@ -168,6 +209,8 @@ def _path(points: Sequence[tuple[float, float]]) -> dict[str, Any]:
 
 def _tint(color: str) -> str:
     """The page's own shade of a colour of visualization.py: a dark page needs lighter ones."""
+    if color == FAINT:
+        return "var(--soft)"
     return f"var(--c{PALETTE.index(color)})" if color in PALETTE else "var(--ink)"
 
 
@@ -206,4 +249,4 @@ def matrix(counts: np.ndarray, names: Sequence[str]) -> Markup:
              "description": f"{count} of {total} {names[true]} predicted as {other} ({100 * count / total:.0f}%)"}
             for column, (other, count) in enumerate(zip(names, row, strict=True))
         ])  # fmt: skip
-    return _rendered("matrix", names=list(names), rows=rows)
+    return _rendered("matrix", names=list(names), rows=rows, many=len(names) > NAMED_ACROSS)

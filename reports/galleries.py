@@ -16,6 +16,7 @@ import numpy as np
 from ..visualization import BLUE, INK, clear, paint, plain
 
 CELL = 160  # pixels of an image's side in a gallery
+LINE = 26  # characters that fit below it
 _GAP, _TEXT, _LINES = 8, 46, 3  # pixels between tiles and below them, and how many lines of text stand there
 
 
@@ -46,7 +47,7 @@ def draw_gallery(path: Path, tiles: Sequence[Tile], *, title: str, columns: int 
         axes.set_yticks([])
         clear(axes)
         for (top, left), tile in zip(places, tiles, strict=True):
-            text = "\n".join(plain(line, 26 * across) for line in tile.lines[:_LINES])
+            text = "\n".join(plain(line, LINE * across) for line in tile.lines[:_LINES])
             axes.text(left, top + CELL + 4, text, va="top", fontsize=6.5, color=INK, linespacing=1.15)
 
     # As many pixels as the canvas has, at the DPI that figures are written with.

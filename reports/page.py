@@ -32,6 +32,7 @@ class Section(TypedDict, total=False):
     text: a paragraph, or several.
     table: {"columns": names, "rows": lists of cells}.
     pictures: PNG or JPEG files, alone or with what they show, as (file, text).
+    photographs: whether the pictures hold photographs, which stay as they are on a dark page.
     gallery: dicts {"image": a file or uint8 [H, W, 3], "caption": a line or several}.
     figures: what `charts.py` makes.
     diagnostic: it needs what is not known of real unlabeled images.
@@ -44,6 +45,7 @@ class Section(TypedDict, total=False):
     figures: Sequence[Markup]
     table: dict[str, Any]
     pictures: Sequence[Any]
+    photographs: bool
     gallery: Sequence[dict[str, Any]]
     command: str
 
@@ -92,7 +94,7 @@ def _prepared(section: Section) -> dict[str, Any]:
         "warnings": section.get("warnings", ()),
         "figures": figures,
         "table": _table(section["table"]) if section.get("table") else None,
-        "pictures": [_picture(picture, heading) for picture in section.get("pictures", ())],
+        "pictures": [_picture(p, heading, section.get("photographs", False)) for p in section.get("pictures", ())],
         "gallery": _gallery(section["gallery"]) if section.get("gallery") else None,
         "command": re.findall(r"\S+|\s+", section.get("command", "")),
     }
@@ -109,10 +111,11 @@ def _table(table: dict[str, Any]) -> dict[str, Any]:
     return {"columns": list(zip(names, numeric, strict=True)), "rows": shown, "more": len(rows) - MOST_ROWS}
 
 
-def _picture(picture: Any, heading: str) -> dict[str, Any]:
+def _picture(picture: Any, heading: str, photographs: bool) -> dict[str, Any]:
     path, shows = picture if isinstance(picture, tuple) else (picture, heading)
     source, width, height = _embedded(Path(path)) or ("", 0, 0)
-    return {"name": Path(path).name, "shows": shows, "source": source, "width": width, "height": height}
+    size = {"width": width, "height": height}
+    return {"name": Path(path).name, "shows": shows, "source": source, **size, "photographs": photographs}
 
 
 def _gallery(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -163,11 +166,12 @@ def _embedded(path: Path) -> tuple[str, int, int] | None:
             kind, size = picture.format or "", picture.size
             if len(content) <= MOST_BYTES and kind in ("PNG", "JPEG"):
                 return _uri(content, kind), *size
-            smaller = picture.convert("RGB")
+            clear = picture.mode == "RGBA"
+            smaller = picture.convert("RGBA" if clear else "RGB")
     except Exception:  # decoders meet damaged data with whatever exception comes up
         return None
     smaller.thumbnail((1800, 1800))
-    return _data_uri(smaller, "JPEG"), *smaller.size  # what makes a PNG so large is photographs
+    return _data_uri(smaller, "WEBP" if clear else "JPEG"), *smaller.size  # what makes a PNG so large is photographs
 
 
 def _data_uri(picture: Any, kind: str) -> str:

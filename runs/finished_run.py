@@ -23,7 +23,7 @@ class FinishedRun:
     mode, model, cotraining: its options; backbone: the first view's name; command: the line that makes it again; rows:
     of metrics.csv; tested: each model's probabilities {name: float32 [N, C]} for the rows of `split.test`; source:
     where the first view's features come from; decided: the classes int64 [N] of the same images where these are not
-    just the most probable ones.
+    just the most probable ones; uncalibrated: `tested` before calibration, {} where there was none.
     """
 
     mode: Mode
@@ -38,6 +38,7 @@ class FinishedRun:
     tested: Mapping[str, np.ndarray]
     source: Source | None = None
     decided: Mapping[str, np.ndarray] = field(default_factory=dict)
+    uncalibrated: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def method(self) -> str:

@@ -13,20 +13,19 @@ import numpy as np
 from markupsafe import Markup
 
 from .. import args
-from ..base.metrics import wilson_interval
+from ..base.metrics import most_confused, reliability, wilson_interval
 from ..base.tables import percent
 from ..reports import charts
 from ..reports.page import Section, write_report
-from ..visualization import Panel, curve_panels
+from ..visualization import BLUE, FAINT, MATRIX_CLASSES, ORANGE, Panel, curve_panels, few_images
 from .decision import UNEVEN, told
 from .distant_images import DistantImage, distant_images
-from .evaluation import confusion_files
 from .finished_run import FinishedRun
 from .page_warnings import warnings_section
 
 GALLERY = 12  # images of each kind
 CLASSES_NAMED = 12  # in a list
-CONFUSIONS = 20  # pairs of classes in a table
+HARDEST = 50  # classes as bars, where there are more
 METHODS = {
     "mpl": "Meta Pseudo Labels",
     "switch": "Meta Pseudo Labels with switched roles",
@@ -44,11 +43,11 @@ def write_run(folder: Path, summary: Mapping[str, Any], run: FinishedRun) -> Pat
         _results(summary),
         warnings_section(summary, run, len(distant)),
         _what_was_run(summary, run),
-        *(_of_the_test(folder, summary, run) if run.tested else []),
+        *(_of_the_test(summary, run) if run.tested else []),
         *_curves(run),
-        *_reliability(folder, summary),
+        *_reliability(summary, run),
         *_distant(run, distant),
-        *_samples(folder),
+        *_samples(folder, run.dataset.kind),
         _again(run),
     ]
     return write_report(folder / "report.html", f"{summary['name']}", sections, lead=_lead(summary, run))
@@ -159,36 +158,27 @@ def _again(run: FinishedRun) -> Section:
 # --- the test, image by image -----------------------------------------------------------------------------------------
 
 
-def _of_the_test(folder: Path, summary: Mapping[str, Any], run: FinishedRun) -> list[Section]:
+def _of_the_test(summary: Mapping[str, Any], run: FinishedRun) -> list[Section]:
     counts, classes = run.confusion, run.dataset.classes
     confusion: Section = {"heading": "Which class is predicted as which"}
-    if len(classes) <= charts.MOST_CLASSES:
+    if len(classes) <= MATRIX_CLASSES:
         confusion["text"] = f"Test images, by the {run.judge}: a row is a true class, a column a predicted one."
         confusion["figures"] = [charts.matrix(counts, classes)]
     else:
-        picture = folder / confusion_files(run.tested)[run.judge]
-        confusion["pictures"] = [(picture, f"Confusion matrix of the {run.judge} on the test images")]
-        confusion["text"] = f"The {run.judge} on the test images. The most frequent confusions:"
-        confusion["table"] = _confusions(counts, classes)
+        confusion["text"] = f"The {run.judge} on the test images: the most frequent confusions."
+        rows = [(classes[true], classes[predicted], count) for true, predicted, count in most_confused(counts)]
+        confusion["table"] = {"columns": ["true class", "predicted as", "images"], "rows": rows}
     sections = [_classes(run, counts), *_rare(summary, run), confusion]
     if run.dataset.kind == "points":
         return sections
     return [*sections, *_galleries(run)]
 
 
-def _confusions(counts: np.ndarray, classes: Sequence[str]) -> dict[str, Any]:
-    wrong = counts * (1 - np.eye(len(classes), dtype=int))
-    order = np.argsort(-wrong, axis=None, kind="stable")[:CONFUSIONS]
-    pairs = [divmod(int(place), len(classes)) for place in order if wrong.flat[place]]
-    rows = [(classes[true], classes[predicted], int(wrong[true, predicted])) for true, predicted in pairs]
-    return {"columns": ["true class", "predicted as", "images"], "rows": rows}
-
-
 def _classes(run: FinishedRun, counts: np.ndarray) -> Section:
     right, total = np.diag(counts), counts.sum(axis=1)
     order = sorted(np.flatnonzero(total).tolist(), key=lambda i: (right[i] / total[i], run.dataset.classes[i]))
     rows = []
-    for i in order:
+    for i in order[:HARDEST]:
         interval = wilson_interval(int(right[i]), int(total[i]))
         note = f"{100 * right[i] / total[i]:.0f}% of {total[i]}"
         rows.append((run.dataset.classes[i], float(right[i] / total[i]), interval, note))
@@ -196,6 +186,8 @@ def _classes(run: FinishedRun, counts: np.ndarray) -> Section:
         f"How many test images of each class the {run.judge} gets right, the hardest class first. "
         "The thin lines are 95% intervals."
     )
+    if len(order) > HARDEST:
+        text += f" The {HARDEST} hardest of {len(order)} classes; summary.json has all."
     return {"heading": "Each class", "text": text, "figures": [charts.bars(rows, head=("class", "right"))]}
 
 
@@ -291,16 +283,34 @@ def _curves(run: FinishedRun) -> list[Section]:
     ]
 
 
-def _reliability(folder: Path, summary: Mapping[str, Any]) -> list[Section]:
+def _reliability(summary: Mapping[str, Any], run: FinishedRun) -> list[Section]:
     """The diagram and the errors of the probabilities, where the run has measured them."""
-    section: Section = {"heading": "How far its probabilities can be trusted"}
-    if (folder / "reliability.png").is_file():
-        section["text"] = "On the diagonal it is right as often as its probabilities say; below, it is overconfident."
-        section["pictures"] = [(folder / "reliability.png", "Reliability diagram of the test images")]
     table = _calibration(summary.get("calibration") or {})
-    if table["rows"]:
-        section["table"] = table
-    return [section] if len(section) > 1 else []
+    if not table["rows"]:
+        return []
+    text = [
+        "On the diagonal it is right as often as its probabilities say; below, it is overconfident. The thin lines are "
+        "95% intervals."
+    ]
+    if noise := few_images(len(run.labels)):
+        text.append(f"Don't read much into this curve: {noise}.")
+    figures = [_reliability_chart(model, run) for model in run.tested]
+    return [{"heading": "How far its probabilities can be trusted", "text": text, "figures": figures, "table": table}]
+
+
+def _reliability_chart(model: str, run: FinishedRun) -> Markup:
+    """How often one model is right where it is so sure, before and after calibration."""
+    states = {"after calibration" if run.uncalibrated else "its predictions": (run.tested, BLUE)}
+    states = ({"before calibration": (run.uncalibrated, ORANGE)} if run.uncalibrated else {}) | states
+    series = [charts.Series("exactly as sure", [(0, 0), (1, 1)], FAINT, dots=False, dash=(0, (4, 3)))]
+    for label, (predictions, color) in states.items():
+        confidence, accuracy, count = reliability(predictions[model], run.labels).values()
+        there = np.flatnonzero(count).tolist()
+        intervals = [wilson_interval(round(accuracy[i] * count[i]), int(count[i])) for i in there]
+        places = [(float(confidence[i]), float(accuracy[i])) for i in there]
+        series.append(charts.Series(label, places, color, intervals=intervals))
+    scale = charts.Scale([0, 1], "percent")
+    return charts.points(model, "share right, by the probability of the predicted class", series, scale, scale)
 
 
 def _calibration(measured: Mapping[str, Any]) -> dict[str, Any]:
@@ -319,8 +329,8 @@ def _calibration(measured: Mapping[str, Any]) -> dict[str, Any]:
     return {"columns": columns, "rows": rows}
 
 
-def _samples(folder: Path) -> list[Section]:
+def _samples(folder: Path, kind: str) -> list[Section]:
     if not (folder / "samples.png").is_file():
         return []
     pictures = [(folder / "samples.png", "Labeled images raw, weakly and strongly augmented")]
-    return [{"heading": "What the network saw", "pictures": pictures}]
+    return [{"heading": "What the network saw", "pictures": pictures, "photographs": kind != "points"}]

@@ -111,7 +111,8 @@ def finish(trainer: Trainer, folder: Path, progress: Progress, began: float, tra
     view, probabilities = trainer.views.first, calibrated(tested, temperatures)
     again = shlex.join([*program().split(), *options.command_line()])
     asked = (options.mode, options.model, options.cotraining, options.run.seed)
-    run = FinishedRun(*asked, again, view.name, data, split, progress.rows, probabilities, view.source, decided)
+    raw = tested if temperatures else {}
+    run = FinishedRun(*asked, again, view.name, data, split, progress.rows, probabilities, view.source, decided, raw)
     write_run(folder, summary, run)
     for line in misleading(run.judge, run.confusion, data.classes) if run.tested else []:
         warn(line)

@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from ..visualization import BLUE, FAINT, INK, ORANGE, VERMILION, paint, plain, save_figure, style
 from .storage import best_of
 
+MANY = 50  # complete trials from which importances are more than a hint
 ENOUGH = 4  # complete trials; fewer show nothing about what mattered
 
 
@@ -75,14 +76,22 @@ def draw_importances(path: Path, study: optuna.Study, names: Sequence[str], *, t
     pruned, these are five.
     """
 
+    count = len(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)))
+    caution = f"\n{few_trials(count)}" if few_trials(count) else ""
+
     def plot() -> None:
         evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
         axes: Any = optuna.visualization.matplotlib.plot_param_importances(study, evaluator, list(names))
-        axes.set_title("Share of the variance of the accuracies that each option explains", fontsize=10)
+        axes.set_title("Share of the variance of the accuracies that each option explains" + caution, fontsize=10)
         axes.set(xlabel="", ylabel="")
         axes.get_legend().remove()
 
     return _paint_by_optuna(path, (7.4, 0.9 + 0.3 * len(names)), title, plot)
+
+
+def few_trials(complete: int) -> str:
+    """A caution where importances come from few complete trials; "" where they don't."""
+    return f"From {complete} complete trials, of which another search may say otherwise" if complete < MANY else ""
 
 
 def draw_parallel(path: Path, study: optuna.Study, names: Sequence[str], *, title: str) -> Path:
@@ -102,7 +111,7 @@ def draw_parallel(path: Path, study: optuna.Study, names: Sequence[str], *, titl
         # One bad trial must not make all others look equal, nor be white itself.
         lines.set(linewidth=0.8, clim=(2 * middle - high - 1e-9, high))
         lines.set_cmap(ListedColormap(lines.cmap(np.linspace(0.2, 1.0, 256))))
-        axes.set_title("Complete trials, the most accurate in red; each axis spans the values that were tried")
+        axes.set_title("Complete trials: the more accurate the darker, the best in orange; axes span what was tried")
         axes.set_xticks(range(len(names) + 1), ["accuracy", *map(_two_lines, sorted(names))], rotation=0)
         axes.grid(visible=False)
         _percent_axis(axes.yaxis)
@@ -124,7 +133,7 @@ def draw_parallel(path: Path, study: optuna.Study, names: Sequence[str], *, titl
 
 
 def draw_slices(path: Path, study: optuna.Study, names: Sequence[str], *, title: str) -> Path:
-    """For each option a panel: the accuracy by its value, over the whole range that is searched; the best in red."""
+    """For each option a panel: the accuracy by its value, over the whole range that is searched; the best in orange."""
     best = best_of(study.get_trials(deepcopy=False))
     assert best is not None
     lines = math.ceil(len(names) / 5)
@@ -144,7 +153,7 @@ def draw_slices(path: Path, study: optuna.Study, names: Sequence[str], *, title:
             _percent_axis(axes.yaxis)
             _finish_panel(axes, best.distributions[name], best.params[name], best.value or 0.0)
 
-    return _paint_by_optuna(path, size, f"{title}: accuracy by value, complete trials (red: the best)", plot)
+    return _paint_by_optuna(path, size, f"{title}: accuracy by value, complete trials (orange: the best)", plot)
 
 
 def _finish_panel(axes: Any, distribution: Any, value: Any, accuracy: float) -> None:

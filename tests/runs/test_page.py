@@ -18,7 +18,6 @@ from runs import FROZEN, MOONS, Outcome, make_data, make_images, run
 from transfermpl import args
 from transfermpl.base.metrics import confusion_matrix, metrics
 from transfermpl.data import Dataset, Split
-from transfermpl.reports import charts
 from transfermpl.runs import distant_images as distant
 from transfermpl.runs import page as run_page
 from transfermpl.runs import page_warnings
@@ -26,6 +25,7 @@ from transfermpl.runs.distant_images import distant_images
 from transfermpl.runs.finished_run import FinishedRun
 from transfermpl.runs.page import write_run
 from transfermpl.utils import program
+from transfermpl.visualization import MATRIX_CLASSES
 
 
 def dataset(count: int, classes: tuple[str, ...], labels: np.ndarray, **named: Any) -> Dataset:
@@ -200,16 +200,28 @@ def test_classes_are_sorted_by_how_hard_they_are(tmp_path: Path) -> None:
     assert any(cell.get("title") == "5 of 13 bee predicted as ant (38%)" for cell in cells)
 
 
-def test_many_classes_come_as_the_picture_and_the_commonest_confusions(tmp_path: Path) -> None:
-    classes = tuple(f"class {i}" for i in range(charts.MOST_CLASSES + 1))
-    run_ = finished(classes=classes)
-    answers = run_.tested["student"].copy()
-    answers[[0, 15, 30]] = np.roll(answers[0], 4)
-    Image.new("RGB", (60, 30)).save(tmp_path / "student_CM.png")
-    page = page_of(replace(run_, tested={"student": answers}), tmp_path)
-    taken = Page(part(page, "Which class is predicted as which"))
-    assert "class 0 class 4 3" in taken.words
-    assert taken.all("img")[0]["alt"] == "Confusion matrix of the student on the test images"
+def test_many_classes_come_as_their_commonest_confusions(tmp_path: Path) -> None:
+    for count, is_matrix in ((MATRIX_CLASSES, True), (MATRIX_CLASSES + 1, False)):
+        run_ = finished(classes=tuple(f"class {i}" for i in range(count)))
+        answers = run_.tested["student"].copy()
+        answers[[0, 1]] = np.roll(answers[0], 4)
+        page = page_of(replace(run_, tested={"student": answers}), tmp_path)
+        taken = Page(part(page, "Which class is predicted as which"))
+        assert ("matrix many" in taken.source) == is_matrix
+        assert ("class 0 class 4 1 class 1 class 4 1" in taken.words) != is_matrix
+
+
+def test_the_page_of_a_thousand_classes_is_small(tmp_path: Path) -> None:
+    classes = tuple(f"a species with a long name, number {i}" for i in range(1000))
+    labels = np.arange(4000) % 1000
+    split = Split(np.arange(2000, 4000), np.arange(2000, 4000), np.zeros(0, dtype=np.int64), np.arange(2000))
+    answers = np.random.default_rng(0).dirichlet(np.full(1000, 0.01), 2000)
+    run_ = finished({"teacher": answers, "student": answers}, classes=classes, split=split)
+    run_ = replace(run_, dataset=dataset(4000, classes, labels))
+    errors = {"teacher": {"ece": 0.1, "brier": 0.2}, "student": {"ece": 0.1, "brier": 0.2}}
+    page = page_of(run_, tmp_path, calibration={"temperatures": {}, "before": errors})
+    assert (tmp_path / "report.html").stat().st_size < 1e6
+    assert f"The {run_page.HARDEST} hardest of 1000 classes" in page.words
 
 
 def shades(source: str) -> list[int]:
@@ -266,15 +278,28 @@ def test_pseudo_label_quality_is_marked_where_it_needs_hidden_labels(tmp_path: P
 
 
 def test_pictures_of_the_run_are_shown_where_they_are(tmp_path: Path) -> None:
-    for name in ("samples", "reliability"):
-        Image.new("RGB", (60, 30)).save(tmp_path / f"{name}.png")
-    page = page_of(finished(), tmp_path)
-    alts = {image["alt"] for image in page.all("img")}
-    assert {"Reliability diagram of the test images", "Labeled images raw, weakly and strongly augmented"} <= alts
-    (tmp_path / "empty").mkdir()
-    assert not {"What the network saw", "How far its probabilities can be trusted"} & set(
-        page_of(finished(), tmp_path / "empty").headings
-    )
+    assert "What the network saw" not in page_of(finished(), tmp_path).headings
+    Image.new("RGB", (60, 30)).save(tmp_path / "samples.png")
+    points = replace(finished().dataset, kind="points", array=np.zeros((100, 2), dtype=np.float32))
+    for run_, turned in ((finished(), "picture"), (finished(dataset=points), "picture drawing")):
+        (shown,) = [image for image in page_of(run_, tmp_path).all("img") if "raw" in image["alt"]]
+        assert shown["alt"] == "Labeled images raw, weakly and strongly augmented"
+        assert shown["class"] == turned  # photographs stay as they are on a dark page
+
+
+def test_reliability_is_a_chart_and_is_doubted_where_few_images_are_behind_it(tmp_path: Path) -> None:
+    run_ = finished()
+    errors = {"student": {"ece": 0.25, "brier": 0.5}}
+    measured = {"temperatures": {"student": 2.0}, "before": errors, "after": errors}
+    few = part(page_of(replace(run_, uncalibrated=run_.tested), tmp_path, calibration=measured), "How far its")
+    assert "of 40 images it is mostly noise" in few
+    assert "after calibration: 100% at 90%" in few
+    assert "before calibration: 100% at 90%" in few
+    assert Page(few).all("img") == []
+    labels, answers = np.arange(200) % 3, np.tile(run_.tested["student"], (4, 1))[:120]
+    split = Split(np.arange(150, 180), np.arange(150, 200), np.zeros(0, dtype=np.int64), np.arange(120))
+    more = finished({"student": answers}, dataset=dataset(200, run_.dataset.classes, labels), split=split)
+    assert "noise" not in page_of(more, tmp_path, calibration=measured).words
 
 
 def test_the_errors_of_the_probabilities_stand_beside_each_other(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return made
 
 
-def test_the_red_line_is_the_best_trial(figures: dict[str, Any]) -> None:
+def test_the_orange_line_is_the_best_trial(figures: dict[str, Any]) -> None:
     """Optuna draws the lines in another order than that of the trials where numbers are choices."""
     study = some_study()
     axes = figures["parallel.png"].axes[0]
@@ -96,7 +96,7 @@ def test_an_axis_names_its_ends_and_its_choices(figures: dict[str, Any]) -> None
         labels[axes.get_xlabel()] = {label.get_text() for label in axes.get_xticklabels()}
     assert labels == {
         "ema": {"0.0", "0.5", "0.9"},
-        "head": {"linear", "hidden", "/a/name/tha…"},
+        "head": {"linear", "hidden", "/a/na…ensors"},
         "lr": {"0.0001", "0.001", "0.01"},
         "steps": {"0", "150", "300"},
         "flip": {"True", "False"},
@@ -117,6 +117,12 @@ def test_importances_are_shares_of_the_variance(figures: dict[str, Any]) -> None
     assert sum(widths) == pytest.approx(1)
     assert set(names[-2:]) == {"ema", "lr"}  # what the accuracies were made from
     assert "variance" in axes.get_title(loc="left")
+    assert "another search" in axes.get_title(loc="left")  # from 48 trials
+
+
+def test_few_trials_are_doubted() -> None:
+    assert plots.few_trials(7).startswith("From 7 complete trials")
+    assert plots.few_trials(plots.MANY) == ""
 
 
 @pytest.mark.slow
