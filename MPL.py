@@ -176,6 +176,14 @@ def _predict(options: Any) -> int:
     return 3 if options.use.strict and found["bad"] else 0
 
 
+def _explain(options: Any) -> None:
+    from transfermpl.args import read_by
+    from transfermpl.deploy.explain import explain
+
+    options.warn_of_unused("explain")
+    explain(options.mode, options.given_values(read_by("explain", group="run")), overwrite=options.run.overwrite)
+
+
 def _export(options: Any) -> None:
     from transfermpl.args import read_by
     from transfermpl.deploy.export import export
@@ -202,6 +210,7 @@ def _list_runs(options: Any) -> None:
 COMMANDS: dict[str, Callable[[Any], int | None]] = {
     "test_mode": _test,
     "predict_dir": _predict,
+    "explain": _explain,
     "export": _export,
     "inspect": _inspect,
     "compare": _compare,

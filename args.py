@@ -31,10 +31,10 @@ from .utils import UserError, program, warn, without_password
 
 # Which commands read an option. `train` is what is done where no other is asked for.
 TRAINING = ("train", "compare", "search")
-ALL = (*TRAINING, "inspect", "view_report", "list_views", "list_runs", "test", "predict", "export")
+ALL = (*TRAINING, "inspect", "view_report", "list_views", "list_runs", "test", "predict", "explain", "export")
 WITH_DATA = (*TRAINING, "inspect", "view_report")  # that make a results folder from a data set
 WITH_TEST = (*WITH_DATA, "test")
-LOADING = ("train", "test", "predict", "export")
+LOADING = ("train", "test", "predict", "explain", "export")
 
 
 def unfreeze_level(text: str) -> str:
@@ -84,9 +84,9 @@ class Run:
         parse=folder_name, commands=WITH_DATA, on_resume=True, per_machine=True)
     resume: bool = option(False, "Continue the run NAME from its last checkpoint.", recorded=False)
     overwrite: bool = option(
-        False, "Replace the earlier run NAME, or the file that --predict_dir or --export writes, instead of writing "
+        False, "Replace the earlier run NAME, or what --predict_dir, --explain or --export writes, instead of writing "
         "beside it under another name.",
-        commands=(*WITH_DATA, "predict", "export"), recorded=False)
+        commands=(*WITH_DATA, "predict", "explain", "export"), recorded=False)
     config: str | None = option(
         None, "Read options from a JSON or TOML file; an option on the command line overrides the file.",
         metavar="FILE", commands=ALL, recorded=False)
@@ -97,15 +97,15 @@ class Run:
         low=0, commands=WITH_DATA, inherited="default")
     device: str = option(
         "auto", "Compute on this device: auto, cpu, cuda, cuda:1 or mps.",
-        commands=(*WITH_TEST, "predict"), on_resume=True, per_machine=True)
+        commands=(*WITH_TEST, "predict", "explain"), on_resume=True, per_machine=True)
     precision: str = option(
         "auto", "Compute forward passes in this precision; auto takes bf16 on a GPU that supports it, and for a frozen "
         "backbone also on an x86 CPU that supports it.",
-        choices=("auto", "fp32", "bf16"), commands=(*WITH_TEST, "predict"), per_machine=True, searchable=True)
+        choices=("auto", "fp32", "bf16"), commands=(*WITH_TEST, "predict", "explain"), per_machine=True, searchable=True)
     compile: bool = option(False, "Use torch.compile for the networks that are trained.", per_machine=True)
     num_workers: int = option(
         2, "Decode image files with this many parallel workers.",
-        low=0, commands=(*WITH_TEST, "predict", "export"), on_resume=True, per_machine=True)
+        low=0, commands=(*WITH_TEST, "predict", "explain", "export"), on_resume=True, per_machine=True)
     tensorboard: bool = option(
         False, "Also write curves, confusion matrices and sample images for TensorBoard (pip install tensorboard).",
         commands=("train", "compare"), on_resume=True)
@@ -334,6 +334,9 @@ class Mode:
         (), "Classify these images, and all below these folders, with the run of --load_path; - reads a list of them "
         "from standard input, one a line or each ended by a NUL.",
         metavar="PATH", commands=("predict",), command="predict", needs_name=False)
+    explain: str | None = option(
+        None, "Draw for each image below this folder what its class rests on, by the run of --load_path.",
+        metavar="DIR", commands=("explain",), command="explain", needs_name=False)
     export: str | None = option(
         None, "Write the classifier of --load_path to one file.",
         choices=("onnx", "torch_export"), commands=("export",), command="export", needs_name=False)
@@ -567,7 +570,7 @@ def per_machine() -> frozenset[str]:
 RULES: tuple[Rule, ...] = (
     *(Rule(name, excludes=tuple(COMMANDS)[:index]) for index, name in enumerate(COMMANDS)),
     *(Rule(name, ("finetune_mode", "switch_mode", "cotrain_mode")) for name in COMMANDS if name != "optuna_mode"),
-    *(Rule(name, ("resume", "name"), ("load_path",)) for name in ("test_mode", "predict_dir", "export")),
+    *(Rule(name, ("resume", "name"), ("load_path",)) for name in ("test_mode", "predict_dir", "explain", "export")),
     Rule("test_mode", excludes=("overwrite",)),
     Rule("out", needs=("predict_dir", "export")),
     Rule("predict_copy", needs=("predict_dir",)),
@@ -593,7 +596,7 @@ RULES: tuple[Rule, ...] = (
     *(Rule(name, needs=("optuna_mode",)) for name in sorted(read_only_by("search") - set(COMMANDS))),
     Rule("repeat", excludes=(*(name for name in COMMANDS if name != "compare"), "load_path")),
     Rule("inspect", excludes=("resume",)),
-    Rule("load_path", needs=("finetune_mode", "test_mode", "predict_dir", "export")),
+    Rule("load_path", needs=("finetune_mode", "test_mode", "predict_dir", "explain", "export")),
     Rule("load_best", needs=("load_path",)),
     Rule("resume", excludes=("overwrite",), needs=("name",)),
     Rule("num_labels", excludes=("num_labels_percent",)),

@@ -42,18 +42,21 @@ def _given(path: str, file: str) -> GivenFile:
 
 @dataclass(frozen=True)
 class Given:
-    """The words of `--predict_dir`. Of one folder the paths begin below it, else they are as they were given."""
+    """The words of `--predict_dir`, or of another `option`. Of one folder the paths begin below it, else they are as
+    they were given.
+    """
 
     words: Sequence[str]
+    option: str = "--predict_dir"
 
     def check(self) -> None:
         """Raises UserError where a word names nothing that can be read."""
         for word in self.words:
             place = Path(word).expanduser()
             if word != LIST and not os.access(place, os.R_OK | (os.X_OK if place.is_dir() else 0)):
-                raise UserError(f"--predict_dir {word}: there is no such folder or file, or it can't be read")
+                raise UserError(f"{self.option} {word}: there is no such folder or file, or it can't be read")
             if self.folder is not None and next(files_below(place), None) is None:
-                raise UserError(f"--predict_dir {word}: there is no file in it")
+                raise UserError(f"{self.option} {word}: there is no file in it")
 
     @property
     def folder(self) -> Path | None:

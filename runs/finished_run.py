@@ -23,7 +23,8 @@ class FinishedRun:
     mode, model, cotraining: its options; backbone: the first view's name; command: the line that makes it again; rows:
     of metrics.csv; tested: each model's probabilities {name: float32 [N, C]} for the rows of `split.test`; source:
     where the first view's features come from; decided: the classes int64 [N] of the same images where these are not
-    just the most probable ones; uncalibrated: `tested` before calibration, {} where there was none.
+    just the most probable ones; uncalibrated: `tested` before calibration, {} where there was none;
+    overlays: what the predictions of some test images rest on, by position and view or model.
     """
 
     mode: Mode
@@ -39,6 +40,7 @@ class FinishedRun:
     source: Source | None = None
     decided: Mapping[str, np.ndarray] = field(default_factory=dict)
     uncalibrated: Mapping[str, np.ndarray] = field(default_factory=dict)
+    overlays: Mapping[int, Mapping[str, np.ndarray]] = field(default_factory=dict)
 
     @property
     def method(self) -> str:
@@ -72,6 +74,11 @@ class FinishedRun:
     def confidence(self, model: str) -> np.ndarray:
         """float32 [N]: the probabilities of these classes."""
         return np.take_along_axis(self.tested[model], self.predicted(model)[:, None], axis=1)[:, 0]
+
+    def surest_mistakes(self, most: int = 12) -> list[int]:
+        """Positions of the test images that the judge gets wrong, the surest first."""
+        wrong = np.flatnonzero(self.predicted(self.judge) != self.labels)
+        return wrong[np.argsort(-self.confidence(self.judge)[wrong], kind="stable")][:most].tolist()
 
     def class_counts(self, rows: np.ndarray) -> np.ndarray:
         """int64 [C]: how many images of each class these rows hold."""

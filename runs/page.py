@@ -211,17 +211,33 @@ def _rare(summary: Mapping[str, Any], run: FinishedRun) -> list[Section]:
 def _galleries(run: FinishedRun) -> list[Section]:
     confidence, predicted = run.confidence(run.judge), run.predicted(run.judge)
     wrong = np.flatnonzero(predicted != run.labels)
-    surest = wrong[np.argsort(-confidence[wrong], kind="stable")][:GALLERY]
+    surest = run.surest_mistakes(GALLERY)
     unsure = np.argsort(confidence, kind="stable")[:GALLERY]
     sections: list[Section] = []
     if len(surest):
         text = f"{len(surest)} of {len(wrong)} mistakes on the test, the surest first. "
         text += "Some may be no mistakes: a wrong label in the folder looks like this."
-        gallery = [_card(run, position) for position in surest.tolist()]
+        gallery = [_card(run, position) for position in surest]
         sections.append({"heading": "The surest mistakes", "text": text, "gallery": gallery})
+        sections += _explained(run)
     text = "The test images whose likeliest class has the lowest probability. Labels for images like these help most."
     gallery = [_card(run, position) for position in unsure.tolist()]
     return [*sections, {"heading": "The least sure images", "text": text, "gallery": gallery}]
+
+
+def _explained(run: FinishedRun) -> list[Section]:
+    """What some of the mistakes rest on, where that was drawn."""
+    text = (
+        "The same images in grey, glowing where they speak for the class that was predicted (Grad-CAM; of a "
+        "transformer the same for its patches). --explain draws it for any images."
+    )
+    predicted = run.predicted(run.judge)
+    gallery = [
+        {"image": image, "caption": [f"for {run.dataset.classes[predicted[position]]}: {name}"]}
+        for position, each in run.overlays.items()
+        for name, image in each.items()
+    ]
+    return [{"heading": "What these mistakes rest on", "text": text, "gallery": gallery}] if gallery else []
 
 
 def _card(run: FinishedRun, position: int) -> dict[str, Any]:

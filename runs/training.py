@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from .metrics_log import MetricsLog, TensorBoardLog, shown_by
 from .page import write_run
 from .page_warnings import misleading
 from .prepare import fill_banks
+from .relevance import explained
 from .run_summary import run_summary
 from .trainer import Trainer
 
@@ -113,6 +115,9 @@ def finish(trainer: Trainer, folder: Path, progress: Progress, began: float, tra
     asked = (options.mode, options.model, options.cotraining, options.run.seed)
     raw = tested if temperatures else {}
     run = FinishedRun(*asked, again, view.name, data, split, progress.rows, probabilities, view.source, decided, raw)
+    if tested:
+        with trainer.evaluated() as models:
+            run = replace(run, overlays=explained(run, models, run.surest_mistakes()))
     write_run(folder, summary, run)
     for line in misleading(run.judge, run.confusion, data.classes) if run.tested else []:
         warn(line)

@@ -50,7 +50,7 @@ VALUES: dict[str, str] = {
     "mpl_weight": "0", "feedback": "first_order", "feedback_scale": "none", "pseudo_label": "sample",
     "pseudo_label_view": "weak", "student_threshold": "0.5", "distribution_alignment": "0.5",
     "class_prior": "labels", "neighbours": "5", "head_prior": "none", "load_path": "exp",
-    "views": "pixels", "predict_dir": "/new", "export": "onnx",
+    "views": "pixels", "predict_dir": "/new", "explain": "/new", "export": "onnx",
     "near_duplicate": "0.8", "algorithm": "cotraining", "finetune_steps": "9", "layer_decay": "0.8",
     "n_trials": "7", "timeout": "60", "search": "max_lr=1e-4:1e-2:log", "folds": "4", "search_workers": "2",
     "storage": "sqlite:///s.db", "pruner": "none",
@@ -70,6 +70,7 @@ BESIDE: dict[str, list[str]] = {
     **dict.fromkeys(("algorithm", "finetune_views"), ["--cotrain_mode", "--views", "pixels", "gradients"]),
     "predict_dir": ["--load_path", "exp"],
     "export": ["--load_path", "exp"],
+    "explain": ["--load_path", "exp"],
     **{name: ["--optuna_mode"] for name in args.read_only_by("search") - {"optuna_mode"}},
     "out": ["--export", "onnx", "--load_path", "exp"],
     "predict_copy": ["--predict_dir", "/new", "--load_path", "exp"],
@@ -439,6 +440,7 @@ READ_BY = {
         "device", "num_workers", "precision", "out", "predict_copy", "copy_by", "min_probability", "load_path",
         "only_new", "strict", "reject", "keep_pages", "debug", "overwrite", "predict_dir",
     },
+    "explain": {"device", "num_workers", "precision", "load_path", "keep_pages", "debug", "overwrite", "explain"},
     "export": {"num_workers", "out", "data_dir", "load_path", "keep_pages", "debug", "overwrite", "export"},
     "inspect": {
         "inspect", "name", "overwrite", "seed", "device", "precision", "num_workers", "cache", "cache_dir",
@@ -491,11 +493,12 @@ def test_every_option_is_read_by_a_command() -> None:
 
 def test_the_commands_and_which_of_them_need_no_name() -> None:
     assert args.COMMANDS == {
-        "test_mode": "test", "predict_dir": "predict", "export": "export", "inspect": "inspect", "compare": "compare",
+        "test_mode": "test", "predict_dir": "predict", "export": "export", "explain": "explain",
+        "inspect": "inspect", "compare": "compare",
         "optuna_mode": "search", "list_views": "list_views", "view_report": "view_report",
         "list_runs": "list_runs",
     }  # fmt: skip
-    assert {"test_mode", "predict_dir", "export", "list_views", "list_runs"} == args.NAMELESS
+    assert {"test_mode", "predict_dir", "explain", "export", "list_views", "list_runs"} == args.NAMELESS
     assert set(MPL.COMMANDS) == set(args.COMMANDS)
     assert {"train", *args.COMMANDS.values()} == set(args.ALL)
 

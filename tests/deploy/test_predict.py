@@ -19,6 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
+from pages import Page
 from runs import COLOURS, FROZEN, MOONS, ROOT, Outcome, make_data, make_images, run, same, start
 from transfermpl import args
 from transfermpl.base import folder_walk
@@ -820,3 +821,28 @@ def test_photographs_end_to_end(tmp_path: Path, model: str) -> None:
     rows = read(tmp_path / "p.csv")
     truth = {path: path.split("/")[-2] for path in (row["path"] for row in rows)}
     assert np.mean([row["prediction"] == truth[row["path"]] for row in rows]) > 0.75
+
+
+# --- what decisions rest on -------------------------------------------------------------------------------------------
+
+
+def test_explained_images_and_their_page(base: Outcome, tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    make_images(folder, 2, (200, 30, 30), seed=5)
+    (folder / "torn.png").write_bytes(b"no image")
+    line = ("--explain", folder, "--load_path", base.folder())
+    outcome = run(*line, cwd=tmp_path)
+    assert outcome.code == 0, outcome.err
+    assert "not explained: 1 file" in outcome.err
+    page, pictures = base.folder() / "explained.html", base.folder() / "explained"
+    assert len(Page(page).all("img")) == 4  # each image, and beside it what its class rests on
+    with Image.open(sorted(pictures.iterdir())[0]) as picture:
+        assert picture.width == 2 * picture.height
+    assert len(list(pictures.iterdir())) == 2
+    assert run(*line, cwd=tmp_path).code == 0
+    assert (base.folder() / "explained-2.html").is_file()
+    page.write_text("mine")
+    assert "stays" in run(*line, "--overwrite", cwd=tmp_path).err
+    nowhere = run("--explain", tmp_path / "nowhere", "--load_path", base.folder(), cwd=tmp_path)
+    assert nowhere.code == 2
+    assert "--explain" in nowhere.err
