@@ -25,6 +25,7 @@ from .runs.resume import resumed_options
 from .runs.run_folder import going_on, resumed_folder, run_folder
 from .search import plots
 from .search.objective import Goal, fill_banks, goal_of
+from .search.page import write_page
 from .search.space import Space, best_options, first_values, space_of
 from .search.storage import JOURNAL, best_of, finished, open_storage, storage_errors
 from .search.supervisor import Supervisor
@@ -140,11 +141,13 @@ def write_results(study: optuna.Study, job: Job) -> dict[str, Any]:
         say("no trial has been completed")
         return result
     write_json(folder / "best_args.json", best_options(job.base, best.params))
-    plots.draw(folder, study, list(job.space))
+    pictures = plots.draw(folder, study, list(job.space))
     first = next((t for t in trials if t.user_attrs.get("first") and t.state == TrialState.COMPLETE), None)
     beside = f"; the present options (trial {first.number}): {first.value:.1%}" if first is not None else ""
     url = job.search.storage
-    say(f"best: trial {best.number}, {best.value:.1%}{beside}")
+    lead = f"best: trial {best.number}, {best.value:.1%}{beside}"
+    write_page(folder, trials, pictures, lead, list(job.space), best_options(job.base, best.params))
+    say(lead)
     say_next("train with it", ["--name", f"{folder.name}-best", "--config", str(folder / "best_args.json")])
     shown = without_password(url) if url else str(folder / JOURNAL)
     say(f"look at it: pip install optuna-dashboard; optuna-dashboard {shown}")

@@ -21,6 +21,7 @@ from ..runs.run_folder import going_on
 from ..utils import UserError, log_to, say, warn
 from .baselines import BASELINES, baseline_accuracy
 from .methods import Method, methods_of
+from .page import write_page
 from .seeds import check_seeds, make_folder, seeds_of, summary_of
 from .task import Accuracies, Task, prepared, train_and_test
 from .verdict import DEFAULT_REPEAT, advice, picture, rows_of, table, table_as_csv
@@ -29,8 +30,8 @@ from .verdict import DEFAULT_REPEAT, advice, picture, rows_of, table, table_as_c
 def compare(task: Task) -> dict[str, Any]:
     """Train with every method and every seed, test each once, and say which to use; returns the summary, also written.
 
-    Leaves in `results/NAME/`: summary.json, comparison.csv, comparison.png, and `seed-<seed>/` with the split and each
-    method's metrics.csv. Raises UserError and TrainingFault.
+    Leaves in `results/NAME/`: summary.json, comparison.csv, comparison.png, report.html, and `seed-<seed>/` with the
+    split and each method's metrics.csv. Raises UserError and TrainingFault.
     """
     options = task.options
     seeds = seeds_of(options.run, options.study, DEFAULT_REPEAT)
@@ -55,6 +56,7 @@ def compare(task: Task) -> dict[str, Any]:
         picture(
             folder / "comparison.png", results, title=f"{Path(task.dataset.name).name}, {summary['labels_used']} labels"
         )
+        write_page(folder, summary, results, task.options.command_line())
         say("\n" + table(results))
         say(f"\n{summary['advice']}\n\nresults: {folder}")
     return summary

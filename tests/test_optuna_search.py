@@ -131,7 +131,7 @@ def test_what_a_search_leaves(tmp_path: Path) -> None:
     folder = tmp_path / "results" / "t"
     pictures = {"history.png", "importances.png", "parallel.png", "slices.png"}
     rest = {"run.log", "best_args.json", "trials.csv", "study.journal", "commandline_args.txt", "workers.log"}
-    rest |= {"written.txt"}
+    rest |= {"written.txt", "report.html"}
     assert {*written_in(folder), "written.txt"} == pictures | rest
     assert {path.name for path in folder.iterdir()} == pictures | rest
     for name in pictures:

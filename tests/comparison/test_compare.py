@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pages import Page
 from runs import FROZEN, MOONS, ROOT, Moment, Outcome, killed, make_data, run, started
 from transfermpl import args
 from transfermpl.base.metrics import paired_difference
@@ -92,6 +93,7 @@ def test_table_picture_and_sentence(moons: Outcome) -> None:
     with Image.open(moons.folder() / "comparison.png") as picture:
         assert min(picture.size) > 300
     assert moons.summary()["advice"] in moons.out
+    assert moons.summary()["advice"] in Page(moons.folder() / "report.html").words
     assert f"| MPL: ensemble                     | {100 * rows(moons)['MPL: ensemble']['mean']:.1f}%" in moons.out
 
 
@@ -100,7 +102,7 @@ def test_what_lies_in_the_folder(images: Outcome) -> None:
     folder = images.folder()
     assert {path.name for path in folder.iterdir()} == {
         "bad_files.txt", "commandline_args.txt", "comparison.csv", "comparison.png", "journal.json", "seed-0", "seed-1",
-        "run.log", "summary.json", "written.txt",
+        "report.html", "run.log", "summary.json", "written.txt",
     }  # fmt: skip
     assert {path.name for path in (folder / "seed-1").iterdir()} == {
         "split.csv", "labels-only", "uda", "mpl", "mpl-with-switched-roles", "fine-tuned-student",

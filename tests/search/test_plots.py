@@ -13,7 +13,9 @@ import optuna
 import pytest
 from optuna.trial import TrialState
 
+from pages import Page
 from transfermpl.search import plots
+from transfermpl.search.page import write_page
 from transfermpl.visualization import VERMILION
 
 
@@ -133,7 +135,9 @@ sys.path[:0] = sys.argv[2:]
 import matplotlib
 from pathlib import Path
 from test_plots import NAMES, some_study
+from pages import Page
 from transfermpl.search import plots
+from transfermpl.search.page import write_page
 before = dict(matplotlib.rcParams)
 assert len(plots.draw(Path(sys.argv[1]), some_study(), NAMES)) == 4
 from matplotlib import pyplot
@@ -147,3 +151,14 @@ assert {name for name, value in before.items() if matplotlib.rcParams[name] != v
     )
     assert done.returncode == 0, done.stderr
     assert len(list(tmp_path.glob("*.png"))) == 4
+
+
+def test_the_page_of_a_search_says_the_best_and_doubts_few_trials(tmp_path: Path) -> None:
+    study = some_study(10)
+    options = {"ema": 0.9, "head": "<b>", "lr": 0.001}
+    written = write_page(tmp_path, study.trials, [], "best: trial 3", ["ema", "head", "lr"], options)
+    page = Page(written)
+    assert "Best: trial 3." in page.words
+    assert f"{study.best_trial.number} {study.best_value:.1%}" in page.words
+    assert "From 8 complete trials" in page.words
+    assert "best_args.json" in page.words
