@@ -140,9 +140,9 @@ class Data:
     download: bool = option(
         False, "Download the torchvision data set into --data_root if it is not there.",
         commands=WITH_DATA, per_machine=True)
-    labels_csv: str | None = option(
-        None, "Read the labels from a table with the columns path,label, where a path starts below --data_dir and an "
-        "empty label means unlabeled.",
+    labels_csv: tuple[str, ...] = option(
+        (), "Read labels from tables with the columns path,label, where a path starts below --data_dir and an empty label "
+        "means unlabeled, or from exports of Label Studio, CVAT and Roboflow; the later one counts.",
         metavar="FILE", commands=WITH_TEST, per_machine=True, inherited="default")
     num_labels_percent: float | None = option(
         None, "Use the labels of this share of the training images (0.03 or 3%) and treat the others as unlabeled.",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import os
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -297,7 +298,9 @@ def split_dataset(dataset: Dataset, data: args.Data, seed: int) -> Split:
             count = _part(data.val_percent, len(rows))
             val, rows = [*val, *rows[:count]], rows[count:]
         free[label] = rows
-    labeled = _draw_labels(free, _count_labels(dataset, data, sum(map(len, free.values()))), data.label_split, seed)
+    labeled = _draw_labels(
+        free, _count_labels(dataset, data, [len(rows) for rows in free.values()]), data.label_split, seed
+    )
     training = np.setdiff1d(np.arange(len(dataset)), [*test, *val])
     unlabeled = training if data.include_labeled else np.setdiff1d(training, labeled)
     if not len(unlabeled):
@@ -310,8 +313,9 @@ def _part(part: float, count: int) -> int:
     return min(max(int(part * count + 0.5), 1), count - 1) if part > 0 and count else 0
 
 
-def _count_labels(dataset: Dataset, data: args.Data, available: int) -> int:
-    classes = len(dataset.classes)
+def _count_labels(dataset: Dataset, data: args.Data, sizes: Sequence[int]) -> int:
+    """How many labels of classes of these sizes are used: of a share, balanced, at least two a class that has two."""
+    classes, available = len(dataset.classes), sum(sizes)
     needed = f"there are {classes} classes: give --num_labels {classes} or more, or --num_labels_percent 100% for all"
     if data.num_labels is not None:
         if data.num_labels > available:
@@ -323,6 +327,8 @@ def _count_labels(dataset: Dataset, data: args.Data, available: int) -> int:
     if share is None:
         share = _share_of_labels(dataset, data, available)
     count = int(share * available + 0.5)
+    if data.label_split == "balanced" and share > 0:  # with one label, a class takes no part in calibration
+        count = max(count, sum(min(size, 2) for size in sizes))
     if count < classes:
         raise UserError(f"{100 * share:g}% of {available} images are {count} labels, but {needed}")
     return count

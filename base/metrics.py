@@ -50,6 +50,20 @@ def with_ensemble(predictions: Mapping[str, np.ndarray]) -> dict[str, np.ndarray
     return {**predictions, "ensemble": np.mean(np.stack(list(predictions.values())), axis=0)}
 
 
+def disagreement(predictions: Mapping[str, np.ndarray], models: Iterable[str]) -> np.ndarray:
+    """How far the models' probabilities [N, C] lie apart, from 0 (the same) to 1 (nothing in common): float64 [N].
+
+    The Jensen-Shannon divergence over its largest value: the entropy of the mean, less the mean of the entropies.
+    """
+    each = np.stack([predictions[name].astype(np.float64) for name in models])
+    most = math.log(max(2, min(len(each), each.shape[2])))
+    return np.clip((_entropy(each.mean(axis=0)) - _entropy(each).mean(axis=0)) / most, 0, 1)
+
+
+def _entropy(p: np.ndarray) -> np.ndarray:
+    return -(p * np.log(np.maximum(p, np.finfo(np.float64).tiny))).sum(axis=-1)
+
+
 def confusion_matrix(labels: np.ndarray, predicted: np.ndarray, count: int) -> np.ndarray:
     """Counts [C, C] of labels and predicted classes, int64 [N] each: a row a true class, a column a predicted one."""
     return np.bincount(labels * count + predicted, minlength=count * count).reshape(count, count)

@@ -366,7 +366,8 @@ def parser_of(table: OptionTable, *, usage: str, about: str, version: str) -> ar
         elif option.is_switch:
             add(f"--{name}", f"--no_{name}", action=_Switch, dest=name, nargs=0, help=shown)
         else:
-            add(f"--{name}", metavar=option.placeholder, nargs="+" if option.several else None, help=shown)
+            several: dict[str, Any] = {"nargs": "+", "action": "extend"} if option.several else {}
+            add(f"--{name}", metavar=option.placeholder, help=shown, **several)
     return parser
 
 

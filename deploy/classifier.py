@@ -6,7 +6,6 @@ run has found.
 
 from __future__ import annotations
 
-import math
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -161,20 +160,6 @@ class Classifier:
             for transform, images in zip(self.transforms, zip(*fitted, strict=True), strict=True)
         }
         return self.trained.examine(lambda view: batches[self.trained.views[view].transform])
-
-
-def disagreement(predictions: Mapping[str, np.ndarray], models: Iterable[str]) -> np.ndarray:
-    """How far the models' probabilities [N, C] lie apart, from 0 (the same) to 1 (nothing in common): float64 [N].
-
-    The Jensen-Shannon divergence over its largest value: the entropy of the mean, less the mean of the entropies.
-    """
-    each = np.stack([predictions[name].astype(np.float64) for name in models])
-    most = math.log(max(2, min(len(each), each.shape[2])))
-    return np.clip((_entropy(each.mean(axis=0)) - _entropy(each).mean(axis=0)) / most, 0, 1)
-
-
-def _entropy(p: np.ndarray) -> np.ndarray:
-    return -(p * np.log(np.maximum(p, np.finfo(np.float64).tiny))).sum(axis=-1)
 
 
 def loaded_checkpoint(run: str) -> tuple[Path, dict[str, Any]]:

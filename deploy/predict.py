@@ -18,13 +18,14 @@ import numpy as np
 from ..args import Mode, Use
 from ..base.files import atomic_file, file_names
 from ..base.folder_walk import printable
+from ..base.metrics import disagreement
 from ..base.progress import ProgressBar
 from ..base.tables import csv_rows, csv_text, number_of, percent, text_table
 from ..features.sources import EVALUATION_BATCH
 from ..images.decode import reason_of
 from ..runs.resume import run_of
 from ..utils import UserError, say, shown, warn
-from .classifier import Classifier, disagreement, in_batches
+from .classifier import Classifier, in_batches
 from .only_new import FINGERPRINT, damaged, earlier_table, of_call, of_file, rows_of
 from .output import STDOUT, classifier_of, output, standard_output, writing
 from .sources import Given, GivenFile

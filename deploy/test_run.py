@@ -33,7 +33,7 @@ def test(mode: Mode, given: Mapping[str, Any]) -> dict[str, Any]:
     began = time.monotonic()
     loaded = load_run(mode)
     if "data_dir" in given:  # a table of labels belongs to the folder that it was made for
-        given = {"labels_csv": None, **given}
+        given = {"labels_csv": (), **given}
     stored = loaded["stored"].changed(model_name=loaded["model"]["name"], **given)
     dataset = with_ranges(with_classes(find_dataset(stored.data, for_test=True), loaded), loaded)
     labeled, seen = dataset.labels >= 0, np.isin(dataset.hashes, hashes_in(loaded, "seen"))

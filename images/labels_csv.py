@@ -1,4 +1,7 @@
-"""A table of labels: `path,label` and, if the user likes, `split`, as people and their programs write it."""
+"""A table of labels: `path,label` and, if the user likes, `split`, as people and their programs write it.
+
+What labeling programs export is made such a table by exports.py.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +10,25 @@ import io
 import os
 import re
 import unicodedata
-from collections.abc import Mapping
-from pathlib import Path
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePosixPath
 
-from ..base.folder_walk import printable
+from ..base.folder_walk import files_below, printable
 from ..base.tables import csv_rows
 from ..utils import UserError
 from .builtin import Item
+from .exports import check_cell, export_rows, local_path, one_hot_rows
 from .places import listed, place_of
 
 DELIMITERS = ",;\t|"
 # The usual names of the columns, in lower case, the best first.
 COLUMNS = {
     "path": "path file filename file_name filepath file_path image image_path image_name image_id img id name",
-    "label": "label class class_name classname category target species labels",
+    "label": "label class class_name classname category target species labels choice",
     "split": "split subset partition",
 }
+EXPORTS = (".json", ".xml", ".txt")  # of labeling programs, which have paths of their own
 UNLABELED = frozenset(("", "nan", "none", "null", "<na>", "na", "n/a", "#n/a", "unlabeled", "unlabelled"))
 
 
@@ -37,6 +43,7 @@ def table_file(folder: Path, given: str) -> Path:
 def items_of_csv(folder: Path, table: Path) -> list[Item]:
     """The images of a table. Raises UserError, which names the table and what to do."""
     lines = _read(table)
+    find = _finder(folder, table)
     columns = _columns(table, lines[0] if lines else [])
     items: dict[str, Item] = {}
     missing: list[str] = []
@@ -47,11 +54,12 @@ def items_of_csv(folder: Path, table: Path) -> list[Item]:
         if any(cell.strip() for cell in cells[len(lines[0]) :]):
             raise UserError(f"{where} has {len(cells)} cells under {len(lines[0])} names; put quotes around a comma")
         row = {name: cells[place] if place < len(cells) else "" for name, place in columns.items()}
-        file = _find(folder, row["path"])
+        file = find(row["path"])
         row = {name: cell.strip() for name, cell in row.items()}
         if file is None:
             missing.append(row["path"])
             continue
+        check_cell(row["label"], where)
         item = _item(folder, file, row, where)
         if items.setdefault(item.path, item) != item:
             raise UserError(f"{where}: {item.path} stands there twice, and not alike; remove one")
@@ -69,8 +77,12 @@ def _read(table: Path) -> list[list[str]]:
     """The cells of each line, whatever the encoding and the delimiter."""
     try:
         text = _decoded(table.read_bytes())
+        exported = export_rows(table, text)
+        if exported is not None:
+            return exported
         delimiter = max(DELIMITERS, key=re.split(r"[\r\n]", text.lstrip(), maxsplit=1)[0].count)
-        return list(csv_rows(io.StringIO(text, newline=""), strict=True, delimiter=delimiter))
+        rows = list(csv_rows(io.StringIO(text, newline=""), strict=True, delimiter=delimiter))
+        return one_hot_rows(table, rows) or rows
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{table} can't be read as a CSV table in UTF-8 ({error}); write it again") from error
 
@@ -108,6 +120,35 @@ def _find(folder: Path, path: str) -> Path | None:
     spellings.append(f"'{plain}")
     found = (folder / spelling for spelling in spellings if spelling)
     return next((file for file in found if os.path.exists(file) and not os.path.isdir(file)), None)
+
+
+def _finder(folder: Path, table: Path) -> Callable[[str], Path | None]:
+    """Finds the file of a row; one that a labeling program names in its own way also by the end of its path.
+
+    Beside the table too, where Roboflow has its images. A name that several files have names none of them.
+    """
+    by_name: dict[str, set[str]] = defaultdict(set)
+
+    def find(path: str) -> Path | None:
+        found = _find(folder, path) or _find(table.absolute().parent, path)
+        if found is not None or not (table.suffix.lower() in EXPORTS or local_path(path) != path):
+            return found
+        parts = PurePosixPath(local_path(path)).parts
+        for start in range(len(parts)):
+            if (found := _find(folder, "/".join(parts[start:]))) is not None:
+                return found
+        if not by_name:
+            for image in files_below(folder):
+                by_name[_plain_name(image.file)].add(image.file)
+        alike = by_name.get(_plain_name(path if not parts else parts[-1]), set())
+        return Path(next(iter(alike))) if len(alike) == 1 else None
+
+    return find
+
+
+def _plain_name(path: str) -> str:
+    """A file's name as it is after an upload, which puts _ in the place of what it doesn't like."""
+    return re.sub(r"[^\w.-]+", "_", PurePosixPath(path).name)
 
 
 def _item(folder: Path, file: Path, row: Mapping[str, str], where: str) -> Item:

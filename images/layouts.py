@@ -11,7 +11,7 @@ import difflib
 import os
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,8 +38,11 @@ def find_files(data: args.Data, *, for_test: bool = False) -> Found:
     else:
         folder = _folder(data.data_dir)
         try:
-            csv_file = data.labels_csv
-            found = Found(_from_table(folder, csv_file) if csv_file else _from_folder(folder, for_test=for_test))
+            tables = data.labels_csv
+            items = (
+                _from_tables(folder, tables, for_test=for_test) if tables else _from_folder(folder, for_test=for_test)
+            )
+            found = Found(items)
             found = dataclasses.replace(found, items=_with_one_name_a_class(found.items))
         except OSError as error:
             raise UserError(f"{error.filename} can't be read ({error.strerror}); give another --data_dir") from error
@@ -80,14 +83,44 @@ def _folder(name: str) -> Path:
     raise UserError(f"there is no folder {name}; {hint}")
 
 
-def _from_table(folder: Path, given: str) -> list[Item]:
-    table = table_file(folder, given)
-    items = items_of_csv(folder, table)
-    return items + _in_no_row(folder, table, items)
+def _from_tables(folder: Path, given: Sequence[str], *, for_test: bool) -> list[Item]:
+    """What the tables say, on top of what folders named labeled, train, test and so on do; the later one counts.
+
+    Where a label is missing, what was said before it stays.
+    """
+    items = {item.path: item for item in _from_folder(folder, for_test=for_test)} if _has_parts(folder) else {}
+    tables = [table_file(folder, name) for name in given]
+    changed: list[str] = []
+    for table in tables:
+        for item in items_of_csv(folder, table):
+            before = items.get(item.path)
+            items[item.path] = item if before is None else _updated(before, item)
+            if before is not None and item.label and before.label not in ("", item.label):
+                changed.append(f"{item.path}, which was {before.label} and is {item.label} by {table}")
+    if changed:
+        warn(
+            f"{len(changed)} labels differ from what was said before, and the later one counts; the first: {changed[0]}"
+        )
+    return [*items.values(), *_in_no_row(folder, tables, list(items.values()))]
 
 
-def _in_no_row(folder: Path, table: Path, items: list[Item]) -> list[Item]:
-    """The images below the folder that a table does not name, as unlabeled ones; what else lies there is counted.
+def _has_parts(folder: Path) -> bool:
+    """Whether all images lie in folders named labeled, test and so on, and those for training hold classes."""
+    images = _images_by_subfolder(folder)
+    filled = [sub for sub in images if images[sub].files]
+    return all(place_of(sub.name) for sub in filled) and any(
+        place_of(sub.name) in ("train", "labeled") and _subfolders(sub, images) for sub in filled
+    )
+
+
+def _updated(before: Item, item: Item) -> Item:
+    label = item.label or before.label
+    place = item.place or before.place
+    return dataclasses.replace(before, label=label, place="" if label and place == "unlabeled" else place)
+
+
+def _in_no_row(folder: Path, tables: Sequence[Path], items: list[Item]) -> list[Item]:
+    """The images below the folder that no table names, as unlabeled ones; what else lies there is counted.
 
     Not those of a whole disk, whose paths a table may hold.
     """
@@ -99,12 +132,12 @@ def _in_no_row(folder: Path, table: Path, items: list[Item]) -> list[Item]:
         unnamed = [found for found in files_below(folder) if found.path not in named]
     except OSError:  # of a folder that can't be listed the files can be read all the same
         return []
-    targets = {os.path.realpath(table), *(os.path.realpath(str(item.source)) for item in items if unnamed)}
+    targets = {*map(os.path.realpath, tables), *(os.path.realpath(str(item.source)) for item in items if unnamed)}
     images = Images.among(found for found in unnamed if os.path.realpath(found.file) not in targets)
     unlabeled = [_item(folder, file, "", "unlabeled") for file in images.files]
     if unlabeled:
-        first = f"the first: {unlabeled[0].path}"
-        say(f"{len(unlabeled)} images below {folder} are in no row of {table}, so they are unlabeled ones, {first}")
+        where = f"{listed(map(str, tables))}, so they are unlabeled ones, the first: {unlabeled[0].path}"
+        say(f"{len(unlabeled)} images below {folder} are in no row of {where}")
     _warn_of_unlisted([images])
     _warn_of_others([images])
     return unlabeled

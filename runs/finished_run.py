@@ -14,6 +14,7 @@ from ..backbones.registry import view_labels
 from ..base.metrics import confusion_matrix
 from ..data import Dataset, Split
 from ..features.sources import Source
+from .unlabeled_tables import UnlabeledPredictions
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class FinishedRun:
     of metrics.csv; tested: each model's probabilities {name: float32 [N, C]} for the rows of `split.test`; source:
     where the first view's features come from; decided: the classes int64 [N] of the same images where these are not
     just the most probable ones; uncalibrated: `tested` before calibration, {} where there was none;
-    overlays: what the predictions of some test images rest on, by position and view or model.
+    overlays: what the predictions of some test images rest on, by position and view or model; unlabeled: what the
+    models say of images without a label.
     """
 
     mode: Mode
@@ -41,6 +43,7 @@ class FinishedRun:
     decided: Mapping[str, np.ndarray] = field(default_factory=dict)
     uncalibrated: Mapping[str, np.ndarray] = field(default_factory=dict)
     overlays: Mapping[int, Mapping[str, np.ndarray]] = field(default_factory=dict)
+    unlabeled: UnlabeledPredictions | None = None
 
     @property
     def method(self) -> str:

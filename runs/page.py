@@ -22,8 +22,10 @@ from .decision import UNEVEN, told
 from .distant_images import DistantImage, distant_images
 from .finished_run import FinishedRun
 from .page_warnings import warnings_section
+from .unlabeled_tables import NEXT
 
 GALLERY = 12  # images of each kind
+TO_LABEL = 24
 CLASSES_NAMED = 12  # in a list
 HARDEST = 50  # classes as bars, where there are more
 METHODS = {
@@ -47,6 +49,7 @@ def write_run(folder: Path, summary: Mapping[str, Any], run: FinishedRun) -> Pat
         *_curves(run),
         *_reliability(summary, run),
         *_distant(run, distant),
+        *_label_next(run),
         *_samples(folder, run.dataset.kind),
         _again(run),
     ]
@@ -268,6 +271,23 @@ def _distant(run: FinishedRun, distant: Sequence[DistantImage]) -> list[Section]
         card = {"image": run.image(found.row), "caption": ["unlabeled", run.dataset.paths[found.row]]}
         gallery.append(card if found.position is None else _card(run, found.position))
     return [{"heading": "Far from every labeled image", "text": text, "gallery": gallery}]
+
+
+def _label_next(run: FinishedRun) -> list[Section]:
+    found = run.unlabeled
+    if found is None:
+        return []
+    gallery = []
+    for place in found.chosen[:TO_LABEL].tolist():
+        row, probabilities = int(found.rows[place]), found.probabilities[place]
+        predicted = f"{run.dataset.classes[probabilities.argmax()]}, {percent(float(probabilities.max()))}"
+        gallery.append({"image": run.image(row), "caption": [predicted, run.dataset.paths[row]]})
+    text = (
+        f"The first {len(gallery)} of {len(found.chosen)} unlabeled images whose labels would help most: the models "
+        f"are unsure near them, and no label is near. Fill in the column label of {NEXT}, and train again with this "
+        "file as --labels_csv, beside the tables of before; what stays empty stays unlabeled."
+    )
+    return [{"heading": "Label these next", "text": text, "gallery": gallery}]
 
 
 # --- curves and pictures ----------------------------------------------------------------------------------------------

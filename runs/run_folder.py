@@ -141,7 +141,8 @@ def check_overwrite(values: Mapping[str, Any]) -> None:
     removable(RESULTS / values["name"])
     folder = (RESULTS / values["name"]).resolve()
     read = [("views", spec.partition("=")[2]) for spec in values["views"]]
-    read += [(name, values[name] or "") for name in ("data_dir", "labels_csv", "config", "weights", "load_path")]
+    read += [("labels_csv", table) for table in values["labels_csv"]]
+    read += [(name, values[name] or "") for name in ("data_dir", "config", "weights", "load_path")]
     for option, given in read:
         place = Path(given).expanduser().resolve()
         if given and (place == folder or folder in place.parents):

@@ -32,6 +32,7 @@ from .prepare import fill_banks
 from .relevance import explained
 from .run_summary import run_summary
 from .trainer import Trainer
+from .unlabeled_tables import predict_unlabeled, write_unlabeled
 
 
 def show_networks(trainer: Trainer) -> None:
@@ -88,6 +89,8 @@ def finish(trainer: Trainer, folder: Path, progress: Progress, began: float, tra
     save_best(folder / "checkpoints" / "best.pt", trainer, best_epoch, temperatures, decision, learned_from(trainer))
     with trainer.evaluated() as models:
         validated, tested = (predict_rows(models, trainer.views, rows) for rows in (split.val, split.test))
+        learned = trainer.sampler.unlabeled is not None
+        unlabeled = predict_unlabeled(models, trainer.views, trainer.context, temperatures) if learned else None
     labels = data.labels[split.test]
     decided = decision.of_models(tested, temperatures, data.classes)
     draw_confusions(folder, decided, labels, data.classes)
@@ -110,11 +113,14 @@ def finish(trainer: Trainer, folder: Path, progress: Progress, began: float, tra
     about_run = (folder.name, options.mode.name, trainer.context, trainer.views)
     summary = run_summary(*about_run, used, results, seconds, words=words)
     write_json(folder / "summary.json", summary)
+    if unlabeled is not None:
+        write_unlabeled(folder, data, unlabeled)
     view, probabilities = trainer.views.first, calibrated(tested, temperatures)
     again = shlex.join([*program().split(), *options.command_line()])
     asked = (options.mode, options.model, options.cotraining, options.run.seed)
     raw = tested if temperatures else {}
     run = FinishedRun(*asked, again, view.name, data, split, progress.rows, probabilities, view.source, decided, raw)
+    run = replace(run, unlabeled=unlabeled)
     if tested:
         with trainer.evaluated() as models:
             run = replace(run, overlays=explained(run, models, run.surest_mistakes()))

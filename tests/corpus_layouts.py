@@ -290,7 +290,7 @@ def csv(
 ) -> Case:
     """A table of labels; without labels those of the folders are expected."""
     found = {} if refused else {path: path[0] for path in SIX} if labels is None else labels
-    return Case(name, _table(content, *more), found, refused=refused, options={"labels_csv": "t.csv"}, **named)  # type: ignore[arg-type]
+    return Case(name, _table(content, *more), found, refused=refused, options={"labels_csv": ("t.csv",)}, **named)  # type: ignore[arg-type]
 
 
 def lines(header: str, *rows: str, end: str = "\n") -> str:
@@ -377,7 +377,7 @@ def tables() -> Iterator[Case]:
     others = r"2 files are of no kind that is read and are left out: 1 \.\w+, 1 \.\w+"
     yield Case(
         "table of some images beside other files", with_others, named,
-        places=rest, said=(others,), options={"labels_csv": "t.csv"},
+        places=rest, said=(others,), options={"labels_csv": ("t.csv",)},
     )  # fmt: skip
 
     def through_a_link(root: Path) -> None:
@@ -385,7 +385,9 @@ def tables() -> Iterator[Case]:
         (root / "la").symlink_to("a")
         (root / "lb").symlink_to("b")
 
-    yield Case("table that names links", through_a_link, {f"l{p}": p[0] for p in SIX}, options={"labels_csv": "t.csv"})
+    yield Case(
+        "table that names links", through_a_link, {f"l{p}": p[0] for p in SIX}, options={"labels_csv": ("t.csv",)}
+    )
     yield csv("table with one row", "path,label\na/000.png,a\n", refused=".*at least two classes, but has a.*")
     for name, text, line in (
         ("no header", plain.partition("\n")[2], ".*must start with the line path,label.*"),
@@ -420,10 +422,10 @@ def tables() -> Iterator[Case]:
         "table that is not there",
         _folders("a", "b"),
         refused="there is no table t.csv.*",
-        options={"labels_csv": "t.csv"},
+        options={"labels_csv": ("t.csv",)},
     )
     yield Case(
-        "table that is a folder", _folders("a", "b", "t.csv"), refused=".*t.csv.*", options={"labels_csv": "t.csv"}
+        "table that is a folder", _folders("a", "b", "t.csv"), refused=".*t.csv.*", options={"labels_csv": ("t.csv",)}
     )
 
 

@@ -166,6 +166,14 @@ def test_a_small_class_gives_all_and_others_fill_up() -> None:
     assert counts[0] == 3
 
 
+def test_a_share_is_two_labels_a_class_at_least_where_there_are_two() -> None:
+    dataset = made([0] + [c for c in range(1, 17) for _ in range(65)])
+    split = data.split_dataset(dataset, args.Data(data_dir="d", num_labels_percent=0.03, test_percent=0), 0)
+    assert Counter(dataset.labels[split.labeled].tolist()) == {0: 1} | dict.fromkeys(range(1, 17), 2)
+    few = args.Data(data_dir="d", num_labels_percent=0.001, test_percent=0)
+    assert len(data.split_dataset(dataset, few, 0).labeled) == 33
+
+
 def test_seeds_differ_and_the_remainder_is_spread() -> None:
     dataset = made([0] * 50 + [1] * 50 + [2] * 50)
     splits = [data.split_dataset(dataset, args.Data(num_labels=4), seed) for seed in range(12)]
@@ -184,8 +192,11 @@ def test_one_image_of_a_class_stays_for_training() -> None:
     [
         (dict(num_labels=4), "too few, there are 5 classes: give --num_labels 5 or more"),
         (dict(num_labels=51), "too many: 50 are there"),
-        (dict(), "3% of 50 images are 2 labels, but there are 5 classes: give --num_labels 5 or more"),
-        (dict(num_labels_percent=0.001), "0.1% of 50 images are 0 labels"),
+        (dict(num_labels_percent=0.0), "0% of 50 images are 0 labels, but there are 5 classes: give --num_labels 5"),
+        (
+            dict(num_labels_percent=0.04, label_split="stratified"),
+            "4% of 50 images are 2 labels, but there are 5 classes",
+        ),
         (dict(num_labels=50, include_labeled=False), "every training image is a labeled one"),
     ],
 )
@@ -239,9 +250,9 @@ def test_a_class_of_one_image_may_be_mistyped(tmp_path: Path, capsys: pytest.Cap
         (20, dict(data_dir="d"), 32),  # 3% would be one label
         (400, dict(data_dir="d"), 640),  # 3% would be 19, fewer than 10 a class
         (500, dict(data_dir="d"), 24),  # enough to show what few labels give
-        (500, dict(data_dir="d", labels_csv="t.csv"), 800),  # who writes a table wants it used
+        (500, dict(data_dir="d", labels_csv=("t.csv",)), 800),  # who writes a table wants it used
         (100, dict(data_dir="digits"), 5),
-        (20, dict(data_dir="d", num_labels_percent=0.1), 3),
+        (20, dict(data_dir="d", num_labels_percent=0.1), 4),  # two a class
     ],
 )
 def test_labels_are_left_unused_only_where_many_are_there(count: int, options: dict[str, Any], used: int) -> None:

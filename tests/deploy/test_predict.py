@@ -24,7 +24,7 @@ from runs import COLOURS, FROZEN, MOONS, ROOT, Outcome, make_data, make_images, 
 from transfermpl import args
 from transfermpl.base import folder_walk
 from transfermpl.base.folder_walk import files_below
-from transfermpl.base.metrics import ENOUGH_TO_FIT, fit_temperatures, tempered
+from transfermpl.base.metrics import ENOUGH_TO_FIT, disagreement, fit_temperatures, tempered
 from transfermpl.data import find_dataset
 from transfermpl.deploy import classifier, export, only_new, output, predict, sources
 from transfermpl.deploy.sources import GivenFile
@@ -240,7 +240,7 @@ def test_what_is_unsure_is_left_to_a_person_the_most_useful_first(base: Outcome,
     # A person fills in labels, and a training takes the table.
     text = (tmp_path / "p_unsure.csv").read_text().replace(",,", ",rot,", 2)
     (tmp_path / "n" / "labels.csv").write_text(text.replace(",,", ",blau,"))
-    dataset = find_dataset(args.Data(data_dir=str(tmp_path / "n"), labels_csv="labels.csv"))
+    dataset = find_dataset(args.Data(data_dir=str(tmp_path / "n"), labels_csv=("labels.csv",)))
     assert dataset.classes == ("blau", "rot")
     labeled = {path for path, label in zip(dataset.paths, dataset.labels, strict=True) if label >= 0}
     assert labeled == {row["path"] for row in unsure}  # the sure ones are the unlabeled set
@@ -458,9 +458,9 @@ def test_a_run_of_points_has_no_images(tmp_path: Path) -> None:
 
 def test_disagreement_is_none_for_equal_and_all_for_opposite_models() -> None:
     a, b, c = np.array([[1.0, 0, 0], [0.2, 0.3, 0.5]]), np.array([[0.0, 1, 0], [0.2, 0.3, 0.5]]), np.eye(3)[[2, 2]]
-    assert classifier.disagreement({"a": a, "b": b}, ["a", "b"]) == pytest.approx([1, 0], abs=1e-9)
-    assert classifier.disagreement({"a": a, "b": b, "c": c}, ["a", "b", "c"])[0] == pytest.approx(1)
-    assert classifier.disagreement({"a": a, "ensemble": c}, ["a"]) == pytest.approx([0, 0])
+    assert disagreement({"a": a, "b": b}, ["a", "b"]) == pytest.approx([1, 0], abs=1e-9)
+    assert disagreement({"a": a, "b": b, "c": c}, ["a", "b", "c"])[0] == pytest.approx(1)
+    assert disagreement({"a": a, "ensemble": c}, ["a"]) == pytest.approx([0, 0])
 
 
 # --- as a library -----------------------------------------------------------------------------------------------------

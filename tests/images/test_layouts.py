@@ -237,7 +237,7 @@ def test_csv(images: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     (images / "all" / "001.png").rename(images / "all" / "a, b ü.png")
     text = f'\ufeffPath, Label\nall/000.png,rosé\n"all/a, b ü.png","x, y"\n\nall/002.png,\n{away},rosé\n'
     (images / "labels.csv").write_text(text, encoding="utf-8")
-    dataset = find(images, labels_csv="labels.csv")
+    dataset = find(images, labels_csv=("labels.csv",))
     assert dataset.classes == ("rosé", "x, y")
     assert dict(zip(dataset.paths, dataset.labels.tolist(), strict=True)) == {
         "all/000.png": 0, "all/a, b ü.png": 1, "all/002.png": -1, away.as_posix(): 0,
@@ -259,7 +259,7 @@ def test_csv(images: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
 def test_tables_as_people_write_them(images: Path, text: str, encoding: str) -> None:
     (images / "t.csv").write_text(text, encoding=encoding)
-    dataset = find(images, labels_csv="t.csv")
+    dataset = find(images, labels_csv=("t.csv",))
     assert dataset.classes == ("0", "1")
     assert dataset.labels.tolist() == [0, 1, *[-1] * (len(dataset) - 2)]
 
@@ -267,14 +267,14 @@ def test_tables_as_people_write_them(images: Path, text: str, encoding: str) -> 
 def test_only_line_ends_end_a_row(images: Path) -> None:
     """Not what else Unicode knows of: a name may hold one of these signs."""
     (images / "t.csv").write_text("path,label\r\nall/000.png,a\u2028b\nall/001.png,c\x85\x0cd\n", newline="")
-    assert find(images, labels_csv="t.csv").classes == ("a\u2028b", "c\x85\x0cd")
+    assert find(images, labels_csv=("t.csv",)).classes == ("a\u2028b", "c\x85\x0cd")
 
 
 def test_csv_with_a_split(images: Path) -> None:
     rows = ["0,a,train", "1,b,train", "2,a,val", "3,b,Valid", "4,a,TEST", "5,b,test"]
     text = "".join("all/00{},{},{}\n".format(row[0] + ".png", *row.split(",")[1:]) for row in rows)
     (images / "t.csv").write_text("path,label,split\n" + text)
-    dataset = find(images, labels_csv="t.csv")
+    dataset = find(images, labels_csv=("t.csv",))
     assert dataset.places == ("train", "train", "val", "val", "test", "test")
 
 
@@ -296,11 +296,11 @@ def test_csv_with_a_split(images: Path) -> None:
 )
 def test_odd_csv(images: Path, text: str, message: str) -> None:
     (images / "t.csv").write_text(text)
-    assert message in error_of(images, labels_csv="t.csv")
+    assert message in error_of(images, labels_csv=("t.csv",))
 
 
 def test_csv_that_is_not_there_or_not_text(images: Path) -> None:
-    assert "there is no table" in error_of(images, labels_csv="none.csv")
-    assert "needs a folder" in error_of("digits", labels_csv="t.csv")
+    assert "there is no table" in error_of(images, labels_csv=("none.csv",))
+    assert "needs a folder" in error_of("digits", labels_csv=("t.csv",))
     (images / "t.csv").write_bytes(b"path,label\nall/\xff\xfe.png,a\n")
-    assert "in UTF-8" in error_of(images, labels_csv="t.csv")
+    assert "in UTF-8" in error_of(images, labels_csv=("t.csv",))

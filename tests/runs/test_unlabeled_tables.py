@@ -1,0 +1,55 @@
+"""`unlabeled.csv` and `label_next.csv`: what they hold, and that a label of the user's is never lost."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from runs import FROZEN, make_data, run, started
+
+LINE = (*FROZEN, "--max_steps", 4, "--calibration_folds", 0)
+
+
+def read(table: Path) -> list[dict[str, str]]:
+    with table.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.slow
+def test_rounds_of_labels(tmp_path: Path) -> None:
+    make_data(tmp_path / "d" / "labeled", 3)
+    make_data(tmp_path / "d" / "u", 20)
+    (tmp_path / "d" / "u").rename(tmp_path / "d" / "unlabeled")
+    for number, path in enumerate(sorted((tmp_path / "d" / "labeled").rglob("*.png"))):
+        path.write_bytes(path.read_bytes() + bytes([number]))  # no copy of an unlabeled one
+    outcome = started(tmp_path, "--data_dir", "d", *LINE)
+    unlabeled, table = read(outcome.folder() / "unlabeled.csv"), outcome.folder() / "label_next.csv"
+    assert {row["path"] for row in unlabeled} == set(outcome.split()["unlabeled"])
+    for row in unlabeled:
+        assert row["prediction"] == row["top1"]
+        assert float(row["probability"]) == float(row["p1"]) >= float(row["p2"]) >= float(row["p3"])
+        assert 0 <= float(row["disagreement"]) <= 1
+        assert 0 <= float(row["distance"]) <= 2
+    chosen = read(table)
+    assert len(chosen) == len({row["path"] for row in chosen}) == 50
+    assert all(row["label"] == "" for row in chosen)
+    assert "Label these next" in (outcome.folder() / "report.html").read_text(encoding="utf-8")
+    # A person fills in some; the next round learns from them and from the folders.
+    filled = table.read_text(encoding="utf-8").replace(",,", ",b c,", 5)
+    table.write_text(filled, encoding="utf-8")
+    again = run("--name", "y", "--data_dir", "d", "--labels_csv", table, *LINE, cwd=tmp_path)
+    assert again.code == 0, again.err
+    before, after = ([split[part] for part in ("labeled", "test")] for split in (outcome.split(), again.split("y")))
+    assert sum(map(len, after)) == sum(map(len, before)) + 5
+    # What was filled in stays, whatever is done with the run.
+    refused = run("--name", "x", "--data_dir", "d", *LINE, "--overwrite", cwd=tmp_path)
+    assert refused.code == 2
+    assert "label_next.csv was edited" in refused.err
+    (outcome.folder() / "unlabeled.csv").unlink()
+    resumed = run("--name", "x", "--resume", cwd=tmp_path)
+    assert resumed.code == 0, resumed.err
+    assert "label_next.csv was edited since it was written, so it stays" in resumed.err
+    assert table.read_text(encoding="utf-8") == filled
+    assert read(outcome.folder() / "unlabeled.csv") == unlabeled
