@@ -22,7 +22,7 @@ from ..utils import UserError
 BLOCK_ROWS = 256
 BLOCKS = "[!.]*.block"  # a hidden one is still being written, by this process or another
 IN_USE = "in-use"  # in a bank's folder: locked by each process that has it, so that no other evicts it
-MAGIC = b"MPLBANK1"
+MAGIC = b"MPLBANK2"
 HEADER = struct.Struct("<8sII32s16x")  # magic, rows, numbers a row, digest of all that follows
 NOT_WRITABLE = (
     errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST, errno.ENAMETOOLONG,
@@ -32,10 +32,9 @@ NOT_WRITABLE = (
 def write_block(path: Path, hashes: np.ndarray, features: np.ndarray) -> None:
     """Write one block, whole or not at all: header, hashes uint64 [n], features [n, D]."""
     hashes, features = hashes.astype("<u8"), np.ascontiguousarray(features)
-    digest = hashlib.blake2b(hashes.tobytes(), digest_size=32)
-    digest.update(features.data)
+    digest = _digest(path, hashes, features)
     with atomic_file(path) as temporary, temporary.open("wb") as file:
-        file.write(HEADER.pack(MAGIC, len(hashes), features.shape[1], digest.digest()))
+        file.write(HEADER.pack(MAGIC, len(hashes), features.shape[1], digest))
         file.write(hashes.tobytes())
         file.write(features.data)
 
@@ -53,9 +52,15 @@ def read_block(path: Path, width: int, dtype: np.dtype[Any]) -> tuple[np.ndarray
         features = np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=(count, width))
     except (FileNotFoundError, ValueError, struct.error):  # any other trouble with the disk is no damage of the block
         return None
-    check = hashlib.blake2b(hashes.tobytes(), digest_size=32)
-    check.update(features.data)
-    return (hashes, features) if check.digest() == digest else None
+    return (hashes, features) if _digest(path, hashes, features) == digest else None
+
+
+def _digest(path: Path, hashes: np.ndarray, features: np.ndarray) -> bytes:
+    """Of what a block holds, and of the bank and the draw that it belongs to: one copied from another is not taken."""
+    place = f"{path.parent.parent.name}/{path.parent.name}".encode()
+    digest = hashlib.blake2b(hashes.tobytes(), digest_size=32, key=hashlib.blake2b(place, digest_size=32).digest())
+    digest.update(features.data)
+    return digest.digest()
 
 
 @contextlib.contextmanager

@@ -355,6 +355,8 @@ def test_a_block_is_read_as_it_was_written(tmp_path: Path) -> None:
         assert (found[0] == hashes).all()
         assert (found[1] == rows).all()
         assert read_block(tmp_path / "a" / "x.block", 8, np.dtype(dtype)) is None
+        (tmp_path / "of another draw.block").write_bytes((tmp_path / "a" / "x.block").read_bytes())
+        assert read_block(tmp_path / "of another draw.block", 7, np.dtype(dtype)) is None
     assert read_block(tmp_path / "none.block", 7, np.dtype("float16")) is None
     assert [path.name for path in (tmp_path / "a").iterdir()] == ["x.block"]
 
