@@ -38,6 +38,7 @@ def repeat(task: Task) -> dict[str, Any]:
             **summary_of(task, seeds, first.used_images),
             "mode": task.options.mode.name,
             **{part: over_seeds([run[part] for run in runs]) for part in ("val", "test")},
+            "cross_validation": over_seeds([run.get("cross_validation", {}).get("models", {}) for run in runs]),
         }
         write_json(folder / "summary.json", summary)
         say(repeat_table(summary))
@@ -57,18 +58,21 @@ def one_of(task: Task, folder: Path) -> dict[str, Any]:
 
 
 # What is read of a run's summary, as `fields.fault` reads it.
-SUMMARY = {part: {str: {"accuracy": float, str: object}} for part in ("val", "test")} | {str: object}
+_MODELS = {str: {"accuracy": float, str: object}}
+SUMMARY = {"val": _MODELS, "test": _MODELS, "cross_validation?": {"models?": _MODELS, str: object}, str: object}
 
 
 def repeat_table(summary: Mapping[str, Any]) -> str:
     """Mean and interval of each model over the seeds of `repeat`."""
     cells = [("model", "mean", "std", "95% interval of the mean")]
-    part = summary["test"] or summary["val"]
+    found = {"cross-validated": "cross_validation", "test": "test", "validation": "val"}
+    where = next((where for where, part in found.items() if summary[part]), "validation")
+    part = summary[found[where]]
     for name, row in part.items():
         ends = [f"{100 * end:.1f}%" for end in row["ci95"] or []]
         std = "" if row["std"] is None else f"{100 * row['std']:.1f}"
         cells.append((name, f"{100 * row['mean']:.1f}%", std, " to ".join(ends)))
-    where, count = "test" if summary["test"] else "validation", len(summary["seeds"])
+    count = len(summary["seeds"])
     head = f"{where} accuracy of {count} seeds, each with a split of its own, {summary['labels_used']} labels"
     shown = text_table(cells, left=range(4), markdown=True)
     return f"\n{head}\n\n{shown}" if part else "\nnothing was held out, so nothing was tested"

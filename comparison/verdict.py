@@ -67,7 +67,7 @@ def finite_or_none(interval: Sequence[float]) -> list[float] | None:
 def over_seeds(runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Each model's accuracy over the runs: the mean and its 95% interval by Student's t, and what it is made of."""
     result = {}
-    for model in runs[0]:
+    for model in runs[0] if all(runs) else ():
         each = spread([run[model]["accuracy"] for run in runs])
         interval = finite_or_none(paired_difference(each["accuracies"], [0.0] * len(runs))[1])
         interval = interval and [min(1.0, max(0.0, end)) for end in interval]  # two seeds reach beyond what there is

@@ -1,23 +1,25 @@
 """How sure the models are, made to say how often they are right: temperatures, on images that were held out.
 
-On the validation images where there are enough of them; else on labeled images that trainings without them predict.
+On the validation images where there are enough of them; else on labeled images that trainings without them predict,
+which also say how good a run is whose test is small.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..base.metrics import ENOUGH_TO_FIT, fit_temperatures
+from ..base.metrics import ENOUGH_TO_FIT, cross_validated_interval, fit_temperatures
 from ..base.progress import ProgressBar
 from ..data import folds_of
 from ..train import Hooks, Progress, TrainingFault
-from ..utils import UserError, warn
-from .folds import CALIBRATION_FOLDS, calibration_folds, knows_labels, rarest_label
+from ..utils import UserError, key, warn
+from .evaluation import measure
+from .folds import CALIBRATION_FOLDS, calibration_folds, fold_repeats, knows_labels, rarest_label
 from .prepare import fill_banks, make_trainer, views_key
 from .trainer import Trainer
 from .views import FeatureCache
@@ -34,7 +36,8 @@ class HeldOut(NamedTuple):
     """Images of the run that its models have not learned from, as models like them predict them.
 
     method: validation, cross-fitted or none; predictions: {name: float32 [N, C]}, not calibrated; labels: int64 [N];
-    folds: how many trainings predicted them, 0 where it was the run's own; reason: why there are none.
+    folds: how many trainings predicted them, 0 where it was the run's own; repeats: how often each image is there, dealt
+    out into other folds; reason: why there are none.
     """
 
     method: str
@@ -42,6 +45,12 @@ class HeldOut(NamedTuple):
     labels: np.ndarray
     folds: int = 0
     reason: str = ""
+    repeats: int = 1
+
+    @property
+    def images(self) -> int:
+        """How many different ones they are: in the rows, all of them come once before any comes again."""
+        return len(self.labels) // self.repeats
 
 
 def held_out(trainer: Trainer) -> HeldOut:
@@ -50,14 +59,15 @@ def held_out(trainer: Trainer) -> HeldOut:
     if len(rows) >= ENOUGH_TO_FIT:
         return HeldOut("validation", trainer.predictions(rows), labels[rows])
     count, reason = calibration_folds(trainer)
+    repeats = fold_repeats(trainer)
     if count:
         try:
-            predictions, rows = cross_fitted(trainer, count)
+            predictions, rows = cross_fitted(trainer, count, repeats=repeats)
         except (TrainingFault, UserError) as error:  # of a fold, which is smaller: the run itself is whole
             count, reason = 0, str(error)
     if not count:
         return HeldOut("none", {}, labels[:0], reason=reason)
-    return HeldOut("cross-fitted", predictions, labels[rows], folds=count)
+    return HeldOut("cross-fitted", predictions, labels[rows], folds=count, repeats=repeats)
 
 
 def calibrate(held: HeldOut) -> dict[str, Any]:
@@ -68,15 +78,34 @@ def calibrate(held: HeldOut) -> dict[str, Any]:
     how: dict[str, Any] = {"method": held.method}
     how |= {"folds": held.folds} if held.folds else {}
     how |= {"reason": held.reason} if held.method == "none" else {}
-    return {**how, "images": len(held.labels), "temperatures": fit_temperatures(held.predictions, held.labels)}
+    more = {"repeats": held.repeats} if held.repeats > 1 else {}
+    temperatures = fit_temperatures(held.predictions, held.labels, **more)
+    return {**how, "images": held.images, "temperatures": temperatures}
+
+
+def cross_validation(held: HeldOut, decided: Mapping[str, np.ndarray], classes: Sequence[str]) -> dict[str, Any]:
+    """How good the models are by what they decided on the labeled images that folds held out.
+
+    It is a little lower than that of the run's models, who learn from all of them. Returns {folds, repeats, images,
+    models}, the last as `measure` does, with an interval for folds; {} where there are no folds.
+    """
+    if not held.folds:
+        return {}
+    models = measure(decided, held.labels, classes)
+    for result in models.values():
+        result["ci95"] = cross_validated_interval(result["accuracy"], held.images, held.folds, held.repeats)
+    return {"folds": held.folds, "repeats": held.repeats, "images": held.images, "models": models}
 
 
 def cross_fitted(
-    trainer: Trainer, count: int, *, warmup_only: bool = False
+    trainer: Trainer, count: int, *, repeats: int = 1, warmup_only: bool = False
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Predictions [N, C] of labeled images by trainings that saw nothing of them, and their rows [N].
+    """Predictions [repeats * N, C] of labeled images by trainings that saw nothing of them, and their rows.
 
-    Each is as long as the run itself, with its learning rates; with `warmup_only` it ends where the warm-up does.
+    Each is as long as the run itself, with its learning rates; with `warmup_only` it ends where the warm-up does. Only
+    the temperatures between views, a number each, are those of the run, which all labels took part in.
+
+    repeats: how often the N images are dealt out into folds, each time otherwise.
     """
     schedule, context = trainer.schedule, trainer.context
     parts, steps = [], schedule.warmup_steps if warmup_only else schedule.total_steps
@@ -87,10 +116,11 @@ def cross_fitted(
     )
     own_views = {views_key(options, context.split): trainer.views} if trainer.views.frozen else {}
     cache = FeatureCache(own_views, trainer.cache.computed)
-    folds = folds_of(context.data, context.split, count, context.seed)
+    seeds = [context.seed, *(key(context.seed, "folds", number) for number in range(1, repeats))]
+    folds = [fold for seed in seeds for fold in folds_of(context.data, context.split, count, seed)]
     by_view = trainer.algorithm.by_view
     temperatures = {learner.name: float(learner.temperature) for learner in trainer.learners}
-    with ProgressBar(count * steps, what="calibration of the views" if warmup_only else "calibration") as bar:
+    with ProgressBar(len(folds) * steps, what="calibration of the views" if warmup_only else "calibration") as bar:
         for index, fold in enumerate(folds):
 
             def show(step: int, means: Mapping[str, float], done: int = index * steps) -> None:

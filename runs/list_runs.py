@@ -16,7 +16,8 @@ from ..utils import UserError, program, say, shown
 OPTIONS = "commandline_args.txt"
 LEFT_BY = {"inspect": "inspect.json", "view_report": "view_report.json", "search": "best_args.json"}
 _MODELS = {str: {"accuracy": float, "ci95?": ([float], None), str: object}}
-SUMMARY = {"labels_used?": int, "test?": _MODELS, "val?": _MODELS, str: object}
+_FOLDS = {"models?": _MODELS, str: object}
+SUMMARY = {"labels_used?": int, "test?": _MODELS, "val?": _MODELS, "cross_validation?": _FOLDS, str: object}
 COLUMNS = ("name", "date", "mode", "data", "labels", "accuracy (95% interval)", "folder")
 
 
@@ -63,10 +64,13 @@ def _mode(asked: Mapping[str, Any]) -> str:
 
 def _accuracy(summary: Mapping[str, Any]) -> str:
     """Of what one would use: the ensemble, or the only model."""
-    models = summary.get("test") or summary.get("val") or {}
-    if not models:
+    folds = summary.get("cross_validation") or {}
+    found = {"cross-validated": folds.get("models"), "": summary.get("test"), "on validation": summary.get("val")}
+    what = next((what for what, models in found.items() if models), None)
+    if what is None:
         return ""
+    models: Any = found[what]
     result = models.get("ensemble") or next(iter(models.values()))
     interval = result.get("ci95")
     ends = f" ({' to '.join(map(percent, interval))})" if interval else ""
-    return percent(result["accuracy"]) + ends + ("" if summary.get("test") else " on validation")
+    return f"{percent(result['accuracy'])}{ends} {what}".rstrip()

@@ -22,10 +22,12 @@ from .decision import UNEVEN, told
 from .distant_images import DistantImage, distant_images
 from .finished_run import FinishedRun
 from .page_warnings import warnings_section
+from .run_summary import how_validated
 from .unlabeled_tables import NEXT
 
 GALLERY = 12  # images of each kind
 TO_LABEL = 24
+SURE = 0.9  # of its likeliest class, an image is no unsure one
 CLASSES_NAMED = 12  # in a list
 HARDEST = 50  # classes as bars, where there are more
 METHODS = {
@@ -64,11 +66,19 @@ def _lead(summary: Mapping[str, Any], run: FinishedRun) -> str:
     more = len(np.setdiff1d(run.split.unlabeled, run.split.labeled))
     alone = run.method in ("finetune", "labels_only") or not more
     learned = f"{labels} labels" if alone else f"{labels} labels and {more} unlabeled images"
-    if not run.tested:
+    folds = summary.get("cross_validation") or {}
+    models = folds.get("models") or summary["test"]
+    if not models:
         return f"Learned {classes} classes from {learned}; there was no test."
-    result = summary["test"][run.judge]
+    judge = "ensemble" if "ensemble" in models else next(iter(models))
+    result = models[judge]
     low, high = (percent(bound) for bound in result["ci95"])
-    who = {"ensemble": "The models together are"}.get(run.judge, f"The {run.judge} is")
+    who = {"ensemble": "The models together are"}.get(judge, f"The {judge} is")
+    if folds:
+        return (
+            f"{who} right on about {percent(result['accuracy'])} of images of {classes} classes (95% interval {low} to "
+            f"{high}; cross-validated on the labels), having learned from {learned}."
+        )
     return (
         f"{who} right on {percent(result['accuracy'])} of {len(run.split.test)} test images of {classes} classes "
         f"(95% interval {low} to {high}), having learned from {learned}."
@@ -76,30 +86,49 @@ def _lead(summary: Mapping[str, Any], run: FinishedRun) -> str:
 
 
 def _results(summary: Mapping[str, Any]) -> Section:
-    validated = bool(summary.get("val"))
-    columns = ["model", "test accuracy", "95% interval", "balanced accuracy", "macro F1"]
+    folds, validated = summary.get("cross_validation") or {}, summary.get("val") or {}
+    tested, across = summary["test"], folds.get("models") or {}
+    columns = ["model"]
+    columns += ["cross-validated", "95% interval"] if across else []
+    columns += ["test accuracy", "95% interval", "balanced accuracy", "macro F1"] if tested else []
     columns += ["validation", "epoch kept"] if validated else []
     rows = []
-    for name, result in summary["test"].items():
-        low, high = result["ci95"]
-        row = [name, percent(result["accuracy"]), f"{percent(low)} to {percent(high)}"]
-        row += [percent(result["balanced_accuracy"]), f"{result['macro_f1']:.3f}"]
+    for name in across or tested:
+        row = [name]
+        for part in (across, tested):
+            if part:
+                low, high = (percent(bound) for bound in part[name]["ci95"])
+                row += [percent(part[name]["accuracy"]), f"{low} to {high}"]
+        row += [percent(tested[name]["balanced_accuracy"]), f"{tested[name]['macro_f1']:.3f}"] if tested else []
         if validated:
-            row += [percent(summary["val"][name]["accuracy"]), summary["best_epoch"].get(name)]
+            row += [percent(validated[name]["accuracy"]), summary["best_epoch"].get(name)]
         rows.append(row)
-    images = summary["dataset"]["images"]
-    text = [
-        f"Labels used: {summary['labels_used']}" + (", validation images among them" if images["val"] else "") + ". "
-        f"Tested once, at the end, on {images['test']} images that took no part in any choice.",
-        *_unused(summary["labels_unused"]),
-        *(told(summary["decision"]) if "decision" in summary else []),
-        "Accuracies that lie in each other's interval may differ by chance.",
-    ]
     return {
         "heading": "How good it is",
         "table": {"columns": columns, "rows": rows} if rows else {},
-        "text": text if rows else "This run kept no images for a test.",
+        "text": _measured(summary) if rows else "This run kept no images for a test.",
     }
+
+
+def _measured(summary: Mapping[str, Any]) -> list[str]:
+    """On which images, and what that says."""
+    images, folds = summary["dataset"]["images"], summary.get("cross_validation")
+    with_validation = ", validation images among them" if images["val"] else ""
+    lines = [f"Labels used: {summary['labels_used']}{with_validation}. "]
+    if summary["test"]:
+        lines[0] += f"Tested once, at the end, on {images['test']} images that took no part in any choice."
+    else:
+        lines[0] += "No image was kept for a test: all labels teach."
+    if folds:
+        why = f"{images['test']} test images say little" if summary["test"] else "There is no test"
+        lines.append(
+            f"{why}, so look at the labels: {how_validated(folds)}, each image predicted by trainings that saw nothing "
+            "of it. The models themselves learned from all labels, and are rather a little better. The interval allows "
+            "for the images that these trainings share (Nadeau and Bengio 2003)."
+        )
+    decision = told(summary["decision"]) if "decision" in summary else []
+    return [*lines, *_unused(summary["labels_unused"]), *decision,
+            "Accuracies that lie in each other's interval may differ by chance."]  # fmt: skip
 
 
 def _unused(labels: int) -> list[str]:
@@ -216,6 +245,7 @@ def _galleries(run: FinishedRun) -> list[Section]:
     wrong = np.flatnonzero(predicted != run.labels)
     surest = run.surest_mistakes(GALLERY)
     unsure = np.argsort(confidence, kind="stable")[:GALLERY]
+    unsure = unsure[confidence[unsure] < SURE]
     sections: list[Section] = []
     if len(surest):
         text = f"{len(surest)} of {len(wrong)} mistakes on the test, the surest first. "
@@ -224,6 +254,8 @@ def _galleries(run: FinishedRun) -> list[Section]:
         sections.append({"heading": "The surest mistakes", "text": text, "gallery": gallery})
         sections += _explained(run)
     text = "The test images whose likeliest class has the lowest probability. Labels for images like these help most."
+    if not len(unsure):
+        text = f"It is sure of each test image: no likeliest class has a probability below {100 * SURE:.0f}%."
     gallery = [_card(run, position) for position in unsure.tolist()]
     return [*sections, {"heading": "The least sure images", "text": text, "gallery": gallery}]
 

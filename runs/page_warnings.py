@@ -19,11 +19,20 @@ UNEVEN = 3.0  # times as many images of one class as of another
 
 def warnings_section(summary: Mapping[str, Any], run: FinishedRun, distant: int) -> Section:
     """The page's warnings; distant: how many images are unusually far from every labeled one."""
-    lines = [*_about_files(run.dataset), *_about_counts(run), *_about_results(summary, run)]
+    lines = [*_about_files(run.dataset), *_about_counts(run), *unmeasured(summary), *_about_results(summary, run)]
     if distant:
         lines.append(f"Images that are unusually far from every labeled one: {distant}. Do they belong to any class?")
     text = "" if lines else "Nothing odd was found in the files, the counts and the results."
     return {"heading": "Warnings", "warnings": lines, "text": text, "table": _odd_files(run.dataset)}
+
+
+def unmeasured(summary: Mapping[str, Any]) -> list[str]:
+    """A warning where nothing says how good the models are: no test, no folds and no validation."""
+    if any(summary.get(part) for part in ("test", "cross_validation", "val")):
+        return []
+    reason = (summary.get("calibration") or {}).get("reason", "")
+    why = f" ({reason})" if reason else ""
+    return [f"How good this run is, nobody knows: no image was kept for a test, and there are no folds{why}."]
 
 
 def misleading(judge: str, confusion: np.ndarray, classes: Sequence[str]) -> list[str]:

@@ -46,27 +46,44 @@ def run_summary(
 
 
 def results_table(summary: Mapping[str, Any]) -> str:
-    """The table at the end of a run: each model on the test images, and on validation images where there are some."""
-    tested, validated = summary["test"], summary.get("val") or {}
-    if tested:
-        lines = ["", text_table(_result_rows(tested, validated)), _recalls(tested)]
+    """The table at the end of a run: each model on folds, test and validation images, as far as there are some."""
+    parts = [summary.get("cross_validation", {}).get("models", {}), summary["test"], summary.get("val") or {}]
+    if any(parts[:2]):
+        lines = ["", text_table(_result_rows(*parts)), _recalls(parts[1] or parts[0])]
     else:
-        rows = [(name, f"{100 * result['accuracy']:.2f}% on validation") for name, result in validated.items()]
+        rows = [(name, f"{100 * result['accuracy']:.2f}% on validation") for name, result in parts[2].items()]
         lines = [text_table(rows, left=(0, 1))] if rows else []
-    images = summary["dataset"]["images"]["test"]
-    how = f"tested on {images} images" if images else "no image was kept for a test: the accuracy is unknown"
     decision = told(summary["decision"]) if "decision" in summary else []
-    return "\n".join([*lines, *decision, f"learned from {summary['labels_used']} labels; {how}"])
+    return "\n".join([*lines, *decision, f"learned from {summary['labels_used']} labels; {_measured_on(summary)}"])
 
 
-def _result_rows(tested: Mapping[str, Any], validated: Mapping[str, Any]) -> list[list[str]]:
-    rows = [
-        ["model", "test accuracy", "95% interval", "balanced", "macro F1", *(["val accuracy"] if validated else [])]
-    ]
-    for name, result in tested.items():
-        low, high = (f"{100 * bound:5.1f}%" for bound in result["ci95"])
-        row = [name, f"{100 * result['accuracy']:.2f}%", f"{low} to {high}"]
-        row += [f"{100 * result['balanced_accuracy']:.2f}%", f"{result['macro_f1']:.4f}"]
+def _measured_on(summary: Mapping[str, Any]) -> str:
+    images, folds = summary["dataset"]["images"]["test"], summary.get("cross_validation")
+    if folds:
+        test = f"; tested on {images} images, which say less" if images else "; no image was kept for a test"
+        return f"{how_validated(folds)}{test}"
+    return f"tested on {images} images" if images else "no image was kept for a test: the accuracy is unknown"
+
+
+def how_validated(folds: Mapping[str, Any]) -> str:
+    """What `calibration.cross_validation` did, in words."""
+    again = f", {folds['repeats']} times" if folds["repeats"] > 1 else ""
+    return f"cross-validated on {folds['images']} labels, in {folds['folds']} folds{again}"
+
+
+def _result_rows(folds: Mapping[str, Any], tested: Mapping[str, Any], validated: Mapping[str, Any]) -> list[list[str]]:
+    rows = [["model"]]
+    rows[0] += ["cross-validated", "95% interval"] if folds else []
+    rows[0] += ["test accuracy", "95% interval", "balanced", "macro F1"] if tested else []
+    rows[0] += ["val accuracy"] if validated else []
+    for name in folds or tested:
+        row = [name]
+        for part in (folds, tested):
+            if part:
+                low, high = (f"{100 * bound:5.1f}%" for bound in part[name]["ci95"])
+                row += [f"{100 * part[name]['accuracy']:.2f}%", f"{low} to {high}"]
+        if tested:
+            row += [f"{100 * tested[name]['balanced_accuracy']:.2f}%", f"{tested[name]['macro_f1']:.4f}"]
         rows.append([*row, *([f"{100 * validated[name]['accuracy']:.2f}%"] if validated else [])])
     return rows
 

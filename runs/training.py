@@ -19,15 +19,16 @@ from ..features.sources import ImageRequest, normalized_features
 from ..models import describe
 from ..train import Hooks, Progress, Row
 from ..utils import generator, program, say, stops_noted, warn
-from .calibration import after_warmup, calibrate, held_out
+from .calibration import after_warmup, calibrate, cross_validation, held_out
 from .checkpoints import save_best, save_last, used_images
 from .decision import choose_decision
 from .evaluation import confusion_files, draw_confusions, measure, predict_rows, report_reliability
 from .finetuning import finetuned_files
 from .finished_run import FinishedRun
+from .folds import SMALL_TEST
 from .metrics_log import MetricsLog, TensorBoardLog, shown_by
 from .page import write_run
-from .page_warnings import misleading
+from .page_warnings import misleading, unmeasured
 from .prepare import fill_banks
 from .relevance import explained
 from .run_summary import run_summary
@@ -84,7 +85,8 @@ def finish(trainer: Trainer, folder: Path, progress: Progress, began: float, tra
     calibrating = time.monotonic() - started
     temperatures = calibration["temperatures"]
     counts = np.bincount(data.labels[split.labeled], minlength=len(data.classes))
-    known = (calibrated(held.predictions, temperatures), held.labels)
+    once = {name: p[: held.images] for name, p in held.predictions.items()}
+    known = (calibrated(once, temperatures), held.labels[: held.images])
     decision, about_decision = choose_decision(options.use, data.classes, counts, known)
     save_best(folder / "checkpoints" / "best.pt", trainer, best_epoch, temperatures, decision, learned_from(trainer))
     with trainer.evaluated() as models:
@@ -94,9 +96,11 @@ def finish(trainer: Trainer, folder: Path, progress: Progress, began: float, tra
     labels = data.labels[split.test]
     decided = decision.of_models(tested, temperatures, data.classes)
     draw_confusions(folder, decided, labels, data.classes)
+    folds = cross_validation(held, decision.of_models(held.predictions, temperatures, data.classes), data.classes)
     results: dict[str, Any] = {
         "val": measure(decision.of_models(validated, temperatures, data.classes), data.labels[split.val], data.classes),
         "test": measure(decided, labels, data.classes),
+        "cross_validation": folds if len(split.test) < SMALL_TEST else {},
         "decision": about_decision,
         "calibration": calibration | report_reliability(folder / "reliability.png", tested, labels, temperatures),
         **about(trainer),
@@ -125,7 +129,7 @@ def finish(trainer: Trainer, folder: Path, progress: Progress, began: float, tra
         with trainer.evaluated() as models:
             run = replace(run, overlays=explained(run, models, run.surest_mistakes()))
     write_run(folder, summary, run)
-    for line in misleading(run.judge, run.confusion, data.classes) if run.tested else []:
+    for line in [*unmeasured(summary), *(misleading(run.judge, run.confusion, data.classes) if run.tested else [])]:
         warn(line)
     return summary
 

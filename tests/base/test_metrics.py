@@ -15,6 +15,7 @@ from transfermpl.base.metrics import (
     TEMPERATURES,
     brier_score,
     confusion_matrix,
+    cross_validated_interval,
     expected_calibration_error,
     fit_temperature,
     logits,
@@ -47,6 +48,17 @@ def test_metrics_are_those_of_scikit_learn(pairs: list[tuple[int, int]]) -> None
         assert found["per_class"][name] == (None if expected is None else pytest.approx(expected))
     low, high = found["ci95"]
     assert 0 <= low <= found["accuracy"] <= high <= 1
+
+
+def test_an_interval_of_folds_allows_for_what_their_trainings_share() -> None:
+    # Nadeau and Bengio (2003): (1 / J + n2 / n1) p (1 - p) / n2, here of J = 6 trainings on 40 images, 20 of them each.
+    variance = (1 / 6 + 1 / 2) * 0.8 * 0.2 / (60 / 3)
+    low, high = cross_validated_interval(0.8, 60, 3, 2)
+    assert [low, high] == pytest.approx(wilson_interval(0.8 * (0.16 / variance), 0.16 / variance))
+    assert low < 0.8 < high
+    assert cross_validated_interval(1.0, 40, 3, 2)[1] == 1.0
+    assert 0.8 < cross_validated_interval(1.0, 40, 3, 2)[0] < cross_validated_interval(1.0, 40, 3, 9)[0] < 0.9
+    assert cross_validated_interval(0.0, 40, 3, 1)[0] == 0.0
 
 
 def test_the_interval_is_that_of_wilson() -> None:

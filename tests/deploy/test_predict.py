@@ -24,7 +24,7 @@ from runs import COLOURS, FROZEN, MOONS, ROOT, Outcome, make_data, make_images, 
 from transfermpl import args
 from transfermpl.base import folder_walk
 from transfermpl.base.folder_walk import files_below
-from transfermpl.base.metrics import ENOUGH_TO_FIT, disagreement, fit_temperatures, tempered
+from transfermpl.base.metrics import ENOUGH_TO_FIT, cross_validated_interval, disagreement, fit_temperatures, tempered
 from transfermpl.data import find_dataset
 from transfermpl.deploy import classifier, export, only_new, output, predict, sources
 from transfermpl.deploy.sources import GivenFile
@@ -715,13 +715,50 @@ def test_a_frozen_run_is_calibrated_on_labels_that_it_has_not_learned(
     again = run("--name", "x", *TINY, cwd=tmp_path)
     assert again.summary()["calibration"] == found
     whole, *folds = splits
-    assert len(folds) == 3
-    assert sorted(np.concatenate([fold.val for fold in folds])) == sorted(whole.labeled)
+    assert len(folds) == 6  # its test is small, so the labels are dealt out twice
+    first, second = ([fold.val.tolist() for fold in folds[start : start + 3]] for start in (0, 3))
+    assert sorted(sum(first, [])) == sorted(sum(second, [])) == sorted(whole.labeled)
+    assert first != second
     for fold in folds:
         assert not np.isin(fold.val, np.concatenate([fold.labeled, fold.unlabeled])).any()
         assert set(fold.labeled) | set(fold.val) == set(whole.labeled)
         assert set(fold.unlabeled) | set(fold.val) == set(whole.unlabeled)
         assert not len(fold.test)
+
+
+def test_a_small_test_stands_beside_the_accuracy_on_the_folds(base: Outcome) -> None:
+    folds = base.summary()["cross_validation"]
+    assert (folds["folds"], folds["repeats"], folds["images"]) == (3, 2, 9)
+    assert folds["models"].keys() == base.summary()["test"].keys()
+    for result in folds["models"].values():
+        assert 18 * result["accuracy"] == pytest.approx(round(18 * result["accuracy"]))
+        assert result["ci95"] == cross_validated_interval(result["accuracy"], 9, 3, 2)
+    assert "cross-validated on 9 labels, in 3 folds, 2 times; tested on" in base.out
+
+
+@pytest.mark.slow
+def test_a_run_without_a_test_is_as_useful_as_any_other(base: Outcome) -> None:
+    outcome = run("--name", "all", *TINY, "--test_percent", 0, cwd=base.cwd, pictures=True)
+    assert outcome.code == 0, outcome.err
+    summary = outcome.summary("all")
+    assert not summary["test"]
+    assert summary["cross_validation"]["models"]["ensemble"]["accuracy"] > 0
+    assert "no image was kept for a test" in outcome.out
+    left = {path.name for path in outcome.folder("all").iterdir()}
+    assert "reliability.png" not in left
+    assert not [name for name in left if name.endswith("_CM.png")]
+    page = Page(outcome.folder("all") / "report.html")
+    assert "cross-validated on the labels" in page.words
+    assert not {"Each class", "The least sure images", "How far its probabilities can be trusted"} & set(page.headings)
+    again = run("--name", "all", "--resume", cwd=base.cwd)
+    assert "ended already" in again.out
+    tested = run("--test_mode", "--load_path", "all", cwd=base.cwd)
+    assert (tested.code, len(tested.complaint())) == (2, 1)
+    assert run("--predict_dir", "d", "--load_path", "all", cwd=base.cwd).code == 0
+    # Where there are no folds either, a warning says that nothing is known.
+    blind = run("--name", "blind", *TINY, "--test_percent", 0, "--calibration_folds", 0, cwd=base.cwd)
+    assert "nobody knows" in blind.err
+    assert "--calibration_folds 0" in blind.err
 
 
 def test_calibration_leaves_the_training_as_it_is(base: Outcome) -> None:

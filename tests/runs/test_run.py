@@ -787,7 +787,7 @@ def test_every_option_was_shown_to_have_an_effect() -> None:
 SUMMARY = {
     "name", "mode", "seed", "command", "dataset", "labels_used", "labels_unused", "val", "test", "best_epoch",
     "seconds", "peak_memory_bytes", "versions", "commit", "calibration", "class_prior", "precision", "views_with_prior",
-    "neighbours",
+    "neighbours", "cross_validation",
 }  # fmt: skip
 
 
@@ -866,7 +866,7 @@ def test_the_screen_tells_what_was_found_and_where_the_results_are(lab: Lab) -> 
     out = lab.images().out
     assert all(name in out for name in COLOURS)
     assert "training: step 6/6" in out
-    assert "learned from 6 labels; tested on 6 images" in out
+    assert "learned from 6 labels; cross-validated on 6 labels, in 2 folds, 2 times; tested on 6 images" in out
     assert out.rstrip().endswith("results: results/x")
 
 
@@ -1110,7 +1110,7 @@ def test_the_page_shows_calibrated_probabilities(tmp_path: Path, monkeypatch: py
     shown = []
     monkeypatch.setattr(run_training, "write_run", lambda folder, summary, finished: shown.append(finished.tested))
     found = {"method": "validation", "images": 50, "temperatures": {"student": 10.0}}
-    monkeypatch.setattr(run_training, "calibrate", lambda trainer: found)
+    monkeypatch.setattr(run_training, "calibrate", lambda held: found)
     run("--name", "x", *MOONS, "--finetune_mode", cwd=tmp_path)
     assert shown[0]["student"].max() < 0.9
 

@@ -49,3 +49,17 @@ def test_the_classes_that_are_found_least_stand_below_the_table() -> None:
     many = RESULT | {"per_class": {f"k{i}": i / 10 for i in range(10)}}
     line = "found by the student, the hardest of 10 classes: 0% of k0, 10% of k1, 20% of k2, 30% of k3, 40% of k4"
     assert line in results_table(SUMMARY | {"test": {"student": many}}).splitlines()
+
+
+def test_where_the_test_is_small_the_accuracy_on_folds_comes_first() -> None:
+    folds = {"folds": 3, "repeats": 2, "images": 40, "models": {name: RESULT for name in SUMMARY["test"]}}
+    lines = results_table(SUMMARY | {"cross_validation": folds}).splitlines()
+    assert lines[1].split()[:2] == ["model", "cross-validated"]
+    assert lines[3].split()[1] == "81.25%"
+    assert "100.00%" in lines[3]
+    how = "cross-validated on 40 labels, in 3 folds, 2 times"
+    assert lines[-1] == f"learned from 12 labels; {how}; tested on 16 images, which say less"
+    untested = {"test": {}, "dataset": {"images": {"test": 0}}, "cross_validation": folds | {"repeats": 1}}
+    lines = results_table(SUMMARY | untested).splitlines()
+    assert lines[2].split() == ["teacher", "81.25%", "70.0%", "to", "90.0%"]
+    assert lines[-1].endswith("in 3 folds; no image was kept for a test")
