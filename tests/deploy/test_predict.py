@@ -780,7 +780,8 @@ def test_validation_images_are_taken_where_there_are_enough(tmp_path: Path, monk
     seen = []
     real = fit_temperatures
     monkeypatch.setattr(
-        "transfermpl.runs.calibration.fit_temperatures", lambda p, labels: (seen.append(labels), real(p, labels))[1]
+        "transfermpl.runs.calibration.fit_temperatures",
+        lambda p, labels, **more: (seen.append(labels), real(p, labels, **more))[1],
     )
     outcome = run("--name", "x", *MOONS, "--val_percent", "20%", cwd=tmp_path)
     found = outcome.summary()["calibration"]
