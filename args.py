@@ -155,7 +155,8 @@ class Data:
         0.0, "Hold out this share of the training images for validation; their labels are counted as used.",
         parse=share, metavar="SHARE", commands=WITH_DATA, inherited="default")
     test_percent: float = option(
-        0.2, "Hold out this share of the images for the test if the data set has no test images of its own.",
+        0.2, "Hold out this share of the images for the test if the data set has no test images of its own; with few "
+        "labels 0 is natural: cross-validation says how good a frozen backbone's heads are.",
         parse=share, metavar="SHARE", commands=WITH_DATA, inherited="default")
     label_split: str = option(
         "balanced", "Choose equally many labeled images from each class (balanced), or in proportion to the class "

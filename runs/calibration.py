@@ -36,8 +36,8 @@ class HeldOut(NamedTuple):
     """Images of the run that its models have not learned from, as models like them predict them.
 
     method: validation, cross-fitted or none; predictions: {name: float32 [N, C]}, not calibrated; labels: int64 [N];
-    folds: how many trainings predicted them, 0 where it was the run's own; repeats: how often each image is there, dealt
-    out into other folds; reason: why there are none.
+    folds: how many trainings predicted them, 0 where it was the run's own; repeats: how often each image is there,
+    dealt out into other folds; reason: why there are none.
     """
 
     method: str
