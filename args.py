@@ -51,6 +51,11 @@ def fold_count(text: str) -> int:
     return int(text)
 
 
+def backbone_name(text: str) -> str | None:
+    """A backbone's name; None for `auto`: the program chooses."""
+    return None if text == "auto" else text
+
+
 def view_name(text: str) -> str:
     """A view's name, or NAME=WEIGHTS; ValueError for anything else."""
     name, sign, weights = text.partition("=")
@@ -182,10 +187,11 @@ class Model:
     DEFAULTS: ClassVar[dict[str, Any]] = {"commands": TRAINING, "searchable": True}
 
     model_name: str | None = option(
-        None, "Use this backbone: resnet, alexnet, vgg, squeezenet, densenet, any torchvision classifier, timm:NAME, "
-        "or one that is trained from scratch: cnn, wrn28_2 or mlp.",
-        default_text="cnn for digits and fake, mlp for moons, wrn28_2 for cifar and svhn, else resnet",
-        metavar="NAME", commands=(*TRAINING, "inspect"), inherited="fixed")
+        None, "Use this backbone: lite0, resnet, alexnet, vgg, squeezenet, densenet, any torchvision classifier, "
+        "timm:NAME, one that is trained from scratch (cnn, wrn28_2 or mlp), or the one that suits (auto).",
+        default_text="auto: cnn for digits and fake, mlp for moons, wrn28_2 for cifar and svhn; else DINOv2 ViT-S/14 "
+        "if its weights can be had and there is a GPU or there are few images, else lite0, which is installed",
+        parse=backbone_name, metavar="NAME", commands=(*TRAINING, "inspect"), inherited="fixed")
     weights: str = option(
         "default", "Start from these backbone weights: default (the library's pretrained ones), none (random ones), or "
         "a .pth or .safetensors file.",
@@ -635,7 +641,8 @@ def make(values: Mapping[str, Any]) -> Options:
     """Options from flat names and values (numbers, strings or booleans); all are checked. Raises UserError."""
     converted = TABLE.converted(values)
     options = Options().changed(**converted)
-    options = dataclasses.replace(options, given=frozenset(converted) - NOT_RECORDED)
+    given = frozenset(name for name, value in converted.items() if value is not None)
+    options = dataclasses.replace(options, given=given - NOT_RECORDED)
     options.check(TABLE.turned_on(converted))
     return options
 

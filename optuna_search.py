@@ -20,6 +20,7 @@ from .args import Options
 from .base.files import read_json, write_json, write_text
 from .base.tables import csv_text
 from .data import summary_table
+from .runs.auto import auto_model
 from .runs.next_command import say_next
 from .runs.resume import resumed_options
 from .runs.run_folder import going_on, resumed_folder, run_folder
@@ -52,6 +53,10 @@ def search(options: Options) -> dict[str, Any]:
         options = resumed_options(options)
     base, space = space_of(options.flat())
     goal = goal_of(options.data, options.run.seed, options.search.folds)
+    if "model_name" not in {*base, *space}:
+        chosen = auto_model(options.model, options.data, options.run, options.cotraining.views, goal.dataset)
+        options = options.changed(**chosen)
+        base, space = space_of(options.flat())
     say(summary_table(goal.dataset, goal.whole))
     say(goal.described())
     first = first_values(options.flat(), space)

@@ -17,6 +17,7 @@ import numpy as np
 from ..args import Options
 from ..backbones.backbone import Backbone
 from ..data import Dataset, Split, find_dataset, split_dataset, summary_table
+from ..runs.auto import auto_model
 from ..runs.checkpoints import restore, save_best, used_images
 from ..runs.context import make_context
 from ..runs.evaluation import measure
@@ -77,6 +78,8 @@ def task_of(options: Options) -> Task:
     if options.run.resume:
         options = resumed_options(options)
     dataset = find_dataset(options.data)
+    chosen = auto_model(options.model, options.data, options.run, options.cotraining.views, dataset)
+    options = options.changed(**chosen)
     return Task(options, dataset, split_dataset(dataset, options.data, options.run.seed), began=began)
 
 

@@ -24,6 +24,7 @@ from ..data import Dataset
 from ..features.bank import FeatureBank
 from ..features.nearest import Neighbours, nearest
 from ..reports.page import write_report
+from ..runs.auto import auto_model
 from ..runs.context import RunContext, make_context, only
 from ..runs.prepare import prepare_views
 from ..runs.run_folder import run_folder
@@ -54,6 +55,8 @@ def inspect(options: Options) -> dict[str, Any]:
     began = time.monotonic()
     files = read_files(options.data)
     say(count_table(files.dataset.name, len(files.found.items), len(files.dataset), counts_by_class(files)))
+    chosen = auto_model(options.model, options.data, options.run, (), files.dataset, once=True)
+    options = options.changed(**chosen)
     context = make_context(options.run, files.dataset, only(unlabeled=np.arange(len(files.dataset))))
     make_views = partial(prepare_views, options.changed(unfreeze=None), context)
     found = look_for_faults(files, context, make_views, options.data, options.model.model_name, options.study)

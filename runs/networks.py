@@ -41,8 +41,8 @@ class NetworkSpec:
 
 
 def default_model(dataset: Dataset) -> str:
-    """The network that suits a data set where the user names none."""
-    return DEFAULT_MODEL.get(dataset.name, "resnet")
+    """The network that suits a data set where the user names none and none was chosen (see auto.py)."""
+    return DEFAULT_MODEL.get(dataset.name, "lite0")
 
 
 def spec_of(model: args.Model, dataset: Dataset, seed: int) -> NetworkSpec:

@@ -17,6 +17,7 @@ from ..base.written_files import noted_in
 from ..data import Dataset, ImagesChanged, Split, find_dataset, split_dataset, summary_table, write_split
 from ..train import Hooks, Progress, Row
 from ..utils import log_to, say, shown, warn
+from .auto import auto_model
 from .calibration import after_warmup
 from .checkpoints import restore
 from .evaluation import measure
@@ -115,6 +116,7 @@ def prepare(options: Options) -> Trainer:
     if loaded is not None:
         check_classes(loaded, dataset)
         dataset = with_ranges(dataset, loaded)
+    options = options.changed(**auto_model(options.model, options.data, options.run, options.cotraining.views, dataset))
     split = split_dataset(dataset, options.data, options.run.seed)
     if loaded is not None:
         check_leaks(loaded, dataset, split)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from .. import visualization
+from ..backbones.small import SMALL
 from ..base.files import write_json
 from ..base.metrics import calibrated
 from ..base.progress import ProgressBar
@@ -19,6 +20,7 @@ from ..features.sources import ImageRequest, normalized_features
 from ..models import describe
 from ..train import Hooks, Progress, Row
 from ..utils import generator, program, say, stops_noted, warn
+from .auto import cost_of_no_weights
 from .calibration import after_warmup, calibrate, cross_validation, held_out
 from .checkpoints import save_best, save_last, used_images
 from .decision import choose_decision
@@ -37,7 +39,10 @@ from .unlabeled_tables import predict_unlabeled, write_unlabeled
 
 
 def show_networks(trainer: Trainer) -> None:
-    """Print the layers, with `--print_model`."""
+    """Print the layers, with `--print_model`, and what it costs to begin without weights."""
+    random = trainer.options.model.weights == "none" and not trainer.views.frozen
+    if random and trainer.views.first.backbone.name not in SMALL:  # which have no weights to begin with
+        say(cost_of_no_weights(trainer))
     if trainer.options.model.print_model:
         backbones = trainer.views.backbones if trainer.views.frozen else {}
         say(describe(backbones | {learner.name: learner.network for learner in trainer.learners}))
@@ -147,11 +152,12 @@ def learned_from(trainer: Trainer) -> Reference | None:
 def about(trainer: Trainer) -> dict[str, Any]:
     """What the summary says of the views and of what the unlabeled images said.
 
-    Returns {finetuned_views, class_prior, views_with_prior, neighbours}: files of fine-tuned views, how frequent the
-    classes were taken to be among the unlabeled images, where that was used, the views whose heads had a prior, and how
-    many neighbours a target was averaged with.
+    Returns {backbones, finetuned_views, class_prior, views_with_prior, neighbours}: the network of each view and the
+    side of its images, files of fine-tuned views, how frequent the classes were taken to be among the unlabeled images,
+    where that was used, the views whose heads had a prior, and how many neighbours a target was averaged with.
     """
-    statistics, found = trainer.statistics, dict[str, Any]()
+    statistics, views = trainer.statistics, trainer.views
+    found: dict[str, Any] = {"backbones": {v.name: f"{v.backbone.name}, {v.backbone.transform.size} px" for v in views}}
     if trainer.options.mode.cotrain_mode:
         tuned = trainer.options.cotraining.finetune_views
         found["finetuned_views"] = finetuned_files(trainer.views) if tuned else {}

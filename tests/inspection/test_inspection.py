@@ -289,7 +289,7 @@ def test_without_weights_the_rest_is_done_and_one_line_says_what_is_missing(
         raise library.WeightsMissing("the weights of resnet18 can't be had")
 
     monkeypatch.setattr(library, "_torchvision", missing)
-    outcome = inspected(tmp_path, faulty)
+    outcome = inspected(tmp_path, faulty, "--model_name", "resnet")
     assert outcome.code == 0, outcome.err
     lines = [line for line in outcome.out.splitlines() if line.startswith("not done")]
     assert len(lines) == 1
