@@ -787,7 +787,7 @@ def test_every_option_was_shown_to_have_an_effect() -> None:
 SUMMARY = {
     "name", "mode", "seed", "command", "dataset", "labels_used", "labels_unused", "val", "test", "best_epoch",
     "seconds", "peak_memory_bytes", "versions", "commit", "calibration", "class_prior", "precision", "views_with_prior",
-    "neighbours", "cross_validation", "decision",
+    "neighbours", "backbones", "cross_validation", "decision",
 }  # fmt: skip
 
 
