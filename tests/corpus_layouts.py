@@ -235,20 +235,20 @@ def beside_the_classes() -> Iterator[Case]:
     yield Case("hidden class", _plus(".c/x.png"), GOOD)
     yield Case(
         "the same bytes twice", _same("a/x.png", "a/y.png"), GOOD | {"a/x.png": "a"}, left_out={"a/y.png": "duplicate"},
-        said=("1 of 14 images are copies.*",),
+        said=("1 of 14 images is a copy.*",),
     )  # fmt: skip
     yield Case(
         "the same bytes in two classes", _same("a/x.png", "b/x.png"), GOOD | {"a/x.png": ""}, left_out={"b/x.png": "conflict"},
-        said=("1 images are filed under more than one class.*",),
+        said=("1 image is filed under more than one class.*",),
     )  # fmt: skip
     yield Case(
         "the same bytes in train and test", _in_parts("train/a/x.png", "test/a/x.png"), trained | {"test/a/x.png": "a"},
-        left_out={"train/a/x.png": "duplicate"}, said=("1 of 12 images are copies.*",), places={"test/a/x.png": "test"},
+        left_out={"train/a/x.png": "duplicate"}, said=("1 of 12 images is a copy.*",), places={"test/a/x.png": "test"},
     )  # fmt: skip
     yield Case(
         "the same bytes in train and in another class of test", _in_parts("train/a/x.png", "test/b/x.png"), trained,
         left_out={"train/a/x.png": "conflict", "test/b/x.png": "conflict"},
-        said=("1 images are filed under more than one class.*",),
+        said=("1 image is filed under more than one class.*",),
     )  # fmt: skip
 
     def all_broken(root: Path) -> None:

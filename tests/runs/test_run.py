@@ -828,6 +828,7 @@ def test_the_files_that_a_run_leaves(tmp_path: Path) -> None:
     left = {path.relative_to(outcome.folder()).as_posix() for path in outcome.folder().rglob("*") if path.is_file()}
     pictures = {"graphs.png", "samples.png", "teacher_CM.png", "student_CM.png", "ensemble_CM.png", "reliability.png"}
     tables = {"commandline_args.txt", "metrics.csv", "summary.json", "split.csv", "bad_files.txt", "report.html"}
+    tables |= {"unlabeled.csv", "label_next.csv"}
     assert left == pictures | tables | {
         "run.log", "written.txt", "checkpoints/last.pt", "checkpoints/best.pt",
     }  # fmt: skip
@@ -846,7 +847,7 @@ def test_the_files_that_a_run_leaves(tmp_path: Path) -> None:
     counts = outcome.summary()["dataset"]["images"]
     assert (len(split["labeled"]), len(split["test"])) == (counts["labeled"], counts["test"])
     warnings = [line for line in outcome.err.splitlines() if line.startswith("warning: ")]
-    assert sum("left out" in line or "not used" in line for line in warnings) == 3  # one a kind
+    assert sum("left out" in line or "label is used" in line for line in warnings) == 3  # one a kind
     hashes = {line.split(",")[1] for line in (outcome.folder() / "split.csv").read_text().splitlines()[1:]}
     assert all(len(code) == 16 for code in hashes)
 
