@@ -31,7 +31,7 @@ def test_rounds_of_labels(tmp_path: Path) -> None:
         assert row["prediction"] == row["top1"]
         assert float(row["probability"]) == float(row["p1"]) >= float(row["p2"]) >= float(row["p3"])
         assert 0 <= float(row["disagreement"]) <= 1
-        assert 0 <= float(row["distance"]) <= 2
+        assert 0 <= float(row["distance_to_labels"]) <= 2
     chosen = read(table)
     assert len(chosen) == len({row["path"] for row in chosen}) == 50
     assert all(row["label"] == "" for row in chosen)
