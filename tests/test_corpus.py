@@ -224,7 +224,9 @@ def test_layouts_through_the_commands(case: Case, tmp_path: Path) -> None:
     """Refused with the line of the case, or learned from, inspected and predicted."""
     signal.alarm(5 * SECONDS)
     made(case, tmp_path)
-    options = [word for name, value in case.options.items() for word in (f"--{name}", value)]
+    options: list[object] = []
+    for name, value in case.options.items():
+        options += [f"--{name}", *(value if isinstance(value, tuple) else (value,))]
     outcome = ran(tmp_path, "--name", "x", "--data_dir", "d", *options, *SHORT)
     if case.refused:
         assert outcome.code == 2
