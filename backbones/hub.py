@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from ..utils import UserError
+from ..utils import UserError, say
 from .weights import one_line
 
 # What else a user can do whose network reaches no model hub.
@@ -98,6 +98,7 @@ def fetched(repository: str, file: str = "model.safetensors", *, seconds: float 
 
     if constants.HF_HUB_OFFLINE or not _answers(constants.ENDPOINT):
         return False
+    say(f"looking for {repository} at the hub, for {seconds:.0f} seconds at most")
     words = "import sys; from huggingface_hub import hf_hub_download; hf_hub_download(*sys.argv[1:])"
     with contextlib.suppress(subprocess.TimeoutExpired):
         subprocess.run([sys.executable, "-c", words, repository, file], timeout=seconds, stderr=subprocess.DEVNULL)

@@ -171,7 +171,8 @@ def _check_patches(name: str, net: Any, size: int) -> None:
     """Raises UserError where a transformer's patches would leave a strip of the image out; timm says nothing."""
     patch = getattr(getattr(net, "patch_embed", None), "patch_size", None)
     side = patch[0] if isinstance(patch, tuple) else patch
-    if not isinstance(side, int) or size % side == 0:
+    stride = getattr(getattr(getattr(net, "patch_embed", None), "proj", None), "stride", (side, side))
+    if not isinstance(side, int) or size % side == 0 or tuple(stride) != (side, side):  # patches may overlap
         return
     near = [number * side for number in (size // side, size // side + 1) if number]
     raise UserError(

@@ -14,7 +14,6 @@ from PIL import Image
 from ..args import Mode
 from ..base.files import file_names
 from ..base.tables import number_of, percent
-from ..features.sources import EVALUATION_BATCH
 from ..reports.page import MOST_IMAGES, Section, write_report
 from ..runs.relevance import overlays
 from ..utils import UserError, say, shown, warn
@@ -29,6 +28,8 @@ HOW_TO_READ = (
     "the same for its patches). A glow beside the object says that the model has learned its surroundings. It is as "
     "coarse as the network's last map, and shows where the model looks, not why."
 )
+
+AT_ONCE = 4  # images whose gradients are kept, about 100 MB each
 
 
 def explain(mode: Mode, settings: Mapping[str, Any], *, overwrite: bool) -> dict[str, Any]:
@@ -46,7 +47,7 @@ def explain(mode: Mode, settings: Mapping[str, Any], *, overwrite: bool) -> dict
     folder.mkdir(exist_ok=True)
     cards: list[dict[str, Any]] = []
     images = bad = 0
-    for batch in in_batches(classifier.decoded(chain.from_iterable(given.groups())), EVALUATION_BATCH):
+    for batch in in_batches(classifier.decoded(chain.from_iterable(given.groups())), AT_ONCE):
         fine = [(file, fitted) for file, fitted in batch if not isinstance(fitted, str)]
         bad += len(batch) - len(fine)
         if not fine:

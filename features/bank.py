@@ -113,17 +113,22 @@ class FeatureBank:
         """Compute what is missing of the wanted rows of each kind; returns how many rows were computed here.
 
         Several processes may fill one bank: each takes the blocks that no other is at work on, then waits for theirs.
-        show: called with the number of rows done as it goes. Raises UserError when the disk is full.
+        show: called with the number of rows computed as it goes. Raises UserError when the disk is full.
         """
-        began, done = time.monotonic(), 0
+        began, done, computed = time.monotonic(), 0, 0
         if not self.missing(wanted):  # else the decoding processes would be started for nothing
             return 0
+
+        def count_computed(count: int) -> None:
+            nonlocal computed
+            computed += count
+            if show is not None:
+                show(computed)
+
         for attempt in range(20):  # each wait may end with somebody else at work on rows of ours
             # First what nobody is at work on; then wait for the others, and take over what they gave up.
-            for count in self._work_off(self._jobs(wanted), wait=BLOCK_SECONDS if attempt else False):
-                done += count
-                if show is not None:
-                    show(done)
+            wait = BLOCK_SECONDS if attempt else False
+            done += sum(self._work_off(self._jobs(wanted), wait=wait, show=count_computed))
             for kind in wanted:
                 self.table(kind).reload()
             if not self.missing(wanted):
@@ -150,8 +155,10 @@ class FeatureBank:
             jobs.append({kind: rows for kind, rows in job.items() if len(rows)})
         return jobs
 
-    def _work_off(self, jobs: list[Job], *, wait: float) -> Iterator[int]:
+    def _work_off(self, jobs: list[Job], *, wait: float, show: Callable[[int], None]) -> Iterator[int]:
         """Compute and write the jobs that can be claimed; yields the number of rows of each.
+
+        show: called with the number of rows of each part that was computed. A job of a slow network takes minutes.
 
         One stream decodes for all jobs, and a job is copied back and written while the next one is computed.
         """
@@ -173,7 +180,7 @@ class FeatureBank:
                     job = claims[0][0]
                     rows = self._by_hash(*job.values())
                     images = torch.cat([first, *itertools.islice(decoded, -(-len(rows) // BATCH_ROWS) - 1)])
-                    computed = {kind: self._compute(kind, wanted, rows, images) for kind, wanted in job.items()}
+                    computed = {kind: self._compute(kind, some, rows, images, show) for kind, some in job.items()}
                     if pending is not None:
                         yield self._write(*pending)
                     pending = (*claims.popleft(), computed)
@@ -183,7 +190,9 @@ class FeatureBank:
                 for _, claim in claims if pending is None else [*claims, pending[:2]]:
                     claim.close()
 
-    def _compute(self, kind: Kind, wanted: np.ndarray, rows: np.ndarray, images: Tensor) -> Tensor:
+    def _compute(
+        self, kind: Kind, wanted: np.ndarray, rows: np.ndarray, images: Tensor, show: Callable[[int], None]
+    ) -> Tensor:
         """Features [n, D] on the device of the wanted rows, whose decoded images lie at the places of `rows`."""
         view, draw = kind
         parts = []
@@ -192,6 +201,7 @@ class FeatureBank:
             pixels = images[torch.from_numpy(places).to(images.device)]
             request = ImageRequest(part, np.full(len(part), draw), view)
             parts.append(self.frozen.features(self.frozen.images.view(pixels, request)))
+            show(len(part))
         return torch.cat(parts)
 
     def _write(self, job: Job, claim: contextlib.ExitStack, computed: dict[Kind, Tensor]) -> int:

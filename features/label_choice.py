@@ -14,7 +14,13 @@ def margin_uncertainty(probabilities: np.ndarray) -> np.ndarray:
     return 1 - (best[:, -1] - best[:, -2])
 
 
-def most_useful(probabilities: np.ndarray, features: np.ndarray, known: np.ndarray, count: int) -> np.ndarray:
+def most_useful(
+    probabilities: np.ndarray,
+    features: np.ndarray,
+    known: np.ndarray,
+    count: int,
+    predicted: np.ndarray | None = None,
+) -> np.ndarray:
     """The positions [count] of the unlabeled images to label, the most useful first.
 
     Greedily, each is the one that lies nearest to the most images that are unsure and not yet near a labeled or chosen
@@ -27,10 +33,13 @@ def most_useful(probabilities: np.ndarray, features: np.ndarray, known: np.ndarr
         probabilities: [N, C] of the unlabeled images, calibrated.
         features: [N, D] of them; known: [L, D] of the labeled images. Rows of any length.
         count: how many; fewer where there are fewer images.
+        predicted: int [N], their classes, where they are not the most probable ones.
     """
     middle = features.mean(axis=0)
     own, labeled = _directions(features - middle), _directions(known - middle)
-    weight, predicted = margin_uncertainty(probabilities), probabilities.argmax(axis=1)
+    weight = margin_uncertainty(probabilities)
+    if predicted is None:
+        predicted = probabilities.argmax(axis=1)
     similar = own @ own.T
     covered = (own @ labeled.T).max(axis=1, initial=-1.0)
     taken, free = np.zeros(probabilities.shape[1], dtype=np.int64), np.ones(len(own), dtype=bool)

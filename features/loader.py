@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -42,6 +44,7 @@ def image_batches(
         collate_fn=_as_it_is,
         timeout=WORKER_SECONDS if workers else 0,
         generator=torch.Generator(),
+        worker_init_fn=_end_quietly,
     )
     try:
         for batch in loader:
@@ -67,6 +70,11 @@ class _Reader:
             return np.stack([self.dataset.read(row, self.transform).numpy() for row in rows])
         except UserError as error:
             return type(error)(str(error))
+
+
+def _end_quietly(_: int) -> None:
+    """A worker that is ended with its parent, as `timeout` and schedulers end a whole group, is no fault of its own."""
+    signal.signal(signal.SIGTERM, lambda number, frame: os._exit(0))
 
 
 def _as_it_is(batch: Any) -> Any:

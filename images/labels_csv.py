@@ -82,7 +82,8 @@ def _read(table: Path) -> list[list[str]]:
             return exported
         delimiter = max(DELIMITERS, key=re.split(r"[\r\n]", text.lstrip(), maxsplit=1)[0].count)
         rows = list(csv_rows(io.StringIO(text, newline=""), strict=True, delimiter=delimiter))
-        return one_hot_rows(table, rows) or rows
+        named = {name.strip().lower() for name in rows[0]} & set(COLUMNS["label"].split()) if rows else set()
+        return rows if named else one_hot_rows(table, rows) or rows
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{table} can't be read as a CSV table in UTF-8 ({error}); write it again") from error
 

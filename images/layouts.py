@@ -105,12 +105,10 @@ def _from_tables(folder: Path, given: Sequence[str], *, for_test: bool) -> list[
 
 
 def _has_parts(folder: Path) -> bool:
-    """Whether all images lie in folders named labeled, test and so on, and those for training hold classes."""
+    """Whether there are folders for training, such as `labeled`, that hold classes."""
     images = _images_by_subfolder(folder)
     filled = [sub for sub in images if images[sub].files]
-    return all(place_of(sub.name) for sub in filled) and any(
-        place_of(sub.name) in ("train", "labeled") and _subfolders(sub, images) for sub in filled
-    )
+    return any(place_of(sub.name) in ("train", "labeled") and _subfolders(sub, images) for sub in filled)
 
 
 def _updated(before: Item, item: Item) -> Item:

@@ -58,7 +58,7 @@ def auto_model(
     if values["weights"] == "none":  # which has a line of its own
         return values
     speed, rows = images_per_second(values, run), len(dataset) if once else rows
-    what = "images" if once else "images x draws"
+    what = "images" if once else "images with their --augmentation_draws"
     cost = f"{rows:,} {what} at about {speed:.0f} images/s here: {in_words(rows / speed)}, once"
     say(f"--model_name auto: {TITLES[values['model_name']]}; {cost}" + (f"; {better}" if better else ""))
     return values
@@ -76,7 +76,9 @@ def chosen(model: args.Model, affordable: bool) -> Chosen:
         return Chosen(lite0)
     ask = f"--model_name {DINOV2} --image_size {size}"
     if not affordable:
-        return Chosen(lite0, f"DINOv2 ViT-S/14 may be better, and takes a GPU or several times as long: {ask}")
+        return Chosen(
+            lite0, f"DINOv2 ViT-S/14 may be better where its weights can be had, and is several times as slow: {ask}"
+        )
     weights = dinov2_weights()
     if weights is None:
         place = f"https://huggingface.co/{REPOSITORY}"

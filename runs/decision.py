@@ -84,13 +84,14 @@ def choose_decision(
     """
     predictions, labels = held_out
     weights, balance = _weights(use.balance, classes, counts, predictions, labels)
+    asked = asked_recalls(use) if predictions else {}
     thresholds: dict[str, dict[str, float]] = {name: {} for name in predictions}
-    for label, recall in asked_recalls(use).items():
+    for label, recall in asked.items():
         for name, p in predictions.items():
             thresholds[name][label] = threshold_of(p[labels == classes.index(label), classes.index(label)], recall)
-    decision = Decision(weights, thresholds if use.recall else {})
+    decision = Decision(weights, thresholds if asked else {})
     about: dict[str, Any] = {"balance": balance, "recall": {}}
-    for label, recall in asked_recalls(use).items():
+    for label, recall in asked.items():
         about["recall"][label] = _expected(decision, label, recall, classes, predictions, labels)
     return decision, about
 

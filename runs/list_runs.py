@@ -65,7 +65,11 @@ def _mode(asked: Mapping[str, Any]) -> str:
 def _accuracy(summary: Mapping[str, Any]) -> str:
     """Of what one would use: the ensemble, or the only model."""
     folds = summary.get("cross_validation") or {}
-    found = {"cross-validated": folds.get("models"), "": summary.get("test"), "on validation": summary.get("val")}
+    found = {
+        "cross-validated": folds if "folds" not in folds else folds["models"],
+        "": summary.get("test"),
+        "on validation": summary.get("val"),
+    }
     what = next((what for what, models in found.items() if models), None)
     if what is None:
         return ""

@@ -126,6 +126,9 @@ def _measured(summary: Mapping[str, Any]) -> list[str]:
             "of it. The models themselves learned from all labels, and are rather a little better. The interval allows "
             "for the images that these trainings share (Nadeau and Bengio 2003)."
         )
+        chosen = summary.get("decision")
+        if chosen and (chosen["recall"] or chosen["balance"]["on"]):
+            lines[-1] += " How classes are decided was chosen on these same images, so these figures flatter it."
     decision = told(summary["decision"]) if "decision" in summary else []
     return [*lines, *_unused(summary["labels_unused"]), *decision,
             "Accuracies that lie in each other's interval may differ by chance."]  # fmt: skip
@@ -311,8 +314,8 @@ def _label_next(run: FinishedRun) -> list[Section]:
         return []
     gallery = []
     for place in found.chosen[:TO_LABEL].tolist():
-        row, probabilities = int(found.rows[place]), found.probabilities[place]
-        predicted = f"{run.dataset.classes[probabilities.argmax()]}, {percent(float(probabilities.max()))}"
+        row, decided = int(found.rows[place]), int(found.decided[place])
+        predicted = f"{run.dataset.classes[decided]}, {percent(float(found.probabilities[place, decided]))}"
         gallery.append({"image": run.image(row), "caption": [predicted, run.dataset.paths[row]]})
     text = (
         f"The first {len(gallery)} of {len(found.chosen)} unlabeled images whose labels would help most: the models "

@@ -36,7 +36,7 @@ def unmeasured(summary: Mapping[str, Any]) -> list[str]:
 
 
 def misleading(judge: str, confusion: np.ndarray, classes: Sequence[str]) -> list[str]:
-    """What an accuracy hides, by a model's counts [C, C] on the test: it is got by guessing, or a class never comes.
+    """What an accuracy hides, by a model's counts [C, C] on images: it is got by guessing, or a class never comes.
 
     Nothing where only one class was tested: there is nothing to guess.
     """

@@ -22,6 +22,7 @@ from torch.nn import functional
 from ..backbones.backbone import Backbone
 from ..features.sources import evaluation_pixels
 from ..images.decode import fit
+from ..utils import warn
 from .finished_run import FinishedRun
 from .trained_models import TrainedModels
 
@@ -155,7 +156,8 @@ def explained(run: FinishedRun, models: TrainedModels, positions: Sequence[int])
     transforms = {view: backbone.transform for view, backbone in models.views.items()}
     if run.dataset.kind == "points" or min(t.size for t in transforms.values()) < LEAST_SIDE:
         return {}
-    predicted, found = run.predicted(run.judge), {}
+    predicted = run.predicted(run.judge)
+    found: dict[int, dict[str, np.ndarray]] = {}
     device = next(iter(models.views.values())).mean.device
     for position in positions:
         row = int(run.split.test[position])
@@ -170,6 +172,10 @@ def explained(run: FinishedRun, models: TrainedModels, positions: Sequence[int])
         def decoded(view: str, fitted: dict[str, np.ndarray] = fitted) -> Tensor:
             return torch.from_numpy(fitted[view][None]).to(device)
 
-        each = overlays(models, decoded, predicted[position : position + 1])
+        try:
+            each = overlays(models, decoded, predicted[position : position + 1])
+        except (RuntimeError, ValueError, MemoryError) as error:  # a run that has ended well is not lost by pictures
+            warn(f"what decisions rest on can't be drawn for this network ({' '.join(str(error).split())[:100]})")
+            return found
         found[position] = {name: images[0] for name, images in each.items()}
     return found

@@ -49,7 +49,7 @@ def results_table(summary: Mapping[str, Any]) -> str:
     """The table at the end of a run: each model on folds, test and validation images, as far as there are some."""
     parts = [summary.get("cross_validation", {}).get("models", {}), summary["test"], summary.get("val") or {}]
     if any(parts[:2]):
-        lines = ["", text_table(_result_rows(*parts)), _recalls(parts[1] or parts[0])]
+        lines = ["", text_table(_result_rows(*parts)), _recalls(parts[0] or parts[1])]
     else:
         rows = [(name, f"{100 * result['accuracy']:.2f}% on validation") for name, result in parts[2].items()]
         lines = [text_table(rows, left=(0, 1))] if rows else []
@@ -74,6 +74,7 @@ def how_validated(folds: Mapping[str, Any]) -> str:
 def _result_rows(folds: Mapping[str, Any], tested: Mapping[str, Any], validated: Mapping[str, Any]) -> list[list[str]]:
     rows = [["model"]]
     rows[0] += ["cross-validated", "95% interval"] if folds else []
+    rows[0] += ["balanced"] if folds and not tested else []
     rows[0] += ["test accuracy", "95% interval", "balanced", "macro F1"] if tested else []
     rows[0] += ["val accuracy"] if validated else []
     for name in folds or tested:
@@ -82,6 +83,8 @@ def _result_rows(folds: Mapping[str, Any], tested: Mapping[str, Any], validated:
             if part:
                 low, high = (f"{100 * bound:5.1f}%" for bound in part[name]["ci95"])
                 row += [f"{100 * part[name]['accuracy']:.2f}%", f"{low} to {high}"]
+        if folds and not tested:
+            row.append(f"{100 * folds[name]['balanced_accuracy']:.2f}%")
         if tested:
             row += [f"{100 * tested[name]['balanced_accuracy']:.2f}%", f"{tested[name]['macro_f1']:.4f}"]
         rows.append([*row, *([f"{100 * validated[name]['accuracy']:.2f}%"] if validated else [])])

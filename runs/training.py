@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 from .. import visualization
 from ..backbones.small import SMALL
 from ..base.files import write_json
-from ..base.metrics import calibrated
+from ..base.metrics import calibrated, confusion_matrix
 from ..base.progress import ProgressBar
 from ..features.reference import MOST, Reference, reference_of
 from ..features.sources import ImageRequest, normalized_features
@@ -93,15 +94,20 @@ def finish(trainer: Trainer, folder: Path, progress: Progress, began: float, tra
     once = {name: p[: held.images] for name, p in held.predictions.items()}
     known = (calibrated(once, temperatures), held.labels[: held.images])
     decision, about_decision = choose_decision(options.use, data.classes, counts, known)
+    if options.use.recall and not known[0]:
+        warn(f"--recall has no threshold: no image was held out, since {held.reason}")
     save_best(folder / "checkpoints" / "best.pt", trainer, best_epoch, temperatures, decision, learned_from(trainer))
     with trainer.evaluated() as models:
         validated, tested = (predict_rows(models, trainer.views, rows) for rows in (split.val, split.test))
         learned = trainer.sampler.unlabeled is not None
-        unlabeled = predict_unlabeled(models, trainer.views, trainer.context, temperatures) if learned else None
+        unlabeled = (
+            predict_unlabeled(models, trainer.views, trainer.context, temperatures, decision) if learned else None
+        )
     labels = data.labels[split.test]
     decided = decision.of_models(tested, temperatures, data.classes)
     draw_confusions(folder, decided, labels, data.classes)
-    folds = cross_validation(held, decision.of_models(held.predictions, temperatures, data.classes), data.classes)
+    decided_folds = decision.of_models(held.predictions, temperatures, data.classes)
+    folds = cross_validation(held, decided_folds, data.classes)
     results: dict[str, Any] = {
         "val": measure(decision.of_models(validated, temperatures, data.classes), data.labels[split.val], data.classes),
         "test": measure(decided, labels, data.classes),
@@ -110,9 +116,7 @@ def finish(trainer: Trainer, folder: Path, progress: Progress, began: float, tra
         "calibration": calibration | report_reliability(folder / "reliability.png", tested, labels, temperatures),
         **about(trainer),
     }
-    with TensorBoardLog(folder, options.run.tensorboard) as board:
-        for name, file in confusion_files(results["test"]).items():
-            board.picture(f"confusion_matrix/{name}", folder / file, progress.step)
+    log_confusions(folder, results["test"], progress.step, wanted=options.run.tensorboard)
     visualization.draw_curves(folder / "graphs.png", progress.rows, title=folder.name)
     seconds = {"total": time.monotonic() - began, "training": training, "calibration": calibrating}
     results["best_epoch"] = best_epoch
@@ -134,9 +138,28 @@ def finish(trainer: Trainer, folder: Path, progress: Progress, began: float, tra
         with trainer.evaluated() as models:
             run = replace(run, overlays=explained(run, models, run.surest_mistakes()))
     write_run(folder, summary, run)
-    for line in [*unmeasured(summary), *(misleading(run.judge, run.confusion, data.classes) if run.tested else [])]:
-        warn(line)
+    counted = (held.labels, decided_folds) if results["cross_validation"] else (labels, decided)
+    warn_of_results(summary, run, *counted)
     return summary
+
+
+def warn_of_results(
+    summary: Mapping[str, Any], run: FinishedRun, labels: np.ndarray, decided: Mapping[str, np.ndarray]
+) -> None:
+    """What is not measured, and what the accuracy hides that leads: on the folds where the test is small."""
+    lines = unmeasured(summary)
+    if len(labels):
+        classes = run.dataset.classes
+        lines = [*lines, *misleading(run.judge, confusion_matrix(labels, decided[run.judge], len(classes)), classes)]
+    for line in lines:
+        warn(line)
+
+
+def log_confusions(folder: Path, tested: Mapping[str, Any], step: int, *, wanted: bool) -> None:
+    """The pictures of the confusion matrices for TensorBoard."""
+    with TensorBoardLog(folder, wanted) as board:
+        for name, file in confusion_files(tested).items():
+            board.picture(f"confusion_matrix/{name}", folder / file, step)
 
 
 def learned_from(trainer: Trainer) -> Reference | None:

@@ -18,6 +18,7 @@ from ..features.class_prior import features_of
 from ..features.label_choice import MOST, most_useful
 from ..utils import generator, warn
 from .context import RunContext
+from .decision import Decision
 from .evaluation import Predictions, predict_rows
 from .trained_models import TrainedModels
 from .views import Views
@@ -30,13 +31,15 @@ TO_LABEL, TOP = 50, 5
 class UnlabeledPredictions:
     """What the models say of the unlabeled images.
 
-    rows: int64 [N] of the data set; probabilities: float32 [N, C], calibrated, of the model that is used; apart:
-    float64 [N], how far the models disagree; distance: float64 [N], 1 - cosine to the nearest labeled image, None where
-    no features are at hand; chosen: positions among the rows, of the images to label next.
+    rows: int64 [N] of the data set; probabilities: float32 [N, C], calibrated, of the model that is used; decided:
+    int64 [N], the classes by them; apart: float64 [N], how far the models disagree; distance: float64 [N], 1 - cosine
+    to the nearest labeled image, None where no features are at hand; chosen: positions among the rows, of the images to
+    label next.
     """
 
     rows: np.ndarray
     probabilities: np.ndarray
+    decided: np.ndarray
     apart: np.ndarray
     distance: np.ndarray | None
     chosen: np.ndarray
@@ -51,7 +54,7 @@ def unlabeled_predictions(models: TrainedModels, views: Views, rows: np.ndarray)
 
 
 def predict_unlabeled(
-    models: TrainedModels, views: Views, context: RunContext, temperatures: dict[str, float]
+    models: TrainedModels, views: Views, context: RunContext, temperatures: dict[str, float], decision: Decision
 ) -> UnlabeledPredictions | None:
     """What the models say of the unlabeled images; None where there are none."""
     split = context.split
@@ -60,17 +63,24 @@ def predict_unlabeled(
         return None
     predicted = calibrated(unlabeled_predictions(models, views, rows), temperatures)
     probabilities, apart = predicted[models.name], disagreement(predicted, models.heads)
+    decided = decision.of_model(models.name, probabilities, context.data.classes)
+    # A label would not help an image that is filed under two classes.
+    in_conflict = {path for group in context.data.conflicts for path in group}
+    useful = np.array([context.data.paths[row] not in in_conflict for row in rows.tolist()], dtype=bool)
     source = views.first.source
     bank = source if isinstance(source, FeatureBank) else None
     everything = np.concatenate([rows, split.labeled])
     if bank is None or bank.missing({("weak", 0): everything}):
         least_sure = np.argsort(probabilities.max(axis=1), kind="stable")
-        return UnlabeledPredictions(rows, probabilities, apart, None, least_sure[:TO_LABEL])
+        chosen = least_sure[useful[least_sure]][:TO_LABEL]
+        return UnlabeledPredictions(rows, probabilities, decided, apart, None, chosen)
     labeled = generator(context.seed, "label next", "labeled").permutation(split.labeled)[:MOST]
     known = features_of([bank], labeled)
     some = np.sort(generator(context.seed, "label next").permutation(len(rows))[:MOST])
-    chosen = most_useful(probabilities[some], features_of([bank], rows[some]), known, TO_LABEL)
-    return UnlabeledPredictions(rows, probabilities, apart, _distances(bank, rows, known), some[chosen])
+    some = some[useful[some]]
+    features = features_of([bank], rows[some])
+    chosen = most_useful(probabilities[some], features, known, TO_LABEL, decided[some])
+    return UnlabeledPredictions(rows, probabilities, decided, apart, _distances(bank, rows, known), some[chosen])
 
 
 def _distances(bank: FeatureBank, rows: np.ndarray, known: np.ndarray) -> np.ndarray:
@@ -103,7 +113,9 @@ def _row(dataset: Dataset, found: UnlabeledPredictions, place: int) -> Sequence[
     order = np.argsort(-probabilities, kind="stable")[:TOP].tolist()
     ranks = [cell for k in order for cell in (dataset.classes[k], f"{probabilities[k]:.6f}")]
     distance = "" if found.distance is None else f"{found.distance[place]:.6f}"
-    return [dataset.paths[found.rows[place]], *ranks[:2], *ranks, f"{found.apart[place]:.6f}", distance]
+    decided = found.decided[place]
+    first = [dataset.classes[decided], f"{probabilities[decided]:.6f}"]
+    return [dataset.paths[found.rows[place]], *first, *ranks, f"{found.apart[place]:.6f}", distance]
 
 
 def _is_edited(table: Path, text: str) -> bool:

@@ -174,8 +174,8 @@ def test_nothing_is_printed_unless_asked_not_even_a_bar(tmp_path: Path) -> None:
     before, _, asked = shown.decode().partition("---\r\n")
     assert before == ""
     assert asked.startswith("data set moons\r\n")
-    assert "training: 100%" in asked
-    assert asked.endswith("results: results/x-2\r\n")
+    assert "training |" in asked
+    assert "results: results/x-2\r\n" in asked
     assert process.wait() == 3
     log = (tmp_path / "results" / "x" / "run.log").read_text(encoding="utf-8")
     assert "training: step 12/12" in log
@@ -297,7 +297,7 @@ def test_the_command_in_a_bare_environment(bare: Bare, hostile: Path) -> None:
     assert wrong.returncode == 2
     assert wrong.stderr.startswith("transfermpl: there is no folder absent")
     line = ("--name", "x", "--max_steps", 20, "--num_labels", 20, "--device", "cpu")
-    assert ended_well(bare.run("transfermpl", *line, cwd=hostile)).endswith("results: results/x\n")
+    assert "results: results/x\n" in ended_well(bare.run("transfermpl", *line, cwd=hostile))
     assert (hostile / "results" / "x" / "summary.json").is_file()
 
 

@@ -294,9 +294,13 @@ def test_a_reader_sees_all_of_it(
     assert {url.split(":")[0] for url in browser.requests} == {"file", "data"}
     ground = browser.ask("getComputedStyle(document.body).backgroundColor")
     assert (sum(map(int, re.findall(r"\d+", ground)[:3])) < 150) == dark
-    # Pictures made for paper keep a white card.
-    cards = browser.ask("[...document.querySelectorAll('.picture')].map(e => getComputedStyle(e).backgroundColor)")
-    assert set(cards) == {"rgb(255, 255, 255)"}
+    # Drawings made for paper are turned to the page's ground, and photographs stay as they are.
+    filters = browser.ask("[...document.querySelectorAll('.drawing')].map(e => getComputedStyle(e).filter)")
+    assert {shown == "none" for shown in filters} <= {not dark}
+    photographs = browser.ask(
+        "[...document.querySelectorAll('img:not(.drawing)')].map(e => getComputedStyle(e).filter)"
+    )
+    assert set(photographs) <= {"none"}
 
 
 @pytest.mark.slow
