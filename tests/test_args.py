@@ -638,11 +638,18 @@ WORDS = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(st.lists(WORDS, max_size=8))
 def test_no_command_line_breaks_the_parser(line: list[str]) -> None:
     check_parse(["--name", "x", *line])
     check_parse(line)
+
+
+@pytest.mark.slow
+@settings(max_examples=600, deadline=None)
+@given(st.lists(WORDS, max_size=8))
+def test_no_longer_search_finds_a_line_that_does(line: list[str]) -> None:
+    check_parse(["--name", "x", *line])
 
 
 def check_parse(line: list[str]) -> None:

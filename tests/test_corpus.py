@@ -200,18 +200,6 @@ def check_commands(cases: list[Case], cwd: Path) -> None:
 IN_CLASSES = [case for case in ODD_FILES if case.odd.startswith("a/")]
 
 
-# One of the kinds, and what only one of the commands fell over.
-SOME = [
-    *IN_CLASSES[::9],
-    *(case for case in IN_CLASSES if case.name.startswith(("GIF whose", "EPS", "image of 5", "HEIC"))),
-]
-
-
-def test_some_through_the_commands(tmp_path: Path) -> None:
-    signal.alarm(5 * SECONDS)
-    check_commands(SOME, tmp_path)
-
-
 @pytest.mark.slow
 def test_all_odd_files_through_the_commands(tmp_path: Path) -> None:
     signal.alarm(600)

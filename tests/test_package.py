@@ -182,6 +182,7 @@ def test_nothing_is_printed_unless_asked_not_even_a_bar(tmp_path: Path) -> None:
     assert "results: results/x" in log
 
 
+@pytest.mark.slow
 def test_views_are_trained_together_and_a_classifier_is_loaded(tmp_path: Path) -> None:
     make_data(tmp_path / "p")
     few = {"num_labels": 9, "max_steps": 4, "num_workers": 0, "device": "cpu", "head_prior": "none"}

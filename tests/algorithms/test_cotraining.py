@@ -459,6 +459,7 @@ def test_a_co_trained_run_is_tested_and_applied(lab: Lab, tmp_path: Path) -> Non
     assert len((tmp_path / "p.csv").read_text(encoding="utf-8").splitlines()) == 1 + 36
 
 
+@pytest.mark.slow
 def test_wrong_labels_in_the_pool_change_nothing_but_the_diagnostics(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -520,6 +521,7 @@ def test_an_option_changes_what_the_views_learn(lab: Lab, name: str) -> None:
     assert not same(changed.checkpoint()["models"], lab.run().checkpoint()["models"])
 
 
+@pytest.mark.slow
 def test_the_average_of_weights_is_what_is_tested(lab: Lab) -> None:
     # Without a warm-up there is no calibration, which would look at the average too.
     base, averaged = (lab.run("--warmup_epoch_num", 0, *more) for more in ((), ("--ema", 0.9)))

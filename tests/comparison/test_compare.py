@@ -121,6 +121,7 @@ ALONE = {
 }
 
 
+@pytest.mark.slow
 def test_each_method_is_the_run_that_one_would_start_alone(moons: Outcome, tmp_path: Path) -> None:
     found = rows(moons)
 

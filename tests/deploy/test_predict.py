@@ -587,6 +587,7 @@ def test_one_file_gives_the_same_without_this_project(
     assert json.loads(about["classes"]) == sorted(COLOURS)
 
 
+@pytest.mark.slow
 def test_a_file_that_differs_is_an_error_and_is_not_kept(
     base: Outcome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

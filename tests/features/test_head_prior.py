@@ -244,6 +244,7 @@ def test_checkpoints_hold_plain_heads_that_say_what_was_tested(
     assert again["test"] == outcome.summary()["test"]
 
 
+@pytest.mark.slow
 def test_a_run_that_goes_on_fits_the_axes_once(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     line = ("--name", "x", "--data_dir", folder, *FROZEN, "--num_labels", 9, "--max_steps", 4)
     outcome = run(*line, cwd=tmp_path)

@@ -30,6 +30,7 @@ def test_made_data_sets() -> None:
     assert np.array_equal(fake.hashes, find("fake").hashes)
 
 
+@pytest.mark.slow
 def test_fake_can_be_learned() -> None:
     from sklearn.linear_model import LogisticRegression
 

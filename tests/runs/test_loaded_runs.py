@@ -91,6 +91,7 @@ def test_a_test_may_come_alone_or_with_one_class(tmp_path: Path) -> None:
     assert (tmp_path / "results" / "m" / "test_ensemble_CM.png").is_file()
 
 
+@pytest.mark.slow
 def test_a_table_of_labels_belongs_to_its_folder(tmp_path: Path) -> None:
     data = photos(tmp_path / "data", {"all": 20})
     with (data / "labels.csv").open("w", newline="") as file:

@@ -129,6 +129,7 @@ def test_two_runs_are_equal_and_hold_nothing_of_the_clock(lab: Lab, tmp_path: Pa
 
 
 @covers("label_split")
+@pytest.mark.slow
 def test_labels_are_drawn_balanced_or_as_frequent_as_the_class(tmp_path: Path) -> None:
     make_images(tmp_path / "d" / "many", 30, (200, 50, 50))
     make_images(tmp_path / "d" / "few", 10, (50, 50, 200))
@@ -142,6 +143,7 @@ def test_labels_are_drawn_balanced_or_as_frequent_as_the_class(tmp_path: Path) -
 
 
 @covers("max_steps", "num_epochs", "unlabeled_batch_size")
+@pytest.mark.slow
 def test_how_long_a_run_is(lab: Lab) -> None:
     assert [row["step"] for row in lab.moons().rows()] == ["4", "8", "12"]
     line = ("--data_dir", "moons", "--warmup_epoch_num", 1)
@@ -204,6 +206,7 @@ def test_the_average_of_the_weights_is_for_evaluation_only(lab: Lab) -> None:
 
 
 @covers("val_percent", "patience")
+@pytest.mark.slow
 def test_a_run_ends_when_validation_gets_no_better(lab: Lab) -> None:
     still = ("--val_percent", "20%", "--max_lr", "1e-12", "--max_steps", 40)
     patient, impatient = lab.moons(*still), lab.moons(*still, "--patience", 2)
@@ -288,6 +291,7 @@ def test_a_table_of_labels(lab: Lab, tmp_path: Path) -> None:
 
 
 @covers("download", "data_root")
+@pytest.mark.slow
 def test_downloadable_data_is_asked_for_where_the_user_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torchvision
 
@@ -361,6 +365,7 @@ def test_which_network_learns_and_what_of_it(lab: Lab) -> None:
 
 
 @covers("weights")
+@pytest.mark.slow
 def test_weights_from_a_file_are_used_and_frozen(lab: Lab, tmp_path: Path) -> None:
     backbone = lab.images("--seed", 5).backbone()
     state = {key.removeprefix("net."): value for key, value in backbone.items()}
@@ -520,6 +525,7 @@ def test_a_compiled_run_is_stored_without_a_trace_of_it(lab: Lab) -> None:
 
 
 @covers("num_workers")
+@pytest.mark.slow
 def test_workers_change_nothing_but_the_speed(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     real = torch.utils.data.DataLoader

@@ -22,6 +22,7 @@ from transfermpl.search.space import USUAL
 pytestmark = pytest.mark.usefixtures("forked_workers")
 
 
+@pytest.mark.slow
 def test_a_trial_is_the_training_on_stratified_folds(tmp_path: Path) -> None:
     line = ("--switch_mode", *SHORT, "--n_trials", 2, "--folds", 4, "--threshold", 0.6)
     outcome = tune(*line, cwd=tmp_path)

@@ -74,6 +74,7 @@ def figures(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return made
 
 
+@pytest.mark.slow
 def test_the_orange_line_is_the_best_trial(figures: dict[str, Any]) -> None:
     """Optuna draws the lines in another order than that of the trials where numbers are choices."""
     study = some_study()
@@ -91,6 +92,7 @@ def test_the_orange_line_is_the_best_trial(figures: dict[str, Any]) -> None:
     assert share_of["ema"] == pytest.approx([0.0, 0.5, 0.9].index(study.best_params["ema"]) / 2)
 
 
+@pytest.mark.slow
 def test_an_axis_names_its_ends_and_its_choices(figures: dict[str, Any]) -> None:
     labels = {}
     panels = [axes for axes in figures["slices.png"].axes if axes.get_xlabel()]
@@ -111,6 +113,7 @@ def test_an_axis_names_its_ends_and_its_choices(figures: dict[str, Any]) -> None
         assert (red.get_xdata()[0], red.get_ydata()[0]) == (value, best.value)
 
 
+@pytest.mark.slow
 def test_importances_are_shares_of_the_variance(figures: dict[str, Any]) -> None:
     axes = figures["importances.png"].axes[0]
     names = [label.get_text() for label in axes.get_yticklabels()]
