@@ -149,8 +149,9 @@ def warn_of_results(
     """What is not measured, and what the accuracy hides that leads: on the folds where the test is small."""
     lines = unmeasured(summary)
     if len(labels):
+        name, answers = list(decided.items())[-1]  # the model that is used: a run without a test has no other judge
         classes = run.dataset.classes
-        lines = [*lines, *misleading(run.judge, confusion_matrix(labels, decided[run.judge], len(classes)), classes)]
+        lines = [*lines, *misleading(name, confusion_matrix(labels, answers, len(classes)), classes)]
     for line in lines:
         warn(line)
 
