@@ -26,7 +26,8 @@ class FinishedRun:
     where the first view's features come from; decided: the classes int64 [N] of the same images where these are not
     just the most probable ones; uncalibrated: `tested` before calibration, {} where there was none;
     overlays: what the predictions of some test images rest on, by position and view or model; unlabeled: what the
-    models say of images without a label.
+    models say of images without a label; folds: each model's counts int64 [C, C] on images that folds held out, where
+    these say more than the test, which is small or missing.
     """
 
     mode: Mode
@@ -44,6 +45,7 @@ class FinishedRun:
     uncalibrated: Mapping[str, np.ndarray] = field(default_factory=dict)
     overlays: Mapping[int, Mapping[str, np.ndarray]] = field(default_factory=dict)
     unlabeled: UnlabeledPredictions | None = None
+    folds: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def method(self) -> str:
@@ -58,7 +60,8 @@ class FinishedRun:
     @property
     def judge(self) -> str:
         """The model whose mistakes are shown: the ensemble where there is one."""
-        return "ensemble" if "ensemble" in self.tested else next(iter(self.tested))
+        models = self.tested or self.folds
+        return "ensemble" if "ensemble" in models else next(iter(models))
 
     @property
     def labels(self) -> np.ndarray:
@@ -69,6 +72,11 @@ class FinishedRun:
     def confusion(self) -> np.ndarray:
         """int64 [C, C]: the judge's counts on the test, a row a true class, a column a predicted one."""
         return confusion_matrix(self.labels, self.predicted(self.judge), len(self.dataset.classes))
+
+    @property
+    def leading(self) -> np.ndarray | None:
+        """int64 [C, C]: the judge's counts where its accuracy leads, on the folds or on the test; None without both."""
+        return self.folds[self.judge] if self.folds else self.confusion if self.tested else None
 
     def predicted(self, model: str) -> np.ndarray:
         """int64 [N]: the classes that a model gives the test images."""

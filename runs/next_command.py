@@ -13,8 +13,8 @@ from ..args import make
 from ..base.files import read_json
 from ..utils import program, say
 from .run_folder import RESULTS
+from .unlabeled_tables import NEXT
 
-LABELS = "label_next.csv"  # what a run asks a person to label
 NEW = "NEW_IMAGES"  # stands for a folder that only the user knows
 
 
@@ -31,10 +31,9 @@ def after_training(summary: Mapping[str, Any]) -> None:
         return
     first = [f"/seed-{seed}" for seed in summary.get("seeds", ())[:1]]
     say_next("to classify new images", ["--predict_dir", NEW, "--load_path", "".join([folder.name, *first])])
-    table = folder / LABELS
+    table = folder / NEXT
     if table.is_file() and not summary.get("labels_unused"):
-        before = asked.get("labels_csv") or []
-        tables = [*([before] if isinstance(before, str) else before), str(table)]
+        tables = [*asked.get("labels_csv", ()), str(table)]
         again = {**asked, "name": following(folder.name), "labels_csv": None}
         words = make({k: v for k, v in again.items() if k not in ("num_labels", "num_labels_percent")}).command_line()
         say_next(f"to go on, fill in the column label of {table}", [*words, "--labels_csv", *tables])

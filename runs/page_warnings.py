@@ -35,6 +35,11 @@ def unmeasured(summary: Mapping[str, Any]) -> list[str]:
     return [f"How good this run is, nobody knows: no image was kept for a test, and there are no folds{why}."]
 
 
+def hidden(run: FinishedRun) -> list[str]:
+    """What the accuracy that leads hides: that of the folds where the test is small, else that of the test."""
+    return [] if run.leading is None else misleading(run.judge, run.leading, run.dataset.classes)
+
+
 def misleading(judge: str, confusion: np.ndarray, classes: Sequence[str]) -> list[str]:
     """What an accuracy hides, by a model's counts [C, C] on images: it is got by guessing, or a class never comes.
 
@@ -94,10 +99,10 @@ def _about_counts(run: FinishedRun) -> list[str]:
 
 
 def _about_results(summary: Mapping[str, Any], run: FinishedRun) -> list[str]:
+    lines = hidden(run)
     if not run.tested:
-        return []
+        return lines
     result = summary["test"][run.judge]
-    lines = misleading(run.judge, run.confusion, run.dataset.classes)
     low, high = result["ci95"]
     if high - low > 0.1:
         lines.append(f"The test is small: the interval of the accuracy is {100 * (high - low):.0f} points wide.")

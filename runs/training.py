@@ -14,7 +14,7 @@ import numpy as np
 from .. import visualization
 from ..backbones.small import SMALL
 from ..base.files import write_json
-from ..base.metrics import calibrated, confusion_matrix
+from ..base.metrics import calibrated
 from ..base.progress import ProgressBar
 from ..features.reference import MOST, Reference, reference_of
 from ..features.sources import ImageRequest, normalized_features
@@ -22,16 +22,16 @@ from ..models import describe
 from ..train import Hooks, Progress, Row
 from ..utils import generator, program, say, stops_noted, warn
 from .auto import cost_of_no_weights
-from .calibration import after_warmup, calibrate, cross_validation, held_out
+from .calibration import HeldOut, after_warmup, calibrate, cross_validation, held_out
 from .checkpoints import save_best, save_last, used_images
-from .decision import choose_decision
-from .evaluation import confusion_files, draw_confusions, measure, predict_rows, report_reliability
+from .decision import Decision, choose_decision
+from .evaluation import confusion_files, confusion_of, draw_confusions, measure, predict_rows, report_reliability
 from .finetuning import finetuned_files
 from .finished_run import FinishedRun
 from .folds import SMALL_TEST
 from .metrics_log import MetricsLog, TensorBoardLog, shown_by
 from .page import write_run
-from .page_warnings import misleading, unmeasured
+from .page_warnings import hidden, unmeasured
 from .prepare import fill_banks
 from .relevance import explained
 from .run_summary import run_summary
@@ -90,12 +90,7 @@ def finish(trainer: Trainer, folder: Path, progress: Progress, began: float, tra
     calibration = calibrate(held)
     calibrating = time.monotonic() - started
     temperatures = calibration["temperatures"]
-    counts = np.bincount(data.labels[split.labeled], minlength=len(data.classes))
-    once = {name: p[: held.images] for name, p in held.predictions.items()}
-    known = (calibrated(once, temperatures), held.labels[: held.images])
-    decision, about_decision = choose_decision(options.use, data.classes, counts, known)
-    if options.use.recall and not known[0]:
-        warn(f"--recall has no threshold: no image was held out, since {held.reason}")
+    decision, about_decision = decision_of(trainer, held, temperatures)
     save_best(folder / "checkpoints" / "best.pt", trainer, best_epoch, temperatures, decision, learned_from(trainer))
     with trainer.evaluated() as models:
         validated, tested = (predict_rows(models, trainer.views, rows) for rows in (split.val, split.test))
@@ -133,27 +128,25 @@ def finish(trainer: Trainer, folder: Path, progress: Progress, began: float, tra
     asked = (options.mode, options.model, options.cotraining, options.run.seed)
     raw = tested if temperatures else {}
     run = FinishedRun(*asked, again, view.name, data, split, progress.rows, probabilities, view.source, decided, raw)
-    run = replace(run, unlabeled=unlabeled)
+    counted = {name: confusion_of(classes, held.labels, len(data.classes)) for name, classes in decided_folds.items()}
+    run = replace(run, unlabeled=unlabeled, folds=counted if results["cross_validation"] else {})
     if tested:
         with trainer.evaluated() as models:
             run = replace(run, overlays=explained(run, models, run.surest_mistakes()))
     write_run(folder, summary, run)
-    counted = (held.labels, decided_folds) if results["cross_validation"] else (labels, decided)
-    warn_of_results(summary, run, *counted)
+    for line in [*unmeasured(summary), *hidden(run)]:
+        warn(line)
     return summary
 
 
-def warn_of_results(
-    summary: Mapping[str, Any], run: FinishedRun, labels: np.ndarray, decided: Mapping[str, np.ndarray]
-) -> None:
-    """What is not measured, and what the accuracy hides that leads: on the folds where the test is small."""
-    lines = unmeasured(summary)
-    if len(labels):
-        name, answers = list(decided.items())[-1]  # the model that is used: a run without a test has no other judge
-        classes = run.dataset.classes
-        lines = [*lines, *misleading(name, confusion_matrix(labels, answers, len(classes)), classes)]
-    for line in lines:
-        warn(line)
+def decision_of(trainer: Trainer, held: HeldOut, temperatures: Mapping[str, float]) -> tuple[Decision, dict[str, Any]]:
+    """How calibrated probabilities become classes, chosen on what was held out, each image once, and how it was."""
+    use, data = trainer.options.use, trainer.context.data
+    once = {name: p[: held.images] for name, p in held.predictions.items()}
+    if use.recall and not once:
+        warn(f"--recall has no threshold: no image was held out, since {held.reason}")
+    counts = np.bincount(data.labels[trainer.context.split.labeled], minlength=len(data.classes))
+    return choose_decision(use, data.classes, counts, (calibrated(once, temperatures), held.labels[: held.images]))
 
 
 def log_confusions(folder: Path, tested: Mapping[str, Any], step: int, *, wanted: bool) -> None:
