@@ -115,14 +115,15 @@ def no_pictures() -> Any:
 
 
 def start(*arguments: object, cwd: Path, saves_often: bool = False) -> subprocess.Popen[str]:
-    """MPL.py as a process of its own; `saves_often` makes a checkpoint after every epoch."""
+    """MPL.py as a process of a group of its own; `saves_often` makes a checkpoint after every epoch."""
     program = [str(ROOT / "MPL.py")]
     if saves_often:
         setting = "from transfermpl import MPL, train; train.CHECKPOINT_SECONDS = -1.0"
         program = ["-c", f"import sys; {setting}; sys.exit(MPL.main(sys.argv[1:]))"]
     command = [sys.executable, *program, *map(str, arguments)]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, cwd=cwd, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=cwd, env=env, text=True, start_new_session=True, **pipes)
 
 
 def end(process: subprocess.Popen[str], cwd: Path) -> Outcome:

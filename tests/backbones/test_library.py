@@ -103,6 +103,14 @@ def test_positions_of_a_transformer_are_interpolated_for_any_size_that_its_patch
         build(f"timm:{name}", tmp_path / "v.safetensors", image_size=5 * patch + 1)
 
 
+def test_patches_that_overlap_take_any_size(tmp_path: Path) -> None:
+    timm = pytest.importorskip("timm")
+    net = timm.create_model("pvt_v2_b0", pretrained=False)
+    save_file(net.state_dict(), tmp_path / "p.safetensors")
+    backbone = build("timm:pvt_v2_b0", tmp_path / "p.safetensors", image_size=64).eval()  # patches of 7 px, 4 apart
+    assert backbone(torch.rand(1, 3, 64, 64)).shape == (1, net.num_features)
+
+
 def timm_positions(table: torch.Tensor, old: int, new: int, apart: int) -> torch.Tensor:
     """The table of positions [1, apart + old * old, D] for new * new patches, without those of tokens apart."""
     grid = table[:, apart:].reshape(1, old, old, -1).movedim(3, 1)

@@ -344,6 +344,17 @@ def test_a_lost_block_is_computed_again_without_a_word(
     assert capsys.readouterr().err == ""
 
 
+def test_progress_is_shown_within_a_block(tmp_path: Path, folder: Path) -> None:
+    """A block of a slow network takes minutes."""
+    dataset, seen = read(folder), list[int]()
+    wanted = everything(dataset)
+    total = FeatureBank(tmp_path, source(dataset)).fill(wanted, show=seen.append)
+    assert len(dataset) < features.BLOCK_ROWS
+    assert seen == sorted(seen)
+    assert len(seen) >= len(wanted)
+    assert seen[-1] == total
+
+
 def test_a_block_is_read_as_it_was_written(tmp_path: Path) -> None:
     random = np.random.default_rng(0)
     for dtype in ("float16", "float32"):

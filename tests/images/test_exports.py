@@ -123,6 +123,11 @@ def test_what_is_no_class_of_an_image_is_one_line(images: Path, name: str, text:
     assert "\n" not in str(error.value)
 
 
+def test_a_table_with_a_label_and_a_column_of_zeros_and_ones_is_no_export(images: Path) -> None:
+    (images / "t.csv").write_text("filename,label,flash\nin/000.png,0,1\nin/001.png,1,1\nin/002.png,0,0\n")
+    assert labels_of(images, "t.csv") == {"in/000.png": "0", "in/001.png": "1", "in/002.png": "0"}
+
+
 def test_one_name_in_two_folders_names_neither(tmp_path: Path) -> None:
     for path in ("a/x.png", "b/x.png", "b/y z.png"):
         picture(tmp_path / path)

@@ -61,6 +61,14 @@ def test_without_held_out_images_rare_classes_weigh_more_unchecked() -> None:
     assert "no image was held out" in told(about)[0]
 
 
+def test_a_recall_without_held_out_images_sets_no_threshold() -> None:
+    """The folds of a whole training may break off at its end, when the recall was promised long ago."""
+    use = args.make({"name": "x", "recall": ["defect=0.9"]}).use
+    decision, about = choose_decision(use, CLASSES, np.array([4, 4]), ({}, np.zeros(0, dtype=np.int64)))
+    assert decision == Decision()
+    assert about["recall"] == {}
+
+
 def test_a_threshold_promises_the_recall_of_new_images() -> None:
     """Drawn as the held-out ones were, whatever their distribution: not fewer than asked for on average."""
     random = np.random.default_rng(0)

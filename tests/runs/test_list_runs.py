@@ -30,6 +30,8 @@ def place(tmp_path: Path) -> Path:
     made(results / "no test", {"data_dir": "d"}, summary={"test": {}, "val": {"student": {"accuracy": 0.25}}})
     folds = {"folds": 3, "models": {"student": {"accuracy": 0.75, "ci95": [0.5, 0.9]}}}
     made(results / "small", {"data_dir": "d"}, summary=done | {"cross_validation": folds})
+    over_seeds = {"student": {"accuracy": 0.5, "ci95": [0.25, 0.75]}}
+    made(results / "many", {"data_dir": "d", "repeat": 2}, summary=done | {"cross_validation": over_seeds})
     made(results / "look", {"data_dir": "d", "inspect": True}, inspect={"files": 3})
     made(results / "killed", {"data_dir": "d", "switch_mode": True})
     made(results / "torn", {"data_dir": "d"}, summary='{"test": ')
@@ -47,9 +49,10 @@ def test_every_run_is_listed_the_newest_first_and_broken_ones_as_such(place: Pat
     head, *lines = outcome.out.splitlines()
     assert head.split() == ["name", "date", "mode", "data", "labels", "accuracy", "(95%", "interval)", "folder"]
     names = [line.rpartition("results/")[2] for line in lines]
-    assert names == ["gone", "odd", "torn", "killed", "look", "small", "no test", "first"]
+    assert names == ["gone", "odd", "torn", "killed", "look", "many", "small", "no test", "first"]
     of = dict(zip(names, (" ".join(line.split()) for line in lines), strict=True))
     assert "75.0% (50.0% to 90.0%) cross-validated" in of["small"]
+    assert "50.0% (25.0% to 75.0%) cross-validated" in of["many"]
     assert "2001-09-09" in of["first"]
     assert "finetune a b 40 91.2% (85.0% to 95.0%) results/first" in of["first"]
     assert "mpl d 25.0% on validation" in of["no test"]

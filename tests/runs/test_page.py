@@ -536,6 +536,14 @@ def test_an_accuracy_that_misleads_is_told(counts: list[list[int]], says: list[s
     assert all(words in line for words, line in zip(says, lines, strict=True))
 
 
+def test_where_folds_lead_they_say_what_the_accuracy_hides(tmp_path: Path) -> None:
+    never = np.array([[10, 0, 0], [0, 10, 0], [2, 0, 0]])
+    assert "never predicts" not in part(page_of(finished(), tmp_path), "Warnings")
+    small = finished(folds={"student": never})
+    assert "The student never predicts cat." in part(page_of(small, tmp_path), "Warnings")
+    assert page_warnings.hidden(replace(small, tested={})) == ["The student never predicts cat."]
+
+
 def test_a_rare_class_and_one_that_was_asked_for_have_a_curve(tmp_path: Path) -> None:
     run_ = finished()
     assert "Found against mistaken" not in page_of(run_, tmp_path).headings

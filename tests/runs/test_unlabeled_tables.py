@@ -5,9 +5,12 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from image_folders import find, folder
 from runs import FROZEN, make_data, run, started
+from transfermpl.runs.unlabeled_tables import UnlabeledPredictions, write_unlabeled
 
 LINE = (*FROZEN, "--max_steps", 4, "--calibration_folds", 0)
 
@@ -17,6 +20,15 @@ def read(table: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
+def test_a_row_holds_the_class_that_the_run_decides_for(tmp_path: Path) -> None:
+    dataset = find(folder(tmp_path / "d", {"a": 2, "b": 2}))
+    p, one = np.array([[0.8, 0.2]], dtype=np.float32), np.array([0])
+    write_unlabeled(tmp_path, dataset, UnlabeledPredictions(one, p, np.array([1]), np.zeros(1), np.zeros(1), one))
+    (row,), (asked,) = read(tmp_path / "unlabeled.csv"), read(tmp_path / "label_next.csv")
+    assert (row["prediction"], row["probability"], row["top1"]) == ("b", "0.200000", "a")
+    assert (asked["likely"], asked["probability"], asked["label"]) == ("b", "0.200000", "")
+
+
 @pytest.mark.slow
 def test_rounds_of_labels(tmp_path: Path) -> None:
     make_data(tmp_path / "d" / "labeled", 3)
@@ -24,6 +36,9 @@ def test_rounds_of_labels(tmp_path: Path) -> None:
     (tmp_path / "d" / "u").rename(tmp_path / "d" / "unlabeled")
     for number, path in enumerate(sorted((tmp_path / "d" / "labeled").rglob("*.png"))):
         path.write_bytes(path.read_bytes() + bytes([number]))  # no copy of an unlabeled one
+    first, other = (sorted((tmp_path / "d" / "labeled" / name).iterdir())[0] for name in ("b c", "日本"))
+    (first.parent / "twin.png").write_bytes(first.read_bytes()[:-1] + b"!")
+    (other.parent / "twin.png").write_bytes(first.read_bytes()[:-1] + b"!")
     outcome = started(tmp_path, "--data_dir", "d", *LINE)
     unlabeled, table = read(outcome.folder() / "unlabeled.csv"), outcome.folder() / "label_next.csv"
     assert {row["path"] for row in unlabeled} == set(outcome.split()["unlabeled"])
@@ -35,6 +50,8 @@ def test_rounds_of_labels(tmp_path: Path) -> None:
     chosen = read(table)
     assert len(chosen) == len({row["path"] for row in chosen}) == 50
     assert all(row["label"] == "" for row in chosen)
+    assert any("twin" in row["path"] for row in unlabeled)
+    assert not any("twin" in row["path"] for row in chosen)  # filed under two classes, it would have no label still
     assert "Label these next" in (outcome.folder() / "report.html").read_text(encoding="utf-8")
     # A person fills in some; the next round learns from them and from the folders.
     filled = table.read_text(encoding="utf-8").replace(",,", ",b c,", 5)
