@@ -51,7 +51,7 @@ def write_run(folder: Path, summary: Mapping[str, Any], run: FinishedRun) -> Pat
         *_curves(run),
         *_reliability(summary, run),
         *_distant(run, distant),
-        *_label_next(run),
+        *([] if summary["labels_unused"] else _label_next(run)),  # known ones need nobody
         *_samples(folder, run.dataset.kind),
         _again(run),
     ]
