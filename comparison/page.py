@@ -19,11 +19,11 @@ def write_page(folder: Path, summary: Mapping[str, Any], results: Results, words
     used = finals(results)
     runs = [{name: {"accuracy": each[i]} for name, each in used.items()} for i in range(len(summary["seeds"]))]
     bars = [
-        (name, row["mean"], row["ci95"] or (), percent(row["mean"]) + _spread(row))
+        (name, row["mean"], row["ci95"] or (), percent(row["mean"]) + (f", std {_std(row)}" if _std(row) else ""))
         for name, row in over_seeds(runs).items()
     ]
     columns = ["method", "mean", "std", f"against {next(iter(used))}, 95% interval"]
-    rows = [[row["method"], percent(row["mean"]), _spread(row)[6:], gain_of(row)] for row in summary["comparison"]]
+    rows = [[row["method"], percent(row["mean"]), _std(row), gain_of(row)] for row in summary["comparison"]]
     found: list[Section] = [
         {
             "heading": "What each method reaches",
@@ -41,5 +41,6 @@ def write_page(folder: Path, summary: Mapping[str, Any], results: Results, words
     return write_report(folder / "report.html", folder.name, found, lead=summary["advice"])
 
 
-def _spread(row: Mapping[str, Any]) -> str:
-    return "" if row["std"] is None else f", std {100 * row['std']:.1f}"
+def _std(row: Mapping[str, Any]) -> str:
+    """In points; nothing of one seed."""
+    return "" if row["std"] is None else f"{100 * row['std']:.1f}"

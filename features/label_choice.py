@@ -35,6 +35,8 @@ def most_useful(
         count: how many; fewer where there are fewer images.
         predicted: int [N], their classes, where they are not the most probable ones.
     """
+    if not len(features):
+        return np.zeros(0, dtype=np.int64)
     middle = features.mean(axis=0)
     own, labeled = _directions(features - middle), _directions(known - middle)
     weight = margin_uncertainty(probabilities)

@@ -310,7 +310,7 @@ def _distant(run: FinishedRun, distant: Sequence[DistantImage]) -> list[Section]
 
 def _label_next(run: FinishedRun) -> list[Section]:
     found = run.unlabeled
-    if found is None:
+    if found is None or not len(found.chosen):
         return []
     gallery = []
     for place in found.chosen[:TO_LABEL].tolist():

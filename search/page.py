@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def write_page(
     best = sorted(complete, key=lambda trial: -(trial.value or 0.0))[:BEST]
     varied = [name for name in searched if len({repr(trial.params.get(name)) for trial in complete}) > 1]
     rows = [[str(t.number), percent(t.value or 0.0), *(_text(t.params.get(name)) for name in varied)] for t in best]
-    caution = few_trials(len(complete))
+    caution, best_options = few_trials(len(complete)), folder / "best_args.json"
     sections: list[Section] = [
         {
             "heading": "The best trials",
@@ -51,7 +52,7 @@ def write_page(
         {
             "heading": "The best options",
             "table": {"rows": [(name, _text(options.get(name))) for name in searched]},
-            "command": f"{program()} --name {folder.name}-best --config {folder / 'best_args.json'}",
+            "command": shlex.join([*program().split(), "--name", f"{folder.name}-best", "--config", str(best_options)]),
         },
     ]
     return write_report(folder / "report.html", folder.name, sections, lead=lead[:1].upper() + lead[1:] + ".")

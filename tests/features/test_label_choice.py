@@ -24,6 +24,10 @@ def test_each_group_that_no_label_is_in_the_largest_first() -> None:
     assert groups[chosen].tolist() == [2, 1, 3]
 
 
+def test_none_of_no_images() -> None:
+    assert not len(most_useful(np.zeros((0, 2)), np.zeros((0, 3)), np.ones((4, 3)), 5))
+
+
 def test_what_is_sure_is_no_use() -> None:
     features, groups = clusters([20, 20])
     probabilities = np.where(groups[:, None] == 0, [[1.0, 0.0]], [[0.5, 0.5]])
