@@ -181,7 +181,7 @@ def _explain(options: Any) -> None:
     from transfermpl.deploy.explain import explain
 
     options.warn_of_unused("explain")
-    explain(options.mode, options.given_values(read_by("explain", group="run")), overwrite=options.run.overwrite)
+    explain(options.mode, options.given_values(read_by("explain", group="run")))
 
 
 def _export(options: Any) -> None:

@@ -89,9 +89,9 @@ class Run:
         parse=folder_name, commands=WITH_DATA, on_resume=True, per_machine=True)
     resume: bool = option(False, "Continue the run NAME from its last checkpoint.", recorded=False)
     overwrite: bool = option(
-        False, "Replace the earlier run NAME, or what --predict_dir, --explain or --export writes, instead of writing "
-        "beside it under another name.",
-        commands=(*WITH_DATA, "predict", "explain", "export"), recorded=False)
+        False, "Replace the earlier run NAME, or what --predict_dir or --export writes, instead of writing beside it under "
+        "another name.",
+        commands=(*WITH_DATA, "predict", "export"), recorded=False)
     config: str | None = option(
         None, "Read options from a JSON or TOML file; an option on the command line overrides the file.",
         metavar="FILE", commands=ALL, recorded=False)
@@ -150,7 +150,8 @@ class Data:
         "means unlabeled, or from exports of Label Studio, CVAT and Roboflow; the later one counts.",
         metavar="FILE", commands=WITH_TEST, per_machine=True, inherited="default")
     num_labels_percent: float | None = option(
-        None, "Use the labels of this share of the training images (0.03 or 3%) and treat the others as unlabeled.",
+        None, "Use the labels of this share of the training images (0.03 or 3%), equally many a class, and treat the others "
+        "as unlabeled.",
         default_text="all labels; 3% for built-in sets, and where every image has a label and 3% are 10 or more a class",
         parse=share, metavar="SHARE", commands=(*TRAINING, "view_report"), inherited="default")
     num_labels: int | None = option(
@@ -316,8 +317,8 @@ class Mode:
     load_path: str | None = option(
         None, "Load this run: its name, its folder or a checkpoint file.", metavar="RUN", commands=LOADING)
     load_best: bool = option(
-        False, "Load the models of the best epochs, which were tested, instead of those of the last epoch; "
-        "--predict_dir and --export always take these.", commands=("train", "test"))
+        False, "Go on from the models of the best epochs, which were tested, instead of those of the last epoch; "
+        "--test_mode, --predict_dir, --explain and --export always take these.", commands=("train", "test"))
     cotrain_mode: bool = option(
         False, "Train by Meta Co-Training: a model on each of --views teaches the others.",
         commands=("train", "search"))

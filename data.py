@@ -314,7 +314,7 @@ def _part(part: float, count: int) -> int:
 
 
 def _count_labels(dataset: Dataset, data: args.Data, sizes: Sequence[int]) -> int:
-    """How many labels of classes of these sizes are used: of a share, balanced, at least two a class that has two."""
+    """How many labels of classes of these sizes are used: of a share, balanced, equally many a class."""
     classes, available = len(dataset.classes), sum(sizes)
     needed = f"there are {classes} classes: give --num_labels {classes} or more, or --num_labels_percent 100% for all"
     if data.num_labels is not None:
@@ -327,11 +327,20 @@ def _count_labels(dataset: Dataset, data: args.Data, sizes: Sequence[int]) -> in
     if share is None:
         share = _share_of_labels(dataset, data, available)
     count = int(share * available + 0.5)
-    if data.label_split == "balanced" and share > 0:  # with one label, a class takes no part in calibration
-        count = max(count, sum(min(size, 2) for size in sizes))
+    if data.label_split == "balanced" and share > 0:
+        count = _equal_labels(sizes, count)
     if count < classes:
         raise UserError(f"{100 * share:g}% of {available} images are {count} labels, but {needed}")
     return count
+
+
+def _equal_labels(sizes: Sequence[int], count: int) -> int:
+    """About `count` labels, but equally many of each class that has so many, and two at least.
+
+    With one label a class takes no part in calibration, and has only half of its weight in the class prior.
+    """
+    totals = [sum(min(size, each) for size in sizes) for each in range(2, max(2, *sizes) + 1)]
+    return min(totals, key=lambda total: abs(total - count))
 
 
 def _share_of_labels(dataset: Dataset, data: args.Data, available: int) -> float:

@@ -16,12 +16,12 @@ from ..base.files import file_names
 from ..base.tables import number_of, percent
 from ..reports.page import MOST_IMAGES, Section, write_report
 from ..runs.relevance import overlays
-from ..utils import UserError, say, shown, warn
+from ..utils import say, shown, warn
 from .classifier import in_batches
 from .output import classifier_of, output
 from .sources import Given, GivenFile
 
-PAGE = "explained.html"
+PAGE, FOLDER = "explained.html", "_images"  # the folder beside the page
 TITLE = "What the decisions rest on"
 HOW_TO_READ = (
     "Beside each image the same in grey, glowing where it speaks for the predicted class (Grad-CAM; of a transformer "
@@ -32,19 +32,17 @@ HOW_TO_READ = (
 AT_ONCE = 4  # images whose gradients are kept, about 100 MB each
 
 
-def explain(mode: Mode, settings: Mapping[str, Any], *, overwrite: bool) -> dict[str, Any]:
+def explain(mode: Mode, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Draw what the classes of the images of `--explain` rest on, as images and as a page; returns their places.
 
-    settings: options of the group Run that replace those of the run, by name; overwrite: whether they may exist.
+    An earlier page stays: the next one is `explained-2`. settings: options of the group Run that replace those of the
+    run, by name.
     """
     given = Given((mode.explain or "",), "--explain")
     given.check()
     classifier = classifier_of(mode, settings)
-    page, _ = output(None, classifier.path, PAGE, overwrite=overwrite, is_own=is_page)
-    folder = page.with_suffix("")
-    if folder.exists() and any(folder.iterdir()) and not overwrite:
-        raise UserError(f"{folder} is there already; --overwrite replaces what is in it")
-    folder.mkdir(exist_ok=True)
+    page, folder = output(None, classifier.path, PAGE, FOLDER, overwrite=False)
+    folder.mkdir()
     cards: list[dict[str, Any]] = []
     images = bad = 0
     for batch in in_batches(classifier.decoded(chain.from_iterable(given.groups())), AT_ONCE):
@@ -78,14 +76,6 @@ def explain(mode: Mode, settings: Mapping[str, Any], *, overwrite: bool) -> dict
     write_report(page, TITLE, [section], lead=f"By {classifier.path}.")
     say(shown(f"explained: {page}, {number_of(images, 'image')} in {folder}"))
     return {"page": str(page), "folder": str(folder), "images": images, "bad": bad}
-
-
-def is_page(path: Path) -> bool:
-    """Whether a file is an earlier page of this command."""
-    try:
-        return f"<title>{TITLE}</title>" in path.read_text(encoding="utf-8")[:2000]
-    except (OSError, ValueError):
-        return False
 
 
 def _save(folder: Path, number: int, file: GivenFile, pictures: Sequence[np.ndarray]) -> None:

@@ -32,7 +32,7 @@ def output(
     beside: str = "",
     *,
     overwrite: bool,
-    is_own: Callable[[Path], bool],
+    is_own: Callable[[Path], bool] = lambda path: False,
 ) -> tuple[Path, Path]:
     """The file to write, and another one beside it whose name ends so; nothing that is there is replaced.
 

@@ -183,8 +183,8 @@ class Table:
             else:
                 try:
                     far = bool(cells["distance"]) and float(cells["distance"]) > self.reject
-                    if not far or float(cells["p1"]) < self.least:
-                        self._note_unsure(float(cells["disagreement"]), float(cells["p1"]))
+                    if not far or float(cells["probability"]) < self.least:
+                        self._note_unsure(float(cells["disagreement"]), float(cells["probability"]))
                 except ValueError as error:
                     raise damaged(before, error) from error
                 self.far += far
@@ -215,21 +215,21 @@ class Table:
         self, image: GivenFile, probabilities: np.ndarray, found: str, apart: float, far: float | None
     ) -> str | None:
         order = np.argsort(-probabilities, kind="stable")[: self.top].tolist()
-        most = float(probabilities[order[0]])
-        sure, known = most >= self.least, far is None or far <= self.reject
-        if not sure:
-            self._note_unsure(apart, most)
-        self.far += not known
         place = self.classifier.classes.index(found)
-        cells = [self.classes[place] if sure and known else "", f"{probabilities[place]:.6f}"]
+        probability = float(probabilities[place])  # with --recall the class may be another than the most probable one
+        sure, known = probability >= self.least, far is None or far <= self.reject
+        if not sure:
+            self._note_unsure(apart, probability)
+        self.far += not known
+        cells = [self.classes[place] if sure and known else "", f"{probability:.6f}"]
         cells += [cell for k in order for cell in (self.classes[k], f"{probabilities[k]:.6f}")]
         cells += [f"{apart:.6f}", "" if far is None else f"{far:.6f}", "", self._fingerprint(image)]
         self._write([image.path, *cells])
         return found if sure and known else None
 
-    def _note_unsure(self, apart: float, most: float) -> None:
+    def _note_unsure(self, apart: float, probability: float) -> None:
         self.apart.append(apart)
-        self.sure.append(most)
+        self.sure.append(probability)
         self.places.append(self.bytes)
 
     def _fingerprint(self, image: GivenFile) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,7 @@ def test(mode: Mode, given: Mapping[str, Any]) -> dict[str, Any]:
     that replace those of the run, by name.
     """
     began = time.monotonic()
-    loaded = load_run(mode)
+    loaded = load_run(replace(mode, load_best=True))  # what a prediction takes too
     if "data_dir" in given:  # a table of labels belongs to the folder that it was made for
         given = {"labels_csv": (), **given}
     stored = loaded["stored"].changed(model_name=loaded["model"]["name"], **given)

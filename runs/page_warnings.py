@@ -10,11 +10,11 @@ import numpy as np
 from ..base.tables import percent
 from ..data import Dataset
 from ..reports.page import Section
+from .decision import UNEVEN
 from .finished_run import FinishedRun
 
 FEW_LABELS = 5  # of a class
 ODD_FILES = 10  # of each kind, by name
-UNEVEN = 3.0  # times as many images of one class as of another
 
 
 def warnings_section(summary: Mapping[str, Any], run: FinishedRun, distant: int) -> Section:

@@ -194,5 +194,6 @@ def _no_model(folder: Path, load_path: str, wanted: str) -> str:
         return f"{folder} is a search and keeps no models; train what it found, by --config {folder}/best_args.json"
     if asked.get("inspect") or asked.get("view_report"):
         return f"{folder} is a report and keeps no models; give a run that was trained"
-    hint = "leave out --load_best to take the last one" if wanted == "best.pt" else "its training has not got that far"
-    return f"the run {folder} has no {wanted} yet; {hint}, or go on with --resume"
+    last = folder / "checkpoints" / "last.pt"
+    hint = f", or take the last one by --load_path {last}" if wanted == "best.pt" and last.is_file() else ""
+    return f"the run {folder} has no {wanted} yet; go on with --resume{hint}"

@@ -440,7 +440,7 @@ READ_BY = {
         "device", "num_workers", "precision", "out", "predict_copy", "copy_by", "min_probability", "load_path",
         "only_new", "strict", "reject", "keep_pages", "debug", "overwrite", "predict_dir",
     },
-    "explain": {"device", "num_workers", "precision", "load_path", "keep_pages", "debug", "overwrite", "explain"},
+    "explain": {"device", "num_workers", "precision", "load_path", "keep_pages", "debug", "explain"},
     "export": {"num_workers", "out", "data_dir", "load_path", "keep_pages", "debug", "overwrite", "export"},
     "inspect": {
         "inspect", "name", "overwrite", "seed", "device", "precision", "num_workers", "cache", "cache_dir",

@@ -174,6 +174,22 @@ def test_a_share_is_two_labels_a_class_at_least_where_there_are_two() -> None:
     assert len(data.split_dataset(dataset, few, 0).labeled) == 33
 
 
+@pytest.mark.parametrize(
+    ("sizes", "share", "labels"),
+    [
+        ([180] * 8, 0.03, [5] * 8),  # 43 would leave three classes with 6
+        ([65] * 17, 0.05, [3] * 17),
+        ([300, 300, 10], 0.5, [147, 147, 10]),  # the rarest has no more
+        ([300, 300, 10], 1.0, [300, 300, 10]),
+    ],
+)
+def test_a_share_is_equally_many_labels_a_class(sizes: list[int], share: float, labels: list[int]) -> None:
+    dataset = made(np.repeat(np.arange(len(sizes)), sizes).tolist())
+    options = args.Data(data_dir="d", num_labels_percent=share, test_percent=0)
+    split = data.split_dataset(dataset, options, 0)
+    assert np.bincount(dataset.labels[split.labeled]).tolist() == labels
+
+
 def test_seeds_differ_and_the_remainder_is_spread() -> None:
     dataset = made([0] * 50 + [1] * 50 + [2] * 50)
     splits = [data.split_dataset(dataset, args.Data(num_labels=4), seed) for seed in range(12)]
@@ -251,7 +267,7 @@ def test_a_class_of_one_image_may_be_mistyped(tmp_path: Path, capsys: pytest.Cap
         (400, dict(data_dir="d"), 640),  # 3% would be 19, fewer than 10 a class
         (500, dict(data_dir="d"), 24),  # enough to show what few labels give
         (500, dict(data_dir="d", labels_csv=("t.csv",)), 800),  # who writes a table wants it used
-        (100, dict(data_dir="digits"), 5),
+        (100, dict(data_dir="digits"), 4),
         (20, dict(data_dir="d", num_labels_percent=0.1), 4),  # two a class
     ],
 )

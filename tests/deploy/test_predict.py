@@ -155,6 +155,23 @@ def test_the_library_knows_distances_and_takes_the_decision_of_the_run(
         library.distance(image)
 
 
+def test_how_sure_a_row_is_goes_by_the_class_that_it_is_given(
+    library: classifier.Classifier, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """By a threshold an image may be of a class that is not the most probable one."""
+    probabilities = np.array([[0.1, 0.8, 0.1]])
+    monkeypatch.setattr(
+        library, "examine", lambda images: (dict.fromkeys((*library.models, library.name), probabilities), None)
+    )
+    monkeypatch.setattr(library, "name_of", lambda rows: [library.classes[0]] * len(rows))
+    for least, name in ((0.05, library.classes[0]), (0.5, None)):
+        table = predict.Table(library, args.Use(min_probability=least), "")
+        with (tmp_path / "t.csv").open("wb") as file:
+            table.begin(file)
+            assert table.add([(GivenFile("x", "x", ""), (np.zeros(1),))]) == [name]
+        assert read(tmp_path / "t.csv")[0]["probability"] == "0.100000"
+
+
 def test_the_images_of_the_test_get_the_results_of_the_test(base: Outcome, tmp_path: Path) -> None:
     """The same weights, transform and ensemble; calibration changes how sure a prediction is, and never the class."""
     tested = base.split()["test"]
@@ -873,15 +890,14 @@ def test_explained_images_and_their_page(base: Outcome, tmp_path: Path) -> None:
     outcome = run(*line, cwd=tmp_path)
     assert outcome.code == 0, outcome.err
     assert "not explained: 1 file" in outcome.err
-    page, pictures = base.folder() / "explained.html", base.folder() / "explained"
+    page, pictures = base.folder() / "explained.html", base.folder() / "explained_images"
     assert len(Page(page).all("img")) == 4  # each image, and beside it what its class rests on
     with Image.open(sorted(pictures.iterdir())[0]) as picture:
         assert picture.width == 2 * picture.height
     assert len(list(pictures.iterdir())) == 2
     assert run(*line, cwd=tmp_path).code == 0
     assert (base.folder() / "explained-2.html").is_file()
-    page.write_text("mine")
-    assert "stays" in run(*line, "--overwrite", cwd=tmp_path).err
+    assert len(list((base.folder() / "explained-2_images").iterdir())) == 2
     nowhere = run("--explain", tmp_path / "nowhere", "--load_path", base.folder(), cwd=tmp_path)
     assert nowhere.code == 2
     assert "--explain" in nowhere.err

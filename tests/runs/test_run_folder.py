@@ -86,7 +86,7 @@ def test_a_checkpoint_that_is_not_there_is_explained() -> None:
     make_checkpoint(Path("results") / "going", "last.pt")
     with pytest.raises(UserError, match=r"no last\.pt yet.*--resume"):
         find_checkpoint("young", best=False)
-    with pytest.raises(UserError, match=r"no best\.pt yet; leave out --load_best"):
+    with pytest.raises(UserError, match=r"no best\.pt yet; go on with --resume, or .* by --load_path .*last\.pt"):
         find_checkpoint("going", best=True)
     with pytest.raises(UserError, match="no such run, folder or checkpoint"):
         find_checkpoint("absent", best=False)
