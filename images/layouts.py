@@ -25,7 +25,7 @@ from .file_kinds import counted, is_heif, is_image, kind_of
 from .labels_csv import items_of_csv, table_file
 from .places import listed, place_of
 
-LAYOUTS = "DIR/<class>/*, DIR/train|val|test/<class>/*, DIR/labeled/<class>/* with DIR/unlabeled/*, or --labels_csv"
+LAYOUTS = "DIR/<class>/*, with or without DIR/unlabeled/*, DIR/train|val|test|labeled/<class>/*, or --labels_csv"
 HELD_OUT_PLACES = ("test", "val")  # of copies in several places the one that comes first here stays
 
 
@@ -84,7 +84,7 @@ def _folder(name: str) -> Path:
 
 
 def _from_tables(folder: Path, given: Sequence[str], *, for_test: bool) -> list[Item]:
-    """What the tables say, on top of what folders named labeled, train, test and so on do; the later one counts.
+    """What the tables say, on top of what folders do where some are named as parts of a data set; the later one counts.
 
     Where a label is missing, what was said before it stays.
     """
@@ -105,10 +105,12 @@ def _from_tables(folder: Path, given: Sequence[str], *, for_test: bool) -> list[
 
 
 def _has_parts(folder: Path) -> bool:
-    """Whether there are folders for training, such as `labeled`, that hold classes."""
+    """Whether folders say what is labeled: one for training that holds classes, or `unlabeled` beside other folders."""
     images = _images_by_subfolder(folder)
-    filled = [sub for sub in images if images[sub].files]
-    return any(place_of(sub.name) in ("train", "labeled") and _subfolders(sub, images) for sub in filled)
+    filled = {sub: place_of(sub.name) for sub in images if images[sub].files}
+    if any(place in ("train", "labeled") and _subfolders(sub, images) for sub, place in filled.items()):
+        return True
+    return set(filled.values()) == {None, "unlabeled"}
 
 
 def _updated(before: Item, item: Item) -> Item:
@@ -136,6 +138,13 @@ def _in_no_row(folder: Path, tables: Sequence[Path], items: list[Item]) -> list[
     if unlabeled:
         where = f"{listed(map(str, tables))}, so they are unlabeled ones, the first: {unlabeled[0].path}"
         say(f"{len(unlabeled)} images below {folder} are in no row of {where}")
+        labels = {item.label for item in items}
+        in_classes = sum(item.path.split("/")[0] in labels for item in unlabeled)
+        if in_classes:
+            warn(
+                f"{in_classes} of these lie in folders named like classes, which count as labels only in "
+                f"{folder}/labeled or where {folder}/unlabeled is beside them"
+            )
     _warn_of_unlisted([images])
     _warn_of_others([images])
     return unlabeled
@@ -178,6 +187,11 @@ def _from_folder(folder: Path, *, for_test: bool) -> list[Item]:
         _warn_of_others(found)
         return _class_items(folder, folder, images, "")
     names = listed(sub.name for sub in placed)
+    if others and set(placed.values()) == {"unlabeled"}:
+        _check_are_classes(folder, {sub: images[sub] for sub in others})
+        _warn_of_others(found)
+        classes = {sub: images[sub] for sub in images if sub not in placed}
+        return [*_class_items(folder, folder, classes, ""), *_unlabeled_items(folder, placed, images)]
     if others:
         raise UserError(
             f"{folder} has {names}, which is read as a part of the data set, beside {listed(s.name for s in others)}; "
@@ -186,12 +200,9 @@ def _from_folder(folder: Path, *, for_test: bool) -> list[Item]:
     if not for_test and not {"train", "labeled"} & set(placed.values()):
         raise UserError(f"{folder} has {names} but no train; the layouts are {LAYOUTS}")
     _warn_of_others(found)
-    items = []
+    items = _unlabeled_items(folder, [sub for sub, place in placed.items() if place == "unlabeled"], images)
     for sub, place in placed.items():
-        if place == "unlabeled":
-            _warn_of_unlisted([images[sub]])
-            items += [_item(folder, file, "", place) for file in images[sub].files]
-        else:
+        if place != "unlabeled":
             sub = _unwrapped(sub, images[sub])
             inside = _images_by_subfolder(sub, root=folder)
             _check_are_classes(sub, {one: inside[one] for one in inside if inside[one].files})
@@ -280,6 +291,13 @@ def _class_items(root: Path, folder: Path, images: dict[Path, Images], place: st
     if empty:
         warn(f"no images in {listed(empty)} under {folder}, so no class of that name")
     return [_item(root, file, sub.name, place) for sub, found in images.items() for file in found.files]
+
+
+def _unlabeled_items(root: Path, folders: Iterable[Path], images: dict[Path, Images]) -> list[Item]:
+    """The items of folders whose images no class is known of."""
+    folders = list(folders)
+    _warn_of_unlisted(images[sub] for sub in folders)
+    return [_item(root, file, "", "unlabeled") for sub in folders for file in images[sub].files]
 
 
 def _warn_of_unlisted(images: Iterable[Images]) -> None:

@@ -11,7 +11,7 @@ _NAMES_OF_PLACES = {
     "val": "val valid validation dev eval evaluation",
     "test": "test testing tst",
     "labeled": "labeled labelled",
-    "unlabeled": "unlabeled unlabelled",
+    "unlabeled": "unlabeled unlabelled unsorted",
 }
 _WORDS_BESIDE = frozenset(("set", "data", "dataset", "seg", "split", "images", "imgs", "img"))
 

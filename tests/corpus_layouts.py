@@ -93,6 +93,7 @@ def parts() -> Iterator[Case]:
         "unlabeled=",
         places={"labeled": "labeled", "unlabeled": "unlabeled"},
     )
+    yield layout("classes beside unlabeled", "x", "y", "unlabeled=", places={"unlabeled": "unlabeled"})
     yield layout(
         "unlabelled", "train/x", "train/y", "Unlabelled Images=", places={"train": "train", "Unlabelled": "unlabeled"}
     )
@@ -363,10 +364,18 @@ def tables() -> Iterator[Case]:
     outside = "path,label\n" + "".join(f"{path},{path[0]}\n" for path in SIX) + "../out/x.png,a\n"
     yield csv("table with a path outside", outside, {p: p[0] for p in SIX} | {"../out/x.png": "a"}, "../out/x.png")
     few = "path,label\n" + "".join(f"{path},{path[0]}\n" for path in SIX if "002" not in path)
+    in_classes = r"2 of these lie in folders named like classes, .*"
     named = {path: "" if "002" in path else path[0] for path in SIX}
     rest = {path: "unlabeled" for path in SIX if "002" in path}
     more = {path: "" for path in ("c/x.png", "y.png")}
-    yield csv("table of some images", few, named | more, *more, places=rest | dict.fromkeys(more, "unlabeled"))
+    yield csv(
+        "table of some images",
+        few,
+        named | more,
+        *more,
+        places=rest | dict.fromkeys(more, "unlabeled"),
+        said=(in_classes,),
+    )
 
     def with_others(root: Path) -> None:
         _table(few)(root)
@@ -377,7 +386,7 @@ def tables() -> Iterator[Case]:
     others = r"2 files are of no kind that is read and are left out: 1 \.\w+, 1 \.\w+"
     yield Case(
         "table of some images beside other files", with_others, named,
-        places=rest, said=(others,), options={"labels_csv": ("t.csv",)},
+        places=rest, said=(others, in_classes), options={"labels_csv": ("t.csv",)},
     )  # fmt: skip
 
     def through_a_link(root: Path) -> None:
@@ -388,7 +397,12 @@ def tables() -> Iterator[Case]:
     yield Case(
         "table that names links", through_a_link, {f"l{p}": p[0] for p in SIX}, options={"labels_csv": ("t.csv",)}
     )
-    yield csv("table with one row", "path,label\na/000.png,a\n", refused=".*at least two classes, but has a.*")
+    yield csv(
+        "table with one row",
+        "path,label\na/000.png,a\n",
+        refused=".*at least two classes, but has a.*",
+        said=(in_classes,),
+    )
     for name, text, line in (
         ("no header", plain.partition("\n")[2], ".*must start with the line path,label.*"),
         ("unknown names", plain.replace("path,label", "picture,kind"), ".*must start with the line path,label.*"),

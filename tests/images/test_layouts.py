@@ -138,6 +138,27 @@ def test_labeled_and_unlabeled_folders(tmp_path: Path) -> None:
     assert len(data.split_dataset(dataset, args.Data(num_labels_percent=0.4), 0).labeled) == 4
 
 
+def test_unlabeled_images_beside_the_folders_of_classes(tmp_path: Path) -> None:
+    folder(tmp_path, {"a": 5, "b": 5, "unsorted/deep": 3})
+    dataset = find(tmp_path)
+    assert dataset.classes == ("a", "b")
+    split = data.split_dataset(dataset, args.Data(include_labeled=False), 0)
+    assert (len(split.labeled), len(split.unlabeled), len(split.test)) == (8, 3, 2)
+    # The next round adds the labels of a table.
+    (tmp_path / "t.csv").write_text("path,label\nunsorted/deep/000.png,a\n")
+    more = find(tmp_path, labels_csv=("t.csv",))
+    assert np.bincount(more.labels[more.labels >= 0]).tolist() == [6, 5]
+
+
+def test_folders_that_only_look_like_classes_beside_a_table_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder(tmp_path, {"a": 5, "b": 5, "c": 2})
+    (tmp_path / "t.csv").write_text("path,label\na/000.png,a\nb/000.png,b\n")
+    assert (find(tmp_path, labels_csv=("t.csv",)).labels >= 0).sum() == 2
+    assert "8 of these lie in folders named like classes" in capsys.readouterr().err
+
+
 def test_a_class_of_trains_is_a_class(tmp_path: Path) -> None:
     assert find(folder(tmp_path, {"train": 2, "bus": 2})).classes == ("bus", "train")
 
