@@ -99,7 +99,8 @@ def _from_tables(folder: Path, given: Sequence[str], *, for_test: bool) -> list[
                 changed.append(f"{item.path}, which was {before.label} and is {item.label} by {table}")
     if changed:
         warn(
-            f"{len(changed)} labels differ from what was said before, and the later one counts; the first: {changed[0]}"
+            f"{number_of(len(changed), 'label differs', 'labels differ')} from what was said before, and the later one "
+            f"counts; the first: {changed[0]}"
         )
     return [*items.values(), *_in_no_row(folder, tables, list(items.values()))]
 
@@ -136,8 +137,9 @@ def _in_no_row(folder: Path, tables: Sequence[Path], items: list[Item]) -> list[
     images = Images.among(found for found in unnamed if os.path.realpath(found.file) not in targets)
     unlabeled = [_item(folder, file, "", "unlabeled") for file in images.files]
     if unlabeled:
-        where = f"{listed(map(str, tables))}, so they are unlabeled ones, the first: {unlabeled[0].path}"
-        say(f"{len(unlabeled)} images below {folder} are in no row of {where}")
+        where = f"{listed(map(str, tables))}, so without a label; the first: {unlabeled[0].path}"
+        unnamed = number_of(len(unlabeled), f"image below {folder} is", f"images below {folder} are")
+        say(f"{unnamed} in no row of {where}")
         labels = {item.label for item in items}
         in_classes = sum(item.path.split("/")[0] in labels for item in unlabeled)
         if in_classes:

@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from .. import args
 from ..base.metrics import most_confused, reliability, wilson_interval
-from ..base.tables import percent
+from ..base.tables import number_of, percent
 from ..reports import charts
 from ..reports.page import Section, write_report
 from ..visualization import BLUE, FAINT, MATRIX_CLASSES, ORANGE, Panel, curve_panels, few_images
@@ -65,7 +65,7 @@ def _lead(summary: Mapping[str, Any], run: FinishedRun) -> str:
     labels, classes = summary["labels_used"], len(run.dataset.classes)
     more = len(np.setdiff1d(run.split.unlabeled, run.split.labeled))
     alone = run.method in ("finetune", "labels_only") or not more
-    learned = f"{labels} labels" if alone else f"{labels} labels and {more} unlabeled images"
+    learned = f"{labels} labels" if alone else f"{labels} labels and {number_of(more, 'unlabeled image')}"
     folds = summary.get("cross_validation") or {}
     models = folds.get("models") or summary["test"]
     if not models:
@@ -79,8 +79,9 @@ def _lead(summary: Mapping[str, Any], run: FinishedRun) -> str:
             f"{who} right on about {percent(result['accuracy'])} of images of {classes} classes (95% interval {low} to "
             f"{high}; cross-validated on the labels), having learned from {learned}."
         )
+    tested = number_of(len(run.split.test), "test image")
     return (
-        f"{who} right on {percent(result['accuracy'])} of {len(run.split.test)} test images of {classes} classes "
+        f"{who} right on {percent(result['accuracy'])} of {tested} of {classes} classes "
         f"(95% interval {low} to {high}), having learned from {learned}."
     )
 
@@ -116,7 +117,7 @@ def _measured(summary: Mapping[str, Any]) -> list[str]:
     with_validation = ", validation images among them" if images["val"] else ""
     lines = [f"Labels used: {summary['labels_used']}{with_validation}. "]
     if summary["test"]:
-        lines[0] += f"Tested once, at the end, on {images['test']} images that took no part in any choice."
+        lines[0] += f"Tested once, at the end, on {number_of(images['test'], 'image')} that took no part in any choice."
     else:
         lines[0] += "No image was kept for a test: all labels teach."
     if folds:

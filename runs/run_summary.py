@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..base.tables import text_table
+from ..base.tables import number_of, text_table
 from ..utils import peak_memory_bytes, shown
 from .context import RunContext
 from .decision import told
@@ -59,10 +59,11 @@ def results_table(summary: Mapping[str, Any]) -> str:
 
 def _measured_on(summary: Mapping[str, Any]) -> str:
     images, folds = summary["dataset"]["images"]["test"], summary.get("cross_validation")
+    tested = f"tested on {number_of(images, 'image')}"
     if folds:
-        test = f"; tested on {images} images, which say less" if images else "; no image was kept for a test"
+        test = f"; {tested}, which say less" if images else "; no image was kept for a test"
         return f"{how_validated(folds)}{test}"
-    return f"tested on {images} images" if images else "no image was kept for a test: the accuracy is unknown"
+    return tested if images else "no image was kept for a test: the accuracy is unknown"
 
 
 def how_validated(folds: Mapping[str, Any]) -> str:
