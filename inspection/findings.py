@@ -61,6 +61,7 @@ class Finding:
     explanation: str = ""
 
 
+UNKNOWN = "(unknown)"  # in the place of a class
 COLUMNS = ("kind", "path", "class", "split", "other_path", "suggested_class", "score", "explanation")
 
 
@@ -104,7 +105,7 @@ def _count_table(counts: Sequence[Mapping[str, Any]]) -> str:
     """The classes with their counts; of many classes the largest and the smallest."""
     columns = list(counts[0])[1:]
     shown: list[Sequence[str]] = [
-        [plain(row["class"], 40) or "(unknown)", *map(str, list(row.values())[1:])] for row in counts
+        [plain(row["class"], 40) or UNKNOWN, *map(str, list(row.values())[1:])] for row in counts
     ]
     if len(shown) > 20:
         by_size = sorted(range(len(counts)), key=lambda i: -counts[i]["files"])
@@ -159,7 +160,10 @@ def sections(
     first: Section = {
         "heading": f"The data set {summary['data']}",
         "text": ". ".join(text) + ".",
-        "table": {"columns": list(counts[0]), "rows": [list(row.values()) for row in counts]},
+        "table": {
+            "columns": list(counts[0]),
+            "rows": [[row["class"] or UNKNOWN, *list(row.values())[1:]] for row in counts],
+        },
         "pictures": [str(RESULTS / summary["name"] / name) for name in summary["pictures"] if name == "sizes.png"],
         "warnings": [*summary["warnings"], *(f"not done: {line}" for line in summary["missing"])],
     }

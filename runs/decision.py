@@ -147,18 +147,24 @@ def _expected(
     predictions: Mapping[str, np.ndarray],
     labels: np.ndarray,
 ) -> dict[str, Any]:
-    """What is to be expected of a class with a threshold, by the held-out images and the model that is used."""
+    """What is to be expected of a class with a threshold, by the held-out images and the model that is used.
+
+    `found` of the held-out images of the class are those by which the threshold was chosen; of new ones, and so in the
+    precision, only as many as are `promised` are expected to be found.
+    """
     name, p = list(predictions.items())[-1]
     true, decided = labels == classes.index(label), decision.of_model(name, p, classes) == classes.index(label)
-    count, named, right = int(true.sum()), int(decided.sum()), int((true & decided).sum())
+    count, right, false = int(true.sum()), int((true & decided).sum()), int((~true & decided).sum())
+    promised = 1 - order_of(count, recall) / (count + 1)
+    expected = promised * count
     return {
         "asked": recall,
         "threshold": decision.thresholds[name][label],
         "images": count,
-        "promised": 1 - order_of(count, recall) / (count + 1),
+        "promised": promised,
         "found": right,
-        "precision": right / named if named else None,
-        "precision_ci95": wilson_interval(right, named) if named else None,
+        "precision": expected / (expected + false),
+        "precision_ci95": wilson_interval(expected, expected + false),
         "share": count / len(labels),
     }
 
@@ -182,9 +188,8 @@ def told(about: Mapping[str, Any]) -> list[str]:
         line += f"{found['threshold']:.3g} of {found['images']} held-out images of it"
         if promised < asked - 1e-9:
             line += f"; {percent(asked)} " + (f"takes {few} of them" if few else "no number of them can promise")
-        if found["precision"] is not None:
-            low, high = (percent(bound) for bound in found["precision_ci95"])
-            line += f". Of what is called {label}, {percent(found['precision'])} is (held out, {low} to {high}), where "
-            line += f"{percent(found['share'])} of all images are, as among the labels"
+        low, high = (percent(bound) for bound in found["precision_ci95"])
+        line += f". Of what is called {label}, {percent(found['precision'])} is (held out, {low} to {high}), where "
+        line += f"{percent(found['share'])} of all images are, as among the labels"
         lines.append(line)
     return [shown(line) for line in lines]
