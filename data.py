@@ -339,7 +339,7 @@ def _equal_labels(sizes: Sequence[int], count: int) -> int:
 
     With one label a class takes no part in calibration, and has only half of its weight in the class prior.
     """
-    totals = [sum(min(size, each) for size in sizes) for each in range(2, max(2, *sizes) + 1)]
+    totals = [sum(min(size, each) for size in sizes) for each in range(2, max([2, *sizes]) + 1)]
     return min(totals, key=lambda total: abs(total - count))
 
 
