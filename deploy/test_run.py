@@ -69,7 +69,11 @@ def test(mode: Mode, given: Mapping[str, Any]) -> dict[str, Any]:
     write_json(folder / "test_summary.json", summary)
     say(results_table(summary))
     judge = models.name
-    for line in misleading(judge, confusion_of(decided[judge], labels, len(dataset.classes)), dataset.classes):
+    counted, sought = (
+        confusion_of(decided[judge], labels, len(dataset.classes)),
+        models.decision.thresholds.get(judge, ()),
+    )
+    for line in misleading(judge, counted, dataset.classes, sought):
         warn(line)
     say(f"results: {folder / 'test_summary.json'}")
     return summary

@@ -27,7 +27,8 @@ class FinishedRun:
     just the most probable ones; uncalibrated: `tested` before calibration, {} where there was none;
     overlays: what the predictions of some test images rest on, by position and view or model; unlabeled: what the
     models say of images without a label; folds: each model's counts int64 [C, C] on images that folds held out, where
-    these say more than the test, which is small or missing.
+    these say more than the test, which is small or missing; resumed: whether it was stopped before, so that its times
+    are those of the last part alone.
     """
 
     mode: Mode
@@ -46,6 +47,7 @@ class FinishedRun:
     overlays: Mapping[int, Mapping[str, np.ndarray]] = field(default_factory=dict)
     unlabeled: UnlabeledPredictions | None = None
     folds: Mapping[str, np.ndarray] = field(default_factory=dict)
+    resumed: bool = False
 
     @property
     def method(self) -> str:

@@ -158,7 +158,7 @@ def _what_was_run(summary: Mapping[str, Any], run: FinishedRun) -> Section:
         ("targets", f"averaged over each image and its nearest neighbours ({near})" if near else ""),
         ("trained", f"{last.get('step', 0)} steps, {len(run.rows)} epochs"),
         ("seed", str(summary["seed"])),
-        ("time", _time(summary["seconds"])),
+        ("time", _time(summary["seconds"], "since it was resumed, " * run.resumed)),
         ("memory", f"{summary['peak_memory_bytes'] / 1e9:.1f} GB at most"),
         ("program", f"commit {(summary['commit'] or 'unknown')[:12]}, "
                     + ", ".join(f"{name} {version}" for name, version in summary["versions"].items())),
@@ -175,8 +175,8 @@ def _class_prior(frequencies: Mapping[str, float]) -> str:
     return f"{named}{', ...' if len(frequencies) > len(first) else ''} of the unlabeled images"
 
 
-def _time(seconds: Mapping[str, float]) -> str:
-    parts = [f"{seconds['total']:.0f} s, of which {seconds['training']:.0f} s training"]
+def _time(seconds: Mapping[str, float], since: str) -> str:
+    parts = [f"{since}{seconds['total']:.0f} s, of which {seconds['training']:.0f} s training"]
     parts += [f"{seconds[part]:.0f} s {part}" for part in ("features", "calibration") if seconds.get(part, 0) >= 1]
     return " and ".join(parts)
 

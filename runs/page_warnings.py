@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,15 +35,17 @@ def unmeasured(summary: Mapping[str, Any]) -> list[str]:
     return [f"How good this run is, nobody knows: no image was kept for a test, and there are no folds{why}."]
 
 
-def hidden(run: FinishedRun) -> list[str]:
+def hidden(summary: Mapping[str, Any], run: FinishedRun) -> list[str]:
     """What the accuracy that leads hides: that of the folds where the test is small, else that of the test."""
-    return [] if run.leading is None else misleading(run.judge, run.leading, run.dataset.classes)
+    sought = summary.get("decision", {}).get("recall", ())
+    return [] if run.leading is None else misleading(run.judge, run.leading, run.dataset.classes, sought)
 
 
-def misleading(judge: str, confusion: np.ndarray, classes: Sequence[str]) -> list[str]:
+def misleading(judge: str, confusion: np.ndarray, classes: Sequence[str], sought: Iterable[str] = ()) -> list[str]:
     """What an accuracy hides, by a model's counts [C, C] on images: it is got by guessing, or a class never comes.
 
-    Nothing where only one class was tested: there is nothing to guess.
+    Nothing where only one class was tested: there is nothing to guess. sought: the classes with a threshold
+    (`--recall`), to which an accuracy is given up.
     """
     counts, predicted, total = confusion.sum(axis=1), confusion.sum(axis=0), max(1, confusion.sum())
     if np.count_nonzero(counts) < 2:
@@ -52,10 +54,16 @@ def misleading(judge: str, confusion: np.ndarray, classes: Sequence[str]) -> lis
     accuracy, guessing = float(np.diag(confusion).sum() / total), float(counts.max() / total)
     if accuracy <= guessing:
         always = f"always predicting {classes[int(counts.argmax())]} would be right on {percent(guessing)}"
-        lines.append(
-            f"The {judge} is right on {percent(accuracy)}; {always}. Pseudo-labels can confirm a model's first errors: "
-            "try --finetune_mode, which uses no unlabeled images, or label more; --compare measures which helps."
+        names = _first_of(list(sought), 8)
+        why = (
+            "Pseudo-labels can confirm a model's first errors: try --finetune_mode, which uses no unlabeled images, or "
+            "label more; --compare measures which helps."
         )
+        if names:
+            why = (
+                f"That is the price of --recall, which calls many images {names} that are not; more labels of it help."
+            )
+        lines.append(f"The {judge} is right on {percent(accuracy)}; {always}. {why}")
     never = [classes[i] for i in np.flatnonzero((predicted == 0) & (counts > 0)).tolist()]
     if never:
         lines.append(f"The {judge} never predicts {_first_of(never, 8)}.")
@@ -99,7 +107,7 @@ def _about_counts(run: FinishedRun) -> list[str]:
 
 
 def _about_results(summary: Mapping[str, Any], run: FinishedRun) -> list[str]:
-    lines = hidden(run)
+    lines = hidden(summary, run)
     if not run.tested:
         return lines
     result = summary["test"][run.judge]

@@ -129,12 +129,14 @@ def finish(trainer: Trainer, folder: Path, progress: Progress, began: float, tra
     raw = tested if temperatures else {}
     run = FinishedRun(*asked, again, view.name, data, split, progress.rows, probabilities, view.source, decided, raw)
     counted = {name: confusion_of(classes, held.labels, len(data.classes)) for name, classes in decided_folds.items()}
-    run = replace(run, unlabeled=unlabeled, folds=counted if results["cross_validation"] else {})
+    run = replace(
+        run, unlabeled=unlabeled, resumed=options.run.resume, folds=counted if results["cross_validation"] else {}
+    )
     if tested:
         with trainer.evaluated() as models:
             run = replace(run, overlays=explained(run, models, run.surest_mistakes()))
     write_run(folder, summary, run)
-    for line in [*unmeasured(summary), *hidden(run)]:
+    for line in [*unmeasured(summary), *hidden(summary, run)]:
         warn(line)
     return summary
 

@@ -73,7 +73,8 @@ def summary(run: FinishedRun, **changes: Any) -> dict[str, Any]:
     } | changes  # fmt: skip
 
 
-RECALL = {"asked": 0.95, "promised": 0.96, "threshold": 0.1, "images": 20, "found": 20, "precision": None, "share": 0.3}
+RECALL = {"asked": 0.95, "promised": 0.96, "threshold": 0.1, "images": 20, "found": 20, "precision": 0.6, "share": 0.3,
+          "precision_ci95": [0.5, 0.7]}  # fmt: skip
 
 
 def page_of(run: FinishedRun, folder: Path, **changes: Any) -> Page:
@@ -536,12 +537,18 @@ def test_an_accuracy_that_misleads_is_told(counts: list[list[int]], says: list[s
     assert all(words in line for words, line in zip(says, lines, strict=True))
 
 
+def test_an_accuracy_that_was_given_up_for_a_recall_is_told_so() -> None:
+    (line,) = page_warnings.misleading("student", np.array([[9, 10], [0, 1]]), ("ok", "defect"), ["defect"])
+    assert "price of --recall, which calls many images defect" in line
+    assert "--finetune_mode" not in line
+
+
 def test_where_folds_lead_they_say_what_the_accuracy_hides(tmp_path: Path) -> None:
     never = np.array([[10, 0, 0], [0, 10, 0], [2, 0, 0]])
     assert "never predicts" not in part(page_of(finished(), tmp_path), "Warnings")
     small = finished(folds={"student": never})
     assert "The student never predicts cat." in part(page_of(small, tmp_path), "Warnings")
-    assert page_warnings.hidden(replace(small, tested={})) == ["The student never predicts cat."]
+    assert page_warnings.hidden({}, replace(small, tested={})) == ["The student never predicts cat."]
 
 
 def test_a_rare_class_and_one_that_was_asked_for_have_a_curve(tmp_path: Path) -> None:
