@@ -34,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=5)
     seeds = parser.parse_args().seeds
-    data = args.Data(data_dir="digits")
+    data = args.Data(data_dir="digits", num_labels=43)
     dataset = find_dataset(data)
     views = {name: features(name, dataset) for name in ("pixels", "gradients")}
     found: dict[str, list[float]] = {name: [] for name in (*views, "mean of both", "both wrong", "one of them wrong")}

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 PIXELS = 32  # side to which images are averaged where there are no features
 SPREAD_OVER = 10_000  # unlabeled images that labels are spread over: a graph of very many takes hours
+STRENGTH = 0.01  # C where a class has one label and nothing can be held out; by the log likelihood of larger sets
+ALPHA = 0.9  # how much of an image's class comes from its neighbours, by features; of points it is nearly all
+NEIGHBOURS = 10
+SHARES = (0.2, 0.4, 0.6, 0.8, 1.0)  # of the unlabeled images that self-training learns from, round by round
 
 
 def baseline_accuracy(name: str, task: Task) -> tuple[float, str]:
@@ -85,8 +89,10 @@ class Given:
         return min(5, int(np.unique(self.labels, return_counts=True)[1].min()))
 
     def scaled(self, rows: np.ndarray) -> np.ndarray:
-        """Rows as they are compared to find neighbours."""
-        return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12) if self.angles else rows
+        """Rows as they are compared: features at a root mean square of 1, so that their direction counts alone."""
+        if not self.angles:
+            return rows
+        return rows / np.maximum(np.sqrt((rows**2).mean(axis=1, keepdims=True)), 1e-12)
 
 
 Classifier = Callable[[np.ndarray], np.ndarray]
@@ -94,19 +100,65 @@ Classifier = Callable[[np.ndarray], np.ndarray]
 
 def logistic_regression(given: Given) -> Classifier:
     """See `logistic_model`."""
-    return logistic_model(given).predict
+    model, _ = logistic_model(given)
+    return lambda rows: model.predict(given.scaled(rows))
 
 
-def logistic_model(given: Given) -> LinearProbe:
-    """A linear probe, its C by cross-validation on the labeled images; 1, where a class has one image."""
+def logistic_model(given: Given) -> tuple[LinearProbe, float]:
+    """A linear probe of the scaled rows, and its C: by cross-validation on the labeled images where they are enough.
+
+    Pixels and points are standardised; features are not, since few images say little of each one's spread.
+    """
     from ..features.linear_probe import choose_strength, fit_linear_probe
 
-    strength, labeled, labels = 1.0, given.labeled, given.labels
+    strength, labeled, labels, standardize = STRENGTH, given.scaled(given.labeled), given.labels, not given.angles
     if given.folds >= 2:
         strengths = np.logspace(-4, 2, 7).tolist()
         folds = stratified_folds(labels, given.folds, seed=0)
-        strength = choose_strength(labeled, labels, strengths, folds, standardize=True)
-    return fit_linear_probe(labeled, labels, strength, standardize=True)
+        strength = choose_strength(labeled, labels, strengths, folds, standardize=standardize)
+    return fit_linear_probe(labeled, labels, strength, standardize=standardize), strength
+
+
+def nearest_class_mean(given: Given) -> Classifier:
+    """The class whose mean lies nearest."""
+    from sklearn.metrics import pairwise_distances_argmin
+
+    rows, known = given.scaled(given.labeled), np.unique(given.labels)
+    means = np.stack([rows[given.labels == label].mean(axis=0) for label in known])
+    return lambda tested: known[pairwise_distances_argmin(given.scaled(tested), means)]
+
+
+def self_training(given: Given) -> Classifier:
+    """A linear probe that learns from its own predictions of the unlabeled images, more of them in each round.
+
+    Of each class those that it is surest of, in proportion to the label frequencies: the surest of all would soon be of
+    one class.
+    """
+    from ..features.linear_probe import fit_linear_probe
+
+    model, strength = logistic_model(given)
+    labeled, unlabeled = given.scaled(given.labeled), given.scaled(given.unlabeled)
+    frequencies = np.bincount(given.labels) / len(given.labels)
+    for share in SHARES if len(unlabeled) else ():
+        rows, guessed = surest_of_each_class(model.probabilities(unlabeled), frequencies, share)
+        both, labels = np.concatenate([labeled, unlabeled[rows]]), np.concatenate([given.labels, guessed])
+        model = fit_linear_probe(both, labels, strength, standardize=not given.angles, max_iter=200)
+    return lambda rows: model.predict(given.scaled(rows))
+
+
+def surest_of_each_class(
+    probabilities: np.ndarray, frequencies: np.ndarray, share: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Positions [n] among rows [N, C], and the classes they are given: of each class its share of N.
+
+    Where several classes want an image, it goes to the likeliest of them.
+    """
+    wanted = np.full_like(probabilities, -1.0)
+    for label, frequency in enumerate(frequencies):
+        first = np.argsort(-probabilities[:, label], kind="stable")[: round(share * frequency * len(probabilities))]
+        wanted[first, label] = probabilities[first, label]
+    rows = np.flatnonzero(wanted.max(axis=1) >= 0)
+    return rows, wanted[rows].argmax(axis=1)
 
 
 def nearest_neighbours(given: Given) -> Classifier:
@@ -127,15 +179,47 @@ def nearest_neighbours(given: Given) -> Classifier:
 def label_spreading(given: Given) -> Classifier:
     """Labels spread along a graph of neighbours over labeled and unlabeled images; test images take their neighbours'.
 
-    alpha is that of Zhou et al. 2004: with scikit-learn's own of 0.2 hardly a label gets beyond its nearest neighbours.
+    F = (I - alpha S)^-1 Y (Zhou et al. 2004, eq. 4), with S the graph W in both directions, normalised; in Y each class
+    has the same sum. Then each class gets the part of the unlabeled images that it has of the labels (class mass
+    normalisation, Zhu et al. 2003): otherwise one in a dense region takes more.
     """
-    from sklearn.semi_supervised import LabelSpreading
+    from scipy.sparse import diags_array, eye_array
+    from scipy.sparse.linalg import cg
 
     rows = np.concatenate([given.scaled(part) for part in (given.labeled, given.unlabeled) if len(part)])
-    labels = np.concatenate([given.labels, np.full(len(rows) - len(given.labels), -1)])
-    neighbours = min(10, len(rows))
-    model = LabelSpreading(kernel="knn", n_neighbors=neighbours, alpha=0.99, max_iter=1000, tol=1e-6).fit(rows, labels)
-    return lambda tested: model.predict(given.scaled(tested))
+    graph = _Neighbours(rows, near=given.angles)
+    weights = graph.weights(rows, itself=False)
+    weights = weights + weights.T
+    scale = diags_array(1 / np.sqrt(np.maximum(np.asarray(weights.sum(axis=1)).ravel(), 1e-12)))
+    system = eye_array(len(rows)) - (ALPHA if given.angles else 0.99) * (scale @ weights @ scale)
+    known = np.eye(given.labels.max() + 1)[given.labels]
+    start = np.zeros((len(rows), known.shape[1]))
+    start[: len(known)] = known / np.maximum(known.sum(axis=0), 1)
+    spread = np.stack([cg(system, column, rtol=1e-6, maxiter=1000)[0] for column in start.T], axis=1).clip(min=1e-12)
+    spread /= spread.sum(axis=1, keepdims=True)
+    spread[: len(known)] = known
+    others = spread[len(known) :]
+    for _ in range(50 if len(others) else 0):
+        others *= known.mean(axis=0) / np.maximum(others.mean(axis=0), 1e-12)
+        others /= others.sum(axis=1, keepdims=True)
+    return lambda tested: (graph.weights(given.scaled(tested)) @ spread).argmax(axis=1)
+
+
+class _Neighbours:
+    """The nearest of some rows [N, D]. near: nearer ones count more, by their cosine, else all NEIGHBOURS the same."""
+
+    def __init__(self, rows: np.ndarray, *, near: bool) -> None:
+        from sklearn.neighbors import NearestNeighbors
+
+        self.near, self.width = near, rows.shape[1]
+        self.found = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(rows) - 1)).fit(rows)
+
+    def weights(self, rows: np.ndarray, *, itself: bool = True) -> Any:
+        """The sparse matrix [n, N] of how much each row's neighbours count; itself: of other rows than those here."""
+        graph = self.found.kneighbors_graph(rows if itself else None, mode="distance" if self.near else "connectivity")
+        if self.near:  # of rows of root mean square 1 the squared distance is 2 D (1 - cosine)
+            graph.data = np.maximum(1 - graph.data**2 / (2 * self.width), 1e-6) ** 3
+        return graph
 
 
 @dataclass(frozen=True)
@@ -148,6 +232,8 @@ class Baseline:
 
 BASELINES = {
     "logistic regression": Baseline(logistic_regression),
+    "nearest class mean": Baseline(nearest_class_mean),
     "nearest neighbours": Baseline(nearest_neighbours),
     "label spreading": Baseline(label_spreading, spreads=True),
+    "self-training": Baseline(self_training, spreads=True),
 }

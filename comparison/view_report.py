@@ -108,7 +108,8 @@ def held_out_predictions(
 
 def _probabilities(features: np.ndarray, labels: np.ndarray, asked: np.ndarray) -> np.ndarray:
     """Probabilities [n, C] of the asked images; every class has a label."""
-    return logistic_model(Given(features, labels, features[:0], angles=True)).probabilities(asked)
+    given = Given(features, labels, features[:0], angles=True)
+    return logistic_model(given)[0].probabilities(given.scaled(asked))
 
 
 def overlap(first: np.ndarray, second: np.ndarray) -> dict[str, Any]:

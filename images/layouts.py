@@ -138,8 +138,8 @@ def _in_no_row(folder: Path, tables: Sequence[Path], items: list[Item]) -> list[
     unlabeled = [_item(folder, file, "", "unlabeled") for file in images.files]
     if unlabeled:
         where = f"{listed(map(str, tables))}, so without a label; the first: {unlabeled[0].path}"
-        unnamed = number_of(len(unlabeled), f"image below {folder} is", f"images below {folder} are")
-        say(f"{unnamed} in no row of {where}")
+        these = number_of(len(unlabeled), f"image below {folder} is", f"images below {folder} are")
+        say(f"{these} in no row of {where}")
         labels = {item.label for item in items}
         in_classes = sum(item.path.split("/")[0] in labels for item in unlabeled)
         if in_classes:

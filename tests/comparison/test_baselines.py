@@ -52,6 +52,50 @@ def test_label_spreading_uses_the_unlabeled_images() -> None:
     assert spread > (baselines.nearest_neighbours(given)(tested) == truth).mean()
 
 
+def cones(each: int, *, width: int = 300, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Two classes that differ in a few of many directions; how long a row is says nothing."""
+    random = np.random.default_rng(seed)
+    labels = np.repeat([0, 1], each)
+    rows = random.normal(0, 1, (2 * each, width)) * np.r_[np.ones(20), np.full(width - 20, 0.2)]
+    rows[:, :8] += np.where(labels, 0.9, -0.9)[:, None]
+    return (rows * random.lognormal(0, 1, (2 * each, 1))).astype(np.float32), labels
+
+
+def test_few_features_are_compared_by_their_direction() -> None:
+    """Standardised by few labels, directions of noise count as much as those that tell the classes apart."""
+    found = []
+    for seed in range(5):
+        rows, labels = cones(5, seed=seed)
+        tested, truth = cones(200, seed=100 + seed)
+        of_way = [baselines.logistic_regression(Given(rows, labels, rows[:0], angles)) for angles in (True, False)]
+        found.append([(model(tested) == truth).mean() for model in of_way])
+    ours, standardised = np.mean(found, axis=0)
+    assert ours > 0.85
+    assert ours > standardised + 0.05
+
+
+def test_self_training_takes_the_surest_of_each_class() -> None:
+    probabilities = np.array([[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]])
+    rows, classes = baselines.surest_of_each_class(probabilities, np.array([0.5, 0.5]), 1.0)
+    assert rows.tolist() == [0, 1, 2, 3]
+    assert classes.tolist() == [0, 0, 1, 1]  # all four are rather of the first, but half are to be of the second
+    rows, classes = baselines.surest_of_each_class(probabilities, np.array([0.25, 0.75]), 1 / 3)
+    assert (rows.tolist(), classes.tolist()) == ([3], [1])
+
+
+def test_self_training_learns_from_the_unlabeled_images() -> None:
+    gains = []
+    for seed in range(5):
+        rows, labels = cones(1, seed=seed)
+        tested, truth = cones(200, seed=100 + seed)
+        given = Given(rows, labels, cones(200, seed=200 + seed)[0], True)
+        gains.append(
+            [(of(given)(tested) == truth).mean() for of in (baselines.self_training, baselines.logistic_regression)]
+        )
+    taught, alone = np.mean(gains, axis=0)
+    assert taught > alone + 0.05
+
+
 def test_the_strength_of_regularisation_is_cross_validated(monkeypatch: pytest.MonkeyPatch) -> None:
     from sklearn.model_selection import GridSearchCV
 
