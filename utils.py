@@ -533,6 +533,19 @@ def keep_pages() -> None:
         libc.mallopt(trim_threshold, (1 << 31) - 1)
 
 
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Inside, torch computes on one thread of the CPU."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 def peak_memory_bytes(device: torch.device) -> int:
     """The most memory held so far: on a GPU, of the device; else by the process."""
     import torch

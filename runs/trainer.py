@@ -22,7 +22,7 @@ from ..learning.checkpoint import layers_checked
 from ..learning.learner import Learner
 from ..models import batch_norms_without_updates
 from ..train import Hooks, Progress, Row, Schedule, StepConfig, fit, keep_best
-from ..utils import UserError
+from ..utils import UserError, one_thread
 from .context import RunContext
 from .evaluation import predict_rows
 from .networks import load_state, make_network, on_device, own_backbone, spec_of
@@ -34,6 +34,7 @@ from .views import FeatureCache, Views
 DEFAULT_STEPS, DEFAULT_EPOCHS = 1000, 10
 # With fewer validation images a class, choosing the best of many epochs was measured to cost up to 9 points.
 ENOUGH_VALIDATION = 10
+SMALL = 1_000_000  # weights that learn, of all learners, that one thread takes fewer seconds for than two
 
 
 class Trainer:
@@ -142,7 +143,13 @@ class Trainer:
             return algorithm.main_step(learners, batch, step, rules)
 
         steps, hooks = (warmup_step, main_step), replace(given, after_epoch=after_epoch)
-        fit(self.learners, self.batches(), steps, schedule, progress, hooks)
+        with one_thread() if self.is_small() else contextlib.nullcontext():
+            fit(self.learners, self.batches(), steps, schedule, progress, hooks)
+
+    def is_small(self) -> bool:
+        """Whether heads of few weights learn alone: threads would wait for each other longer than they work."""
+        weights = (p.numel() for learner in self.learners for p in learner.network.parameters() if p.requires_grad)
+        return self.views.frozen and self.context.device.type == "cpu" and sum(weights) < SMALL
 
     def take_statistics(self) -> None:
         """Give the learners what the unlabeled images say; each time the same."""

@@ -20,7 +20,7 @@ from runs import CLOCK, COLOURS, FROZEN, MOONS, Moment, Outcome, killed, make_da
 from transfermpl import args, data, models, utils
 from transfermpl.backbones import small
 from transfermpl.learning import checkpoint, learner
-from transfermpl.runs import calibration, context, metrics_log, prepare
+from transfermpl.runs import calibration, context, metrics_log, prepare, trainer
 from transfermpl.runs import run as experiment
 from transfermpl.runs import training as run_training
 from transfermpl.runs.prepare import fill_banks, make_trainer
@@ -567,6 +567,22 @@ def test_runs_on_equally_many_threads_are_equal(lab: Lab, tmp_path: Path) -> Non
     finally:
         torch.set_num_threads(1)
     assert same_run(*outcomes)
+
+
+@pytest.mark.parametrize(("freedom", "threads"), [("head", 1), ("all", 2)])
+def test_small_heads_learn_on_one_thread(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, freedom: str, threads: int
+) -> None:
+    seen = set()
+    monkeypatch.setattr(trainer, "fit", lambda *given: seen.add(torch.get_num_threads()))
+    try:
+        torch.set_num_threads(2)
+        line = ("--data_dir", lab.data, *FROZEN, "--unfreeze", freedom, "--num_labels", 6, "--max_steps", 1)
+        run("--name", "x", *line, "--calibration_folds", 0, cwd=tmp_path)
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(1)
+    assert seen == {threads}
 
 
 @covers("keep_pages")
