@@ -19,6 +19,7 @@ from runs import FROZEN, MOONS, ROOT, Moment, Outcome, killed, make_data, run, s
 from transfermpl import args
 from transfermpl.base.metrics import paired_difference
 from transfermpl.comparison import compare, task
+from transfermpl.comparison.baselines import BASELINES
 from transfermpl.comparison.methods import METHODS
 from transfermpl.comparison.task import Task
 from transfermpl.data import find_dataset, split_dataset
@@ -56,7 +57,7 @@ def test_every_model_of_every_method_has_a_row(moons: Outcome, images: Outcome) 
     pairs += [f"MPL with switched roles: {model}" for model in ("model_1", "model_2", "ensemble")]
     pairs += [f"fine-tuned student: {model}" for model in ("student", "ensemble")]
     for outcome, what in ((moons, "points"), (images, "features")):
-        cheap = [f"{name} on {what}" for name in ("logistic regression", "nearest neighbours", "label spreading")]
+        cheap = [f"{name} on {what}" for name in BASELINES]
         assert list(rows(outcome)) == ["labels only", *pairs, *cheap]
 
 
@@ -221,7 +222,7 @@ def test_a_killed_comparison_goes_on(moons: Outcome, tmp_path: Path, moment: Mom
     outcome = started(tmp_path, "--resume")
     assert rows(outcome) == rows(moons)
     finished = [(seed, name) for name, seeds in done.items() for seed in seeds]
-    assert outcome.out.count("/16] seed ") == 16 - len(finished)  # what is finished is not done again
+    assert outcome.out.count("/20] seed ") == 20 - len(finished)  # what is finished is not done again
     for seed, name in finished:
         assert f"] seed {seed}, {name}:" not in outcome.out
 
@@ -231,8 +232,8 @@ def test_more_seeds_are_added_to_a_finished_comparison(moons: Outcome, tmp_path:
     first = started(tmp_path, "--compare", "--repeat", 1, "--seed", 4, *SHORT)
     assert first.summary()["seeds"] == [4]
     more = started(tmp_path, "--resume", "--repeat", 2)
-    assert more.out.count("/16] seed 5") == 8
-    assert more.out.count("/16] seed ") == 8
+    assert more.out.count("/20] seed 5") == 10
+    assert more.out.count("/20] seed ") == 10
     assert rows(more) == rows(moons)
     assert json.loads((more.folder() / "commandline_args.txt").read_text())["repeat"] == 2
 
