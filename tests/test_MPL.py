@@ -355,7 +355,7 @@ def test_a_run_whose_records_are_damaged_is_named(tmp_path: Path) -> None:
 
 def test_a_checkpoint_that_is_not_whole_is_refused_when_loaded(tmp_path: Path) -> None:
     run("--name", "x", *MOONS, cwd=tmp_path)
-    path = tmp_path / "results" / "x" / "checkpoints" / "last.pt"
+    path = tmp_path / "results" / "x" / "checkpoints" / "best.pt"
     whole = path.read_bytes()
     for damaged in (whole[: len(whole) // 2], b"", whole[-1000:]):
         path.write_bytes(damaged)

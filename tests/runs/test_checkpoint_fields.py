@@ -105,8 +105,8 @@ def resumed(root: Path, name: str) -> Any:
     return [(folder / "metrics.csv").read_text(), without_clock(folder / "summary.json"), best]
 
 
-def after_test(root: Path, name: str, *more: object) -> Any:
-    outcome = run("--test_mode", "--load_path", name, *more, cwd=root)
+def after_test(root: Path, name: str, which: str = "best.pt") -> Any:
+    outcome = run("--test_mode", "--load_path", f"results/{name}/checkpoints/{which}", cwd=root)
     return outcome if outcome.code else without_clock(root / "results" / name / "test_summary.json")
 
 
@@ -123,8 +123,8 @@ def finetuned(root: Path, name: str) -> Any:
 
 
 READERS: dict[str, list[Callable[[Path, str], Any]]] = {
-    "last.pt": [resumed, after_test],
-    "best.pt": [lambda root, name: after_test(root, name, "--load_best"), predicted, finetuned],
+    "last.pt": [resumed, lambda root, name: after_test(root, name, "last.pt")],
+    "best.pt": [after_test, predicted, finetuned],
 }
 
 
