@@ -34,7 +34,7 @@ def content(file: Path) -> Any:
     if file.suffix == ".json":
         value = json.loads(file.read_text())
         return {key: one for key, one in value.items() if key not in CLOCK} if file.name == "summary.json" else value
-    return re.sub(rb"[0-9.]+ s\b(, of which[^<]*)?", b"", file.read_bytes())
+    return re.sub(rb"(since it was resumed, )?[0-9.]+ s\b(, of which[^<]*)?", b"", file.read_bytes())
 
 
 def check_made_again(outcome: Outcome, lost: tuple[str, ...] = (), names: tuple[str, ...] = ()) -> None:
