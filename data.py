@@ -6,6 +6,7 @@ function of the seed and the files' paths, so any machine makes the same one.
 
 from __future__ import annotations
 
+import bisect
 import csv
 import os
 from collections import Counter, defaultdict
@@ -339,8 +340,12 @@ def _equal_labels(sizes: Sequence[int], count: int) -> int:
 
     With one label a class takes no part in calibration, and has only half of its weight in the class prior.
     """
-    totals = [sum(min(size, each) for size in sizes) for each in range(2, max([2, *sizes]) + 1)]
-    return min(totals, key=lambda total: abs(total - count))
+
+    def total(each: int) -> int:
+        return sum(min(size, each) for size in sizes)
+
+    enough = bisect.bisect_left(range(max([2, *sizes])), count, key=total)  # labels of each class
+    return min(total(max(2, enough - 1)), total(max(2, enough)), key=lambda found: abs(found - count))
 
 
 def _share_of_labels(dataset: Dataset, data: args.Data, available: int) -> float:

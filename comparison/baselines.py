@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 PIXELS = 32  # side to which images are averaged where there are no features
 SPREAD_OVER = 10_000  # unlabeled images that labels are spread over: a graph of very many takes hours
-STRENGTH = 0.01  # C where a class has one label and nothing can be held out; by the log likelihood of larger sets
-ALPHA = 0.9  # how much of an image's class comes from its neighbours, by features; of points it is nearly all
+STRENGTH = 0.01  # C where a class has one label and nothing can be held out; from 0.0001 to 10 it hardly matters
+ALPHA, ALPHA_OF_POINTS = 0.9, 0.99  # how much of an image's class comes from its neighbours; Zhou et al. took 0.99
 NEIGHBOURS = 10
 SHARES = (0.2, 0.4, 0.6, 0.8, 1.0)  # of the unlabeled images that self-training learns from, round by round
 
@@ -188,10 +188,10 @@ def label_spreading(given: Given) -> Classifier:
 
     rows = np.concatenate([given.scaled(part) for part in (given.labeled, given.unlabeled) if len(part)])
     graph = _Neighbours(rows, near=given.angles)
-    weights = graph.weights(rows, itself=False)
+    weights = graph.weights()
     weights = weights + weights.T
     scale = diags_array(1 / np.sqrt(np.maximum(np.asarray(weights.sum(axis=1)).ravel(), 1e-12)))
-    system = eye_array(len(rows)) - (ALPHA if given.angles else 0.99) * (scale @ weights @ scale)
+    system = eye_array(len(rows)) - (ALPHA if given.angles else ALPHA_OF_POINTS) * (scale @ weights @ scale)
     known = np.eye(given.labels.max() + 1)[given.labels]
     start = np.zeros((len(rows), known.shape[1]))
     start[: len(known)] = known / np.maximum(known.sum(axis=0), 1)
@@ -214,9 +214,9 @@ class _Neighbours:
         self.near, self.width = near, rows.shape[1]
         self.found = NearestNeighbors(n_neighbors=min(NEIGHBOURS, len(rows) - 1)).fit(rows)
 
-    def weights(self, rows: np.ndarray, *, itself: bool = True) -> Any:
-        """The sparse matrix [n, N] of how much each row's neighbours count; itself: of other rows than those here."""
-        graph = self.found.kneighbors_graph(rows if itself else None, mode="distance" if self.near else "connectivity")
+    def weights(self, rows: np.ndarray | None = None) -> Any:
+        """The sparse matrix [n, N] of how much each row's neighbours count; without rows, of each other."""
+        graph = self.found.kneighbors_graph(rows, mode="distance" if self.near else "connectivity")
         if self.near:  # of rows of root mean square 1 the squared distance is 2 D (1 - cosine)
             graph.data = np.maximum(1 - graph.data**2 / (2 * self.width), 1e-6) ** 3
         return graph

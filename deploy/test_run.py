@@ -69,10 +69,8 @@ def test(mode: Mode, given: Mapping[str, Any]) -> dict[str, Any]:
     write_json(folder / "test_summary.json", summary)
     say(results_table(summary))
     judge = models.name
-    counted, sought = (
-        confusion_of(decided[judge], labels, len(dataset.classes)),
-        models.decision.thresholds.get(judge, ()),
-    )
+    counted = confusion_of(decided[judge], labels, len(dataset.classes))
+    sought = models.decision.thresholds.get(judge, ())
     for line in misleading(judge, counted, dataset.classes, sought):
         warn(line)
     say(f"results: {folder / 'test_summary.json'}")

@@ -95,11 +95,13 @@ def _distances(bank: FeatureBank, rows: np.ndarray, known: np.ndarray) -> np.nda
 
 
 def write_unlabeled(folder: Path, dataset: Dataset, found: UnlabeledPredictions) -> None:
-    """Write both tables. One to label that a person has changed stays as it is, and a warning says so."""
+    """Write both tables, the second where a label would help. One that a person has changed stays, and a warning says so."""
     cells = [_row(dataset, found, place) for place in range(len(found.rows))]
     ranks = [f"{what}{rank}" for rank in range(1, min(TOP, len(dataset.classes)) + 1) for what in ("top", "p")]
     head = ["path", "prediction", "probability", *ranks, "disagreement", "distance_to_labels"]
     write_text(folder / TABLE, csv_text([head, *cells]))
+    if not len(found.chosen):
+        return
     chosen = ([cells[i][0], "", cells[i][1], cells[i][2], *cells[i][-2:]] for i in found.chosen.tolist())
     text = csv_text([["path", "label", "likely", "probability", *head[-2:]], *chosen])
     if _is_edited(folder / NEXT, text):

@@ -29,6 +29,15 @@ def test_a_row_holds_the_class_that_the_run_decides_for(tmp_path: Path) -> None:
     assert (asked["likely"], asked["probability"], asked["label"]) == ("b", "0.200000", "")
 
 
+def test_nothing_is_asked_for_where_no_label_would_help(tmp_path: Path) -> None:
+    """An image that is filed under two classes would have none still."""
+    dataset = find(folder(tmp_path / "d", {"a": 2, "b": 2}))
+    p, one = np.array([[0.8, 0.2]], dtype=np.float32), np.array([0])
+    write_unlabeled(tmp_path, dataset, UnlabeledPredictions(one, p, one, np.zeros(1), np.zeros(1), one[:0]))
+    assert len(read(tmp_path / "unlabeled.csv")) == 1
+    assert not (tmp_path / "label_next.csv").exists()  # so that it is not named as the next step either
+
+
 @pytest.mark.slow
 def test_rounds_of_labels(tmp_path: Path) -> None:
     make_data(tmp_path / "d" / "labeled", 3)
