@@ -43,9 +43,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     atexit.unregister(gc.freeze)
     atexit.register(gc.freeze)  # at its end Python looks through all modules for garbage, two seconds with torch's
-    # Threads that have nothing to do sleep. By default they wait in a loop, and where something else runs too, small
-    # products like those of heads then take several times as long (docs/results.md).
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ["MPLBACKEND"] = "agg"  # pictures go into files, whatever a notebook that starts us has set
     try:
         from transfermpl.utils import as_command, on_screen, terminable

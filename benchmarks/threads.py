@@ -4,9 +4,8 @@
 
 Two trainings of digits, alone and beside as many processes that compute as there are cores: a head on a frozen
 squeezenet1_1 without weights, on one thread (as the program does) and on all; and the default, a whole small network, on
-all threads. Where there are several, they sleep while they have nothing to do (OMP_WAIT_POLICY=PASSIVE, which the
-command line sets) or do what OpenMP does by itself: wait in a loop for a while. All in turns; prints seconds of training,
-the median of the rounds.
+all threads. Threads without work wait in a loop for a while, as OpenMP lets them, or sleep (OMP_WAIT_POLICY=PASSIVE). All
+in turns; prints seconds of training, the median of the rounds.
 """
 
 from __future__ import annotations
@@ -22,22 +21,20 @@ from collections import defaultdict
 from pathlib import Path
 
 HEAD = "--model_name squeezenet1_1 --weights none --unfreeze head --image_size 64 --max_steps 300"
-CASES = {  # options, the limit below which heads learn on one thread, and whether idle threads sleep
-    "head, one thread": (HEAD, 1_000_000, True),
+NETWORK = "--max_steps 30"
+CASES = {  # options, the number of weights below which heads learn on one thread, and whether idle threads sleep
+    "head, one thread": (HEAD, 1_000_000, False),
+    "head, all threads": (HEAD, 0, False),
     "head, all threads, asleep": (HEAD, 0, True),
-    "head, all threads, in a loop": (HEAD, 0, False),
-    "whole network, all threads, asleep": ("--max_steps 60", 0, True),
-    "whole network, all threads, in a loop": ("--max_steps 60", 0, False),
+    "whole network, all threads": (NETWORK, 0, False),
+    "whole network, all threads, asleep": (NETWORK, 0, True),
 }
 PROGRAM = """
-import sys, torch
-if sys.argv[1] == "False":
-    import os
-    os.environ["OMP_WAIT_POLICY"] = ""  # read by OpenMP already; so that the program leaves it as it is
+import sys
 from transfermpl import MPL
 from transfermpl.runs import trainer
-trainer.SMALL = int(sys.argv[2])
-sys.exit(MPL.main(sys.argv[3:]))
+trainer.SMALL = int(sys.argv[1])
+sys.exit(MPL.main(sys.argv[2:]))
 """
 
 
@@ -47,7 +44,7 @@ def seconds(folder: Path, case: str) -> float:
     line = f"--name x --overwrite --calibration_folds 0 --augmentation_draws 1 --cache_dir cache {options}".split()
     free = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "GOMP_", "KMP_"))}
     policy = {"OMP_WAIT_POLICY": "PASSIVE"} if asleep else {}
-    command = [sys.executable, "-c", PROGRAM, str(asleep), str(small), *line]
+    command = [sys.executable, "-c", PROGRAM, str(small), *line]
     subprocess.run(command, cwd=folder, env=free | policy, check=True, capture_output=True)
     return float(json.loads((folder / "results/x/summary.json").read_text())["seconds"]["training"])
 

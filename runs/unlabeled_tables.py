@@ -95,7 +95,10 @@ def _distances(bank: FeatureBank, rows: np.ndarray, known: np.ndarray) -> np.nda
 
 
 def write_unlabeled(folder: Path, dataset: Dataset, found: UnlabeledPredictions) -> None:
-    """Write both tables, the second where a label would help. One that a person has changed stays, and a warning says so."""
+    """Write both tables, the one to label where a label would help.
+
+    One that a person has changed stays as it is, and a warning says so.
+    """
     cells = [_row(dataset, found, place) for place in range(len(found.rows))]
     ranks = [f"{what}{rank}" for rank in range(1, min(TOP, len(dataset.classes)) + 1) for what in ("top", "p")]
     head = ["path", "prediction", "probability", *ranks, "disagreement", "distance_to_labels"]
