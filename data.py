@@ -221,12 +221,15 @@ def clean(name: str, found: Found, scanned: list[Scanned]) -> Dataset:
 def _merge(items: list[Item]) -> tuple[Item | None, list[Item], str]:
     """The one of several items with the same content that stays (or None), the others, and why they go.
 
-    Test overrides val, val overrides training, a known label overrides none; then the first path stays.
+    Test overrides val, val overrides training, a known label overrides none; then the first path stays. A table's label
+    overrides those of folders and of earlier tables: who labels an image that lies in two classes, decides.
     """
     kept = min(items, key=lambda item: (_rank(item.place), not item.label, item.path))
     rest = [item for item in items if item is not kept]
-    if len({item.label for item in items} - {""}) < 2:
-        return kept, rest, "duplicate"
+    last = max((item.table for item in items if item.label), default=0)
+    labels = {item.label for item in items if item.label and item.table == last}
+    if len(labels) < 2:
+        return replace(kept, label=next(iter(labels), "")), rest, "duplicate"
     if kept.place in HELD_OUT_PLACES:
         return None, items, "conflict"
     return replace(kept, label=""), rest, "conflict"

@@ -31,13 +31,15 @@ _STL10 = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "s
 @dataclass(frozen=True)
 class Item:
     """One image before the scan. `source`: a file, or a position in the array; label: "" is unknown; place: what the
-    data set itself says of it: "", train, labeled, unlabeled, val or test.
+    data set itself says of it: "", train, labeled, unlabeled, val or test; table: which one said the label, counted
+    from 1, and 0 where no table did.
     """
 
     path: str
     source: str | int
     label: str
     place: str
+    table: int = 0
 
 
 @dataclass(frozen=True, eq=False)

@@ -91,8 +91,9 @@ def _from_tables(folder: Path, given: Sequence[str], *, for_test: bool) -> list[
     items = {item.path: item for item in _from_folder(folder, for_test=for_test)} if _has_parts(folder) else {}
     tables = [table_file(folder, name) for name in given]
     changed: list[str] = []
-    for table in tables:
+    for number, table in enumerate(tables, 1):
         for item in items_of_csv(folder, table):
+            item = dataclasses.replace(item, table=number if item.label else 0)
             before = items.get(item.path)
             items[item.path] = item if before is None else _updated(before, item)
             if before is not None and item.label and before.label not in ("", item.label):
@@ -117,7 +118,8 @@ def _has_parts(folder: Path) -> bool:
 def _updated(before: Item, item: Item) -> Item:
     label = item.label or before.label
     place = item.place or before.place
-    return dataclasses.replace(before, label=label, place="" if label and place == "unlabeled" else place)
+    place = "" if label and place == "unlabeled" else place
+    return dataclasses.replace(before, label=label, place=place, table=item.table or before.table)
 
 
 def _in_no_row(folder: Path, tables: Sequence[Path], items: list[Item]) -> list[Item]:

@@ -120,7 +120,8 @@ def cross_fitted(
     folds = [fold for seed in seeds for fold in folds_of(context.data, context.split, count, seed)]
     by_view = trainer.algorithm.by_view
     temperatures = {learner.name: float(learner.temperature) for learner in trainer.learners}
-    with ProgressBar(len(folds) * steps, what="calibration of the views" if warmup_only else "calibration") as bar:
+    what = "calibration of the views" if warmup_only else f"calibration by {len(folds)} trainings"
+    with ProgressBar(len(folds) * steps, what=what) as bar:
         for index, fold in enumerate(folds):
 
             def show(step: int, means: Mapping[str, float], done: int = index * steps) -> None:

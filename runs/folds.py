@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from ..base.metrics import ENOUGH_TO_FIT
+from ..base.tables import number_of
+from ..data import unused_labels
 from .trainer import Trainer
 
 CALIBRATION_FOLDS = 3
@@ -36,6 +38,16 @@ def calibration_folds(trainer: Trainer) -> tuple[int, str]:
 def fold_repeats(trainer: Trainer) -> int:
     """How often the labels are dealt out into folds: again where the accuracy on them matters and costs little."""
     return REPEATS if len(trainer.context.split.test) < SMALL_TEST and trainer.views.frozen else 1
+
+
+def better_taught(trainer: Trainer) -> str:
+    """What is said before a training whose own small test costs labels, and measures less than folds do; "" if not."""
+    data, split = trainer.context.data, trainer.context.split
+    own = "test" in data.places or unused_labels(data, split)  # labels that nobody wants to learn from
+    if own or not 0 < len(split.test) < SMALL_TEST or not calibration_folds(trainer)[0]:
+        return ""
+    kept = number_of(len(split.test), "labeled image is kept for a test", "labeled images are kept for a test")
+    return f"{kept}, which says little; with --test_percent 0 they teach too, and the folds measure"
 
 
 def rarest_label(trainer: Trainer) -> int:

@@ -22,6 +22,7 @@ from .calibration import after_warmup
 from .checkpoints import restore
 from .evaluation import measure
 from .finetuning import save_finetuned
+from .folds import better_taught
 from .prepare import drop_changed, fill_banks, filled, make_trainer, without_changed
 from .resume import (
     check_classes,
@@ -131,6 +132,8 @@ def prepare(options: Options) -> Trainer:
             dataset, split = drop_changed(dataset, split)
         else:
             show_networks(trainer)
+            if advice := better_taught(trainer):
+                say(advice)
             return trainer
 
 

@@ -66,6 +66,20 @@ def test_duplicates(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert len(rows) == 22
 
 
+def test_a_table_decides_which_class_an_image_of_two_belongs_to(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder(tmp_path, {"labeled/a": 2, "labeled/b": 2, "unlabeled": 3})
+    for name in ("labeled/a/z1.png", "labeled/b/z1.png", "labeled/a/z2.png", "labeled/b/z2.png"):
+        Image.new("RGB", (8, 8), "red" if "z1" in name else "blue").save(tmp_path / name)
+    (tmp_path / "1.csv").write_text("path,label\nlabeled/a/z1.png,b\nlabeled/b/z2.png,b\n")
+    (tmp_path / "2.csv").write_text("path,label\nlabeled/b/z2.png,\nlabeled/a/z2.png,a\n")
+    dataset = data.find_dataset(args.Data(data_dir=str(tmp_path), labels_csv=("1.csv", "2.csv")))
+    of = {path: dataset.classes[label] for path, label in zip(dataset.paths, dataset.labels.tolist(), strict=True)}
+    assert (of["labeled/a/z1.png"], of["labeled/a/z2.png"], dataset.conflicts) == ("b", "a", ())
+    assert "more than one class" not in capsys.readouterr().err
+
+
 def test_a_conflict_is_not_an_unlabeled_data_set(tmp_path: Path) -> None:
     folder(tmp_path, {"a": 50, "b": 50})
     for name in "ab":

@@ -290,6 +290,18 @@ def test_a_table_of_labels(lab: Lab, tmp_path: Path) -> None:
     assert counts == {"labeled": 6, "unlabeled": 30, "val": 0, "test": 6}
 
 
+def test_a_small_test_that_could_teach_is_named_before_the_training(lab: Lab, tmp_path: Path) -> None:
+    lines = ["path,label", *(f"{name}/bild {k:02d}.png,{name}" for name in COLOURS for k in range(8))]
+    (tmp_path / "t.csv").write_text("\n".join(lines), encoding="utf-8")
+    advice = "labeled images are kept for a test, which says little; with --test_percent 0 they teach too"
+    line = ("--name", "x", "--data_dir", lab.data, *FROZEN, "--labels_csv", tmp_path / "t.csv", "--max_steps", 2)
+    some = run(*line, cwd=tmp_path)
+    assert f"6 {advice}" in some.out
+    assert some.out.index(advice) < some.out.index("learned from")
+    assert advice not in run(*line, "--test_percent", 0, cwd=tmp_path).out
+    assert advice not in lab.images().out  # whose labels are left out on purpose
+
+
 @covers("download", "data_root")
 @pytest.mark.slow
 def test_downloadable_data_is_asked_for_where_the_user_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
