@@ -131,6 +131,9 @@ def supervised_step(learners: Sequence[Learner], batch: Batch, step: int, config
 
 # --- Meta Pseudo Labels -----------------------------------------------------------------------------------------------
 
+# Updates the student; returns h [] and scale(h) [] (see `student_gain`).
+Gain = Callable[[Learner, Batch, int, StepConfig, Learner], tuple[Tensor, Tensor]]
+
 
 class TeacherOutput(NamedTuple):
     """What a teacher makes of one batch: its own losses with their graph, and the labels that its student learns."""
@@ -225,11 +228,14 @@ def warmup_step(learners: Sequence[Learner], batch: Batch, step: int, config: St
     return totals
 
 
-def mpl_step(learners: Sequence[Learner], batch: Batch, step: int, config: StepConfig) -> dict[str, Tensor]:
+def mpl_step(
+    learners: Sequence[Learner], batch: Batch, step: int, config: StepConfig, gain_of: Gain | None = None
+) -> dict[str, Tensor]:
     """One step of Meta Pseudo Labels (Pham et al. 2021, algorithm 1; docs/how_it_learns.md).
 
     Learners are (teacher, student). The student learns the teacher's labels; its gain on the labeled batch, one number
-    for the whole batch, weighs the likelihood of the labels that it learned in the teacher's loss.
+    for the whole batch, weighs the likelihood of the labels that it learned in the teacher's loss. gain_of: what
+    updates the student and measures that, `student_gain` if None.
 
     Returns {supervised_loss, uda_loss, feedback_loss, student_loss, feedback_h, mask_rate, student_mask_rate,
     agreement; pseudo_label_accuracy where the data set knows the hidden labels; feedback_ratio where it is measured}:
@@ -255,7 +261,7 @@ def mpl_step(learners: Sequence[Learner], batch: Batch, step: int, config: StepC
         add_measured(totals, {"supervised_loss": output.supervised}, labeled)
         add_measured(totals, {"uda_loss": output.consistency, "feedback_loss": output.feedback}, unlabeled)
         add_measured(totals, {**output.measured, **learned}, unlabeled)
-    gain, factor = student_gain(student, batch, step, config, teacher)
+    gain, factor = (gain_of or student_gain)(student, batch, step, config, teacher)
     if separate:
         factor = factor * learning.mpl_weight
         totals["feedback_ratio"] = (factor.abs() * global_norm(feedback.items)) / global_norm(own.items).clamp(
