@@ -171,7 +171,7 @@ def _predict(options: Any) -> int:
     options.warn_of_unused("predict")
     settings = options.given_values(read_by("predict", group="run"))
     found = predict(options.mode, options.use, settings, overwrite=options.run.overwrite)
-    if found["out"] and not found["unsure_out"]:
+    if found["out"] and not found["unsure_out"] and not found["thresholds"]:
         after_prediction(options.mode.predict_dir, options.mode.load_path)
     return 3 if options.use.strict and found["bad"] else 0
 

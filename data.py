@@ -57,10 +57,10 @@ class ImagesChanged(UserError):
 class Dataset:
     """Images or points, one row per content, rows sorted by path.
 
-    labels: int64 [N], the position in `classes`, -1 unknown; hashes: uint64 [N], of the content; places: what the data
-    set itself says of a row: "", train, labeled, unlabeled, val or test; kind: photos, digits or points; native_size:
-    the side of images that come as an array, else 0; ranges: black and white of images that are not 8-bit. `left_out`:
-    path, hash (hex), class name, reason.
+    labels: int64 [N], the position in `classes`, -1 unknown; asked: the rows that a run chose to be labeled; hashes:
+    uint64 [N], of the content; places: what the data set itself says of a row: "", train, labeled, unlabeled, val or
+    test; kind: photos, digits or points; native_size: the side of images that come as an array, else 0; ranges: black
+    and white of images that are not 8-bit. `left_out`: path, hash (hex), class name, reason.
     """
 
     name: str
@@ -76,6 +76,7 @@ class Dataset:
     duplicates: tuple[tuple[str, str], ...] = ()
     conflicts: tuple[tuple[str, ...], ...] = ()
     left_out: tuple[tuple[str, str, str, str], ...] = ()
+    asked: tuple[int, ...] = ()
     sources: tuple[str | int, ...] = ()
     array: np.ndarray | None = None
     resized: dict[Transform, torch.Tensor] = field(default_factory=dict, repr=False)
@@ -213,6 +214,7 @@ def clean(name: str, found: Found, scanned: list[Scanned]) -> Dataset:
         duplicates=tuple(duplicates),
         conflicts=tuple(conflicts),
         left_out=tuple(sorted(left_out)),
+        asked=tuple(row for row, item in enumerate(kept_items) if item.asked),
         sources=tuple(item.source for item in kept_items),
         array=found.array,
     )
@@ -229,7 +231,8 @@ def _merge(items: list[Item]) -> tuple[Item | None, list[Item], str]:
     last = max((item.table for item in items if item.label), default=0)
     labels = {item.label for item in items if item.label and item.table == last}
     if len(labels) < 2:
-        return replace(kept, label=next(iter(labels), "")), rest, "duplicate"
+        asked = any(item.asked for item in items)
+        return replace(kept, label=next(iter(labels), ""), asked=asked), rest, "duplicate"
     if kept.place in HELD_OUT_PLACES:
         return None, items, "conflict"
     return replace(kept, label=""), rest, "conflict"
@@ -285,8 +288,9 @@ def _check_classes(dataset: Dataset, *, for_test: bool) -> None:
 def split_dataset(dataset: Dataset, data: args.Data, seed: int) -> Split:
     """Cut the rows by the options; a larger number of labels contains a smaller one, and test does not depend on it.
 
-    Each class is shuffled once: its first images are the test, the next validation, the next labels. Raises UserError
-    when the numbers don't fit.
+    Each class is shuffled once: its first images are the test, the next validation, the next labels. Images that a run
+    asked for come last: they are harder than others, would make a test too hard, and leave it as it was. Raises
+    UserError when the numbers don't fit.
     """
     places = np.array(dataset.places)
     test, val = list(np.flatnonzero(places == "test")), list(np.flatnonzero(places == "val"))
@@ -294,14 +298,15 @@ def split_dataset(dataset: Dataset, data: args.Data, seed: int) -> Split:
     free: dict[int, np.ndarray] = {}
     for label, name in enumerate(dataset.classes):
         rows = np.flatnonzero((dataset.labels == label) & ~np.isin(places, HELD_OUT_PLACES))
-        rows = generator(seed, "split", name).permutation(rows)
+        asked = np.intersect1d(rows, dataset.asked)
+        rows = generator(seed, "split", name).permutation(np.setdiff1d(rows, asked))
         if not own_test:
             count = _part(data.test_percent, len(rows))
             test, rows = [*test, *rows[:count]], rows[count:]
         if not own_val:
             count = _part(data.val_percent, len(rows))
             val, rows = [*val, *rows[:count]], rows[count:]
-        free[label] = rows
+        free[label] = np.concatenate([rows, asked])
     labeled = _draw_labels(
         free, _count_labels(dataset, data, [len(rows) for rows in free.values()]), data.label_split, seed
     )

@@ -303,7 +303,7 @@ def _told(table: Table, out: Path | None, unsure_out: Path | None, sorted_into: 
         numbers.append((sum(sorted(table.counts.values())[:-20]), f"of {len(table.counts) - 20} other classes"))
     if unsure_out is not None:
         numbers.append((len(table.places), f"to be labeled by you: {unsure_out}"))
-    if table.far:
+    if table.reject < 1:
         numbers.append((table.far, "farther from the training images than --reject allows: no class"))
     if numbers:
         say(text_table(numbers, left=(1,)))
@@ -318,5 +318,5 @@ def _told(table: Table, out: Path | None, unsure_out: Path | None, sorted_into: 
 
 def _counts(table: Table, out: Path | None, unsure_out: Path | None) -> dict[str, Any]:
     counts = {"images": table.rows, "classes": dict(table.counts), "unsure": len(table.places), "bad": table.bad}
-    counts["far"] = table.far
+    counts["far"], counts["thresholds"] = table.far, table.classifier.decision["thresholds"]
     return counts | {name: path and str(path) for name, path in (("out", out), ("unsure_out", unsure_out))}

@@ -32,7 +32,7 @@ _STL10 = ("airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "s
 class Item:
     """One image before the scan. `source`: a file, or a position in the array; label: "" is unknown; place: what the
     data set itself says of it: "", train, labeled, unlabeled, val or test; table: which one said the label, counted
-    from 1, and 0 where no table did.
+    from 1, and 0 where no table did; asked: a run chose the image to be labeled, since it was unsure of it.
     """
 
     path: str
@@ -40,6 +40,7 @@ class Item:
     label: str
     place: str
     table: int = 0
+    asked: bool = False
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,10 +24,13 @@ from .places import listed, place_of
 DELIMITERS = ",;\t|"
 # The usual names of the columns, in lower case, the best first.
 COLUMNS = {
-    "path": "path file filename file_name filepath file_path image image_path image_name image_id img id name",
-    "label": "label class class_name classname category target species labels choice",
+    "path": "path file filename file_name filepath file_path image image_path image_name image_id img id name "
+    "dateiname datei bild",
+    "label": "label class class_name classname category target species labels choice klasse",
     "split": "split subset partition",
 }
+# Columns that a run's label_next.csv has (runs/unlabeled_tables.py): its images were not drawn at random.
+ASKED = frozenset(("likely", "disagreement"))
 EXPORTS = (".json", ".xml", ".txt")  # of labeling programs, which have paths of their own
 UNLABELED = frozenset(("", "nan", "none", "null", "<na>", "na", "n/a", "#n/a", "unlabeled", "unlabelled"))
 
@@ -45,6 +48,7 @@ def items_of_csv(folder: Path, table: Path) -> list[Item]:
     lines = _read(table)
     find = _finder(folder, table)
     columns = _columns(table, lines[0] if lines else [])
+    asked = bool(lines) and {name.strip().lower() for name in lines[0]} >= ASKED
     items: dict[str, Item] = {}
     missing: list[str] = []
     for number, cells in enumerate(lines[1:], 2):
@@ -60,7 +64,7 @@ def items_of_csv(folder: Path, table: Path) -> list[Item]:
             missing.append(row["path"])
             continue
         check_cell(row["label"], where)
-        item = _item(folder, file, row, where)
+        item = _item(folder, file, row, where, asked=asked)
         if items.setdefault(item.path, item) != item:
             raise UserError(f"{where}: {item.path} stands there twice, and not alike; remove one")
     if missing:
@@ -84,6 +88,12 @@ def _read(table: Path) -> list[list[str]]:
         rows = list(csv_rows(io.StringIO(text, newline=""), strict=True, delimiter=delimiter))
         named = {name.strip().lower() for name in rows[0]} & set(COLUMNS["label"].split()) if rows else set()
         return rows if named else one_hot_rows(table, rows) or rows
+    except UnicodeDecodeError as error:
+        byte = f"byte {error.start + 1} is {error.object[error.start]:#x}"
+        raise UserError(
+            f"{table} can't be read as a CSV table in UTF-8 ({byte}); save it as UTF-8, which spreadsheets call "
+            '"CSV UTF-8" or offer beside the file type'
+        ) from error
     except (OSError, ValueError, csv.Error) as error:
         raise UserError(f"{table} can't be read as a CSV table in UTF-8 ({error}); write it again") from error
 
@@ -104,11 +114,20 @@ def _columns(table: Path, header: list[str]) -> dict[str, int]:
         if (known := [name for name in usual.split() if name in names])
     }
     if not {"path", "label"} <= found.keys():
-        raise UserError(f"{table} must start with the line path,label (or path,label,split), not {','.join(names)!r}")
+        given = repr(",".join(header))[:100]
+        raise UserError(
+            f"{table} must start with the line path,label (or path,label,split), not {given}; "
+            f"path may also be called {_some('path')}, label {_some('label')}"
+        )
     twice = sorted({name for name in names if names.count(name) > 1 and names.index(name) in found.values()})
     if twice:
         raise UserError(f"{table} has two columns {twice[0]!r}; leave one")
     return found
+
+
+def _some(column: str) -> str:
+    """The usual names of a column, as a sentence lists them."""
+    return ", ".join(COLUMNS[column].split()[1:7])
 
 
 def _find(folder: Path, path: str) -> Path | None:
@@ -152,7 +171,7 @@ def _plain_name(path: str) -> str:
     return re.sub(r"[^\w.-]+", "_", PurePosixPath(path).name)
 
 
-def _item(folder: Path, file: Path, row: Mapping[str, str], where: str) -> Item:
+def _item(folder: Path, file: Path, row: Mapping[str, str], where: str, *, asked: bool) -> Item:
     split = row.get("split", "")
     place = place_of(split) if split else ""
     if place is None:
@@ -163,7 +182,8 @@ def _item(folder: Path, file: Path, row: Mapping[str, str], where: str) -> Item:
     path = os.path.abspath(file)
     if not os.path.isabs(row["path"]) or Path(path).is_relative_to(os.path.abspath(folder)):
         path = os.path.relpath(file, folder)
-    return Item(printable(Path(path).as_posix()), str(file), "" if place == "unlabeled" else label, place)
+    known = "" if place == "unlabeled" else label
+    return Item(printable(Path(path).as_posix()), str(file), known, place, asked=asked and bool(known))
 
 
 def _label(cell: str) -> str:

@@ -119,7 +119,9 @@ def _updated(before: Item, item: Item) -> Item:
     label = item.label or before.label
     place = item.place or before.place
     place = "" if label and place == "unlabeled" else place
-    return dataclasses.replace(before, label=label, place=place, table=item.table or before.table)
+    return dataclasses.replace(
+        before, label=label, place=place, table=item.table or before.table, asked=item.asked or before.asked
+    )
 
 
 def _in_no_row(folder: Path, tables: Sequence[Path], items: list[Item]) -> list[Item]:

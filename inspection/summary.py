@@ -89,8 +89,8 @@ def _warnings(inspection: Inspection, seed: int) -> list[str]:
     times = imbalance(inspection.files.dataset)
     if times >= RARE:
         lines.append(
-            f"the largest class has {times:.1f} times the images of the smallest: label images as they come "
-            "(--label_split stratified), or keep --class_prior estimate"
+            f"the largest class has {times:.1f} times the images of the smallest: --recall CLASS=0.95 makes a training "
+            "find a rare class; label what comes as it comes (--label_split stratified)"
         )
     if inspection.across_test:
         lines.append(

@@ -27,6 +27,10 @@ from .views import FeatureCache
 # A head at the end of its warm-up is unsure of most. A temperature that corrects this and stays to the end, when the
 # head has long become sure by itself, lets wrong labels pass (docs/results.md).
 SMALLEST_TEMPERATURE = 1.0
+NO_ROWS = np.zeros(0, dtype=np.int64)
+# A few held-out images that are nearly all right would make 99.9% of 98%: that so few are wrong, they can't show.
+ENOUGH_TO_SHARPEN = 100
+LEAST_DRAWN = 10  # labels that nobody chose, to leave out those that a run asked for
 
 
 # --- at the end of a run ----------------------------------------------------------------------------------------------
@@ -37,7 +41,8 @@ class HeldOut(NamedTuple):
 
     method: validation, cross-fitted or none; predictions: {name: float32 [N, C]}, not calibrated; labels: int64 [N];
     folds: how many trainings predicted them, 0 where it was the run's own; repeats: how often each image is there,
-    dealt out into other folds; reason: why there are none.
+    dealt out into other folds; reason: why there are none; rows: int64 [N] of the data set; asked: how many labels that
+    a run asked for were left out, since they are harder than other images.
     """
 
     method: str
@@ -46,6 +51,8 @@ class HeldOut(NamedTuple):
     folds: int = 0
     reason: str = ""
     repeats: int = 1
+    rows: np.ndarray = NO_ROWS
+    asked: int = 0
 
     @property
     def images(self) -> int:
@@ -67,7 +74,27 @@ def held_out(trainer: Trainer) -> HeldOut:
             count, reason = 0, str(error)
     if not count:
         return HeldOut("none", {}, labels[:0], reason=reason)
-    return HeldOut("cross-fitted", predictions, labels[rows], folds=count, repeats=repeats)
+    drawn = drawn_at_random(trainer, rows)
+    asked = int((~drawn).sum()) // repeats
+    predictions, rows = {name: p[drawn] for name, p in predictions.items()}, rows[drawn]
+    return HeldOut("cross-fitted", predictions, labels[rows], folds=count, repeats=repeats, rows=rows, asked=asked)
+
+
+def drawn_at_random(trainer: Trainer, rows: np.ndarray) -> np.ndarray:
+    """bool [N]: which held-out rows say how good the models are on any images, all where too few would be left.
+
+    Not those that a run asked for: it was unsure of them.
+    """
+    data = trainer.context.data
+    drawn = ~np.isin(rows, data.asked)
+    counts = np.bincount(data.labels[np.unique(rows[drawn])], minlength=len(data.classes))
+    if drawn.all() or (counts.min() and counts.sum() >= LEAST_DRAWN):
+        return drawn
+    warn(
+        "most labels are of images that a run asked for, which are harder than others: the models are better than the "
+        "figures of the folds"
+    )
+    return np.ones(len(rows), dtype=bool)
 
 
 def calibrate(held: HeldOut) -> dict[str, Any]:
@@ -80,6 +107,8 @@ def calibrate(held: HeldOut) -> dict[str, Any]:
     how |= {"reason": held.reason} if held.method == "none" else {}
     more = {"repeats": held.repeats} if held.repeats > 1 else {}
     temperatures = fit_temperatures(held.predictions, held.labels, **more)
+    if held.images < ENOUGH_TO_SHARPEN:
+        temperatures = {name: max(1.0, temperature) for name, temperature in temperatures.items()}
     return {**how, "images": held.images, "temperatures": temperatures}
 
 
@@ -87,14 +116,16 @@ def cross_validation(held: HeldOut, decided: Mapping[str, np.ndarray], classes: 
     """How good the models are by what they decided on the labeled images that folds held out.
 
     It is a little lower than that of the run's models, who learn from all of them. Returns {folds, repeats, images,
-    models}, the last as `measure` does, with an interval for folds; {} where there are no folds.
+    models}, and `asked` where labels were left out, the models as `measure` does, with an interval for folds; {} where
+    there are no folds.
     """
     if not held.folds:
         return {}
     models = measure(decided, held.labels, classes)
     for result in models.values():
         result["ci95"] = cross_validated_interval(result["accuracy"], held.images, held.folds, held.repeats)
-    return {"folds": held.folds, "repeats": held.repeats, "images": held.images, "models": models}
+    asked = {"asked": held.asked} if held.asked else {}
+    return {"folds": held.folds, "repeats": held.repeats, "images": held.images, **asked, "models": models}
 
 
 def cross_fitted(

@@ -175,7 +175,9 @@ def _expected(
 def told(about: Mapping[str, Any]) -> list[str]:
     """What the screen and the page say of a decision, a line each."""
     lines, balance = [], about["balance"]
-    if "with" in balance:
+    if about["recall"] and "with" in balance:
+        lines.append(f"balance: {'rare classes weigh more' if balance['on'] else 'off'}, where no recall decides")
+    elif "with" in balance:
         was, would = percent(balance["without"]), percent(balance["with"])
         what = f"held-out images have a balanced accuracy of {would} with it, {was} without"
         lines.append(f"balance: {'rare classes weigh more' if balance['on'] else 'off'}; {what}")
@@ -185,7 +187,10 @@ def told(about: Mapping[str, Any]) -> list[str]:
         asked, promised = found["asked"], found["promised"]
         few = math.ceil(asked / (1 - asked) - 1e-9) if asked < 1 else 0
         line = f"recall of {label}: {percent(min(promised, 1.0))} or more are to be found, by the threshold "
-        line += f"{found['threshold']:.3g} of {found['images']} held-out images of it"
+        line += (
+            f"{found['threshold']:.3g} of {found['images']} held-out images of it: from this probability on, an image "
+        )
+        line += f"is called {label}"
         if promised < asked - 1e-9:
             line += f"; {percent(asked)} " + (f"takes {few} of them" if few else "no number of them can promise")
         low, high = (percent(bound) for bound in found["precision_ci95"])

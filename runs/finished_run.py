@@ -22,13 +22,13 @@ class FinishedRun:
     """A run that has ended.
 
     mode, model, cotraining: its options; backbone: the first view's name; command: the line that makes it again; rows:
-    of metrics.csv; tested: each model's probabilities {name: float32 [N, C]} for the rows of `split.test`; source:
-    where the first view's features come from; decided: the classes int64 [N] of the same images where these are not
-    just the most probable ones; uncalibrated: `tested` before calibration, {} where there was none;
-    overlays: what the predictions of some test images rest on, by position and view or model; unlabeled: what the
-    models say of images without a label; folds: each model's counts int64 [C, C] on images that folds held out, where
-    these say more than the test, which is small or missing; resumed: whether it was stopped before, so that its times
-    are those of the last part alone.
+    of metrics.csv; tested: each model's probabilities {name: float32 [N, C]} for the rows of `split.test`, or of
+    `held_out`, the labeled images by trainings without them, where there is no test; source: where the first view's
+    features come from; decided: the classes int64 [N] of the same images where these are not just the most probable
+    ones; uncalibrated: `tested` before calibration, {} where there was none; overlays: what the predictions of some
+    test images rest on, by position and view or model; unlabeled: what the models say of images without a label; folds:
+    each model's counts int64 [C, C] on images that folds held out, where these say more than the test, which is small
+    or missing; resumed: whether it was stopped before, so that its times are those of the last part alone.
     """
 
     mode: Mode
@@ -48,6 +48,17 @@ class FinishedRun:
     unlabeled: UnlabeledPredictions | None = None
     folds: Mapping[str, np.ndarray] = field(default_factory=dict)
     resumed: bool = False
+    held_out: np.ndarray | None = None
+
+    @property
+    def judged(self) -> np.ndarray:
+        """int64 [N]: the rows that `tested` is of."""
+        return self.split.test if self.held_out is None else self.held_out
+
+    @property
+    def judged_images(self) -> str:
+        """What these images are."""
+        return "test images" if self.held_out is None else "labeled images, each predicted by trainings without it"
 
     @property
     def method(self) -> str:
@@ -67,12 +78,12 @@ class FinishedRun:
 
     @property
     def labels(self) -> np.ndarray:
-        """int64 [N]: the true classes of the test images."""
-        return self.dataset.labels[self.split.test]
+        """int64 [N]: the true classes of the images that are judged."""
+        return self.dataset.labels[self.judged]
 
     @property
     def confusion(self) -> np.ndarray:
-        """int64 [C, C]: the judge's counts on the test, a row a true class, a column a predicted one."""
+        """int64 [C, C]: the judge's counts on the judged images, a row a true class, a column a predicted one."""
         return confusion_matrix(self.labels, self.predicted(self.judge), len(self.dataset.classes))
 
     @property
@@ -81,7 +92,7 @@ class FinishedRun:
         return self.folds[self.judge] if self.folds else self.confusion if self.tested else None
 
     def predicted(self, model: str) -> np.ndarray:
-        """int64 [N]: the classes that a model gives the test images."""
+        """int64 [N]: the classes that a model gives the judged images."""
         return self.decided[model] if model in self.decided else self.tested[model].argmax(axis=1)
 
     def confidence(self, model: str) -> np.ndarray:
@@ -89,7 +100,7 @@ class FinishedRun:
         return np.take_along_axis(self.tested[model], self.predicted(model)[:, None], axis=1)[:, 0]
 
     def surest_mistakes(self, most: int = 12) -> list[int]:
-        """Positions of the test images that the judge gets wrong, the surest first."""
+        """Positions of the judged images that the judge gets wrong, the surest first."""
         wrong = np.flatnonzero(self.predicted(self.judge) != self.labels)
         return wrong[np.argsort(-self.confidence(self.judge)[wrong], kind="stable")][:most].tolist()
 

@@ -47,7 +47,7 @@ def write_run(folder: Path, summary: Mapping[str, Any], run: FinishedRun) -> Pat
         _results(summary),
         warnings_section(summary, run, len(distant)),
         _what_was_run(summary, run),
-        *(_of_the_test(summary, run) if run.tested else []),
+        *(_of_judged(summary, run) if run.tested else []),
         *_curves(run),
         *_reliability(summary, run),
         *_distant(run, distant),
@@ -74,6 +74,13 @@ def _lead(summary: Mapping[str, Any], run: FinishedRun) -> str:
     result = models[judge]
     low, high = (percent(bound) for bound in result["ci95"])
     who = {"ensemble": "The models together are"}.get(judge, f"The {judge} is")
+    if sought := summary.get("decision", {}).get("recall"):
+        name, found = next(iter(sought.items()))
+        return (
+            f"Finds {percent(min(found['promised'], 1.0))} of {name} or more; of what it calls {name}, about "
+            f"{percent(found['precision'])} is, where {percent(found['share'])} of all images are. Learned from "
+            f"{learned}."
+        )
     if folds:
         return (
             f"{who} right on about {percent(result['accuracy'])} of images of {classes} classes (95% interval {low} to "
@@ -150,7 +157,7 @@ def _what_was_run(summary: Mapping[str, Any], run: FinishedRun) -> Section:
         ("classes", f"{len(dataset.classes)}: {names}"),
         ("images", f"{len(split.labeled)} labeled, {unlabeled} unlabeled, {len(split.val)} validation, "
                    f"{len(split.test)} test"),
-        ("class prior", _class_prior(summary.get("class_prior", {}))),
+        ("class prior", _class_prior(summary.get("class_prior", {})) if unlabeled else ""),
         ("method", METHODS.get(run.method, run.method)),
         ("started from", run.mode.load_path or ""),
         ("network", f"{', '.join(run.views)}, {_heads(run.model)}{' each' if len(run.views) > 1 else ''}"),
@@ -191,17 +198,18 @@ def _again(run: FinishedRun) -> Section:
     return {"heading": "Run it again", "text": text, "command": run.command}
 
 
-# --- the test, image by image -----------------------------------------------------------------------------------------
+# --- the judged images, one by one ------------------------------------------------------------------------------------
 
 
-def _of_the_test(summary: Mapping[str, Any], run: FinishedRun) -> list[Section]:
+def _of_judged(summary: Mapping[str, Any], run: FinishedRun) -> list[Section]:
     counts, classes = run.confusion, run.dataset.classes
     confusion: Section = {"heading": "Which class is predicted as which"}
     if len(classes) <= MATRIX_CLASSES:
-        confusion["text"] = f"Test images, by the {run.judge}: a row is a true class, a column a predicted one."
+        images = run.judged_images[0].upper() + run.judged_images[1:]
+        confusion["text"] = f"{images}, by the {run.judge}: a row is a true class, a column a predicted one."
         confusion["figures"] = [charts.matrix(counts, classes)]
     else:
-        confusion["text"] = f"The {run.judge} on the test images: the most frequent confusions."
+        confusion["text"] = f"The {run.judge} on {run.judged_images}: the most frequent confusions."
         rows = [(classes[true], classes[predicted], count) for true, predicted, count in most_confused(counts)]
         confusion["table"] = {"columns": ["true class", "predicted as", "images"], "rows": rows}
     sections = [_classes(run, counts), *_rare(summary, run), confusion]
@@ -219,7 +227,7 @@ def _classes(run: FinishedRun, counts: np.ndarray) -> Section:
         note = f"{100 * right[i] / total[i]:.0f}% of {total[i]}"
         rows.append((run.dataset.classes[i], float(right[i] / total[i]), interval, note))
     text = (
-        f"How many test images of each class the {run.judge} gets right, the hardest class first. "
+        f"How many images of each class the {run.judge} gets right ({run.judged_images}), the hardest class first. "
         "The thin lines are 95% intervals."
     )
     if len(order) > HARDEST:
@@ -239,7 +247,7 @@ def _rare(summary: Mapping[str, Any], run: FinishedRun) -> list[Section]:
         if not 0 < true.sum() < len(true):
             continue
         figures.append(charts.precision_by_recall(name, true, run.tested[run.judge][:, place]))
-        right = f"{int((true & named).sum())} of {true.sum()} test images of {name} are found"
+        right = f"{int((true & named).sum())} of {true.sum()} images of {name} are found ({run.judged_images})"
         text.append(f"As the run decides, {right}; {int(named.sum())} are called {name}.")
     return [{"heading": "Found against mistaken", "text": text, "figures": figures}] if figures else []
 
@@ -252,14 +260,14 @@ def _galleries(run: FinishedRun) -> list[Section]:
     unsure = unsure[confidence[unsure] < SURE]
     sections: list[Section] = []
     if len(surest):
-        text = f"{len(surest)} of {len(wrong)} mistakes on the test, the surest first. "
+        text = f"{len(surest)} of {len(wrong)} mistakes on {run.judged_images}; the surest first. "
         text += "Some may be no mistakes: a wrong label in the folder looks like this."
         gallery = [_card(run, position) for position in surest]
         sections.append({"heading": "The surest mistakes", "text": text, "gallery": gallery})
         sections += _explained(run)
-    text = "The test images whose likeliest class has the lowest probability. Labels for images like these help most."
+    text = "Those whose likeliest class has the lowest probability. Labels for images like these help most."
     if not len(unsure):
-        text = f"It is sure of each test image: no likeliest class has a probability below {100 * SURE:.0f}%."
+        text = f"It is sure of each of these images: no likeliest class has a probability below {100 * SURE:.0f}%."
     gallery = [_card(run, position) for position in unsure.tolist()]
     return [*sections, {"heading": "The least sure images", "text": text, "gallery": gallery}]
 
@@ -280,8 +288,8 @@ def _explained(run: FinishedRun) -> list[Section]:
 
 
 def _card(run: FinishedRun, position: int) -> dict[str, Any]:
-    """An image of the test, by its position there, with what the models predict."""
-    classes, row = run.dataset.classes, int(run.split.test[position])
+    """A judged image, by its position among them, with what the models predict."""
+    classes, row = run.dataset.classes, int(run.judged[position])
 
     def prediction(name: str) -> tuple[str, str]:
         return classes[run.predicted(name)[position]], f"{100 * run.confidence(name)[position]:.0f}%"

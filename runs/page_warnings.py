@@ -108,7 +108,7 @@ def _about_counts(run: FinishedRun) -> list[str]:
 
 def _about_results(summary: Mapping[str, Any], run: FinishedRun) -> list[str]:
     lines = hidden(summary, run)
-    if not run.tested:
+    if not summary["test"]:
         return lines
     result = summary["test"][run.judge]
     low, high = result["ci95"]

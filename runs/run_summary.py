@@ -69,7 +69,9 @@ def _measured_on(summary: Mapping[str, Any]) -> str:
 def how_validated(folds: Mapping[str, Any]) -> str:
     """What `calibration.cross_validation` did, in words."""
     again = f", {folds['repeats']} times" if folds["repeats"] > 1 else ""
-    return f"cross-validated on {folds['images']} labels, in {folds['folds']} folds{again}"
+    asked = folds.get("asked", 0)
+    left = f", without the {asked} that were asked for, which are harder than other images" if asked else ""
+    return f"cross-validated on {folds['images']} labels, in {folds['folds']} folds{again}{left}"
 
 
 def _result_rows(folds: Mapping[str, Any], tested: Mapping[str, Any], validated: Mapping[str, Any]) -> list[list[str]]:

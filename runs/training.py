@@ -132,6 +132,8 @@ def finish(trainer: Trainer, folder: Path, progress: Progress, began: float, tra
     run = replace(
         run, unlabeled=unlabeled, resumed=options.run.resume, folds=counted if results["cross_validation"] else {}
     )
+    if not tested and results["cross_validation"]:
+        run = replace(run, **instead_of_a_test(held, temperatures, decided_folds))
     if tested:
         with trainer.evaluated() as models:
             run = replace(run, overlays=explained(run, models, run.surest_mistakes()))
@@ -139,6 +141,18 @@ def finish(trainer: Trainer, folder: Path, progress: Progress, began: float, tra
     for line in [*unmeasured(summary), *hidden(summary, run)]:
         warn(line)
     return summary
+
+
+def instead_of_a_test(
+    held: HeldOut, temperatures: Mapping[str, float], decided: Mapping[str, np.ndarray]
+) -> dict[str, Any]:
+    """What a `FinishedRun` shows of images where there is no test: the held-out labels, each once."""
+    once = {name: p[: held.images] for name, p in held.predictions.items()}
+    return {
+        "held_out": held.rows[: held.images],
+        "tested": calibrated(once, temperatures),
+        "decided": {name: classes[: held.images] for name, classes in decided.items()},
+    }
 
 
 def decision_of(trainer: Trainer, held: HeldOut, temperatures: Mapping[str, float]) -> tuple[Decision, dict[str, Any]]:

@@ -80,6 +80,24 @@ def test_a_table_decides_which_class_an_image_of_two_belongs_to(
     assert "more than one class" not in capsys.readouterr().err
 
 
+def test_images_that_a_run_asked_for_teach_and_are_never_tested(tmp_path: Path) -> None:
+    folder(tmp_path, {"labeled/a": 10, "labeled/b": 10, "unlabeled": 8})
+    before = data.find_dataset(args.Data(data_dir=str(tmp_path)))
+    first = data.split_dataset(before, args.Data(), 0)
+    rows = [f"unlabeled/{k:03d}.png,{'ab'[k % 2]},a,0.6,0.1,0.2" for k in range(6)]
+    text = "\n".join(
+        ["path,label,likely,probability,disagreement,distance_to_labels", *rows, "unlabeled/006.png,,a,,,"]
+    )
+    (tmp_path / "next.csv").write_text(text)
+    options = args.Data(data_dir=str(tmp_path), labels_csv=("next.csv",), val_percent=0.2)
+    after = data.find_dataset(options)
+    assert [after.paths[row] for row in after.asked] == [f"unlabeled/{k:03d}.png" for k in range(6)]
+    second = data.split_dataset(after, options, 0)
+    assert {after.paths[row] for row in second.test} == {before.paths[row] for row in first.test}
+    assert set(after.asked) <= set(second.labeled.tolist())
+    assert not set(after.asked) & set(second.val.tolist())
+
+
 def test_a_conflict_is_not_an_unlabeled_data_set(tmp_path: Path) -> None:
     folder(tmp_path, {"a": 50, "b": 50})
     for name in "ab":

@@ -519,7 +519,9 @@ def test_a_checkpoint_without_temperatures_predicts_as_it_did(base: Outcome, tmp
     torch.save(content, tmp_path / "old.pt")
     old = classifier.load_classifier(tmp_path / "old.pt", device="cpu")
     assert "not calibrated" in capsys.readouterr().err
-    now = classifier.load_classifier(base.folder(), device="cpu")
+    temperatures = dict.fromkeys(temperatures, 1.7)
+    torch.save({**content, "temperatures": temperatures}, tmp_path / "new.pt")
+    now = classifier.load_classifier(tmp_path / "new.pt", device="cpu")
     assert capsys.readouterr().err == ""
     images = sorted((base.cwd / "d").rglob("*.png"))
     before, after = old.by_model(images), now.by_model(images)

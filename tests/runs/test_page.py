@@ -122,7 +122,7 @@ def test_the_page_of_a_small_test_begins_with_the_folds(tmp_path: Path) -> None:
 def test_no_image_is_called_unsure_where_all_are_sure(tmp_path: Path) -> None:
     sure = np.eye(3)[np.arange(40) % 3]
     section = part(page_of(finished({"student": sure}), tmp_path), "The least sure images")
-    assert "It is sure of each test image" in section
+    assert "It is sure of each of these images" in section
     section = part(page_of(finished({"student": 0.7 * sure + 0.1}), tmp_path), "The least sure images")
     assert len(shades(section)) == run_page.GALLERY
 
@@ -515,6 +515,17 @@ def test_every_way_to_train_ends_with_a_page(tmp_path: Path, mode: tuple[str, ..
     assert Page(outcome.folder() / "report.html").headings[0] == "How good it is"
 
 
+def test_without_a_test_the_page_shows_what_folds_held_out(tmp_path: Path) -> None:
+    make_data(tmp_path / "d", 12)
+    line = ("--name", "x", "--data_dir", "d", *FROZEN, "--max_steps", 6, "--num_labels_percent", "100%")
+    outcome = run(*line, "--test_percent", 0, cwd=tmp_path)
+    assert outcome.code == 0, outcome.err
+    page = Page(outcome.folder() / "report.html")
+    assert {"Each class", "Which class is predicted as which"} <= set(page.headings)
+    assert "labeled images, each predicted by trainings without it" in page.words
+    assert "test images" not in page.words
+
+
 def test_no_better_than_guessing_is_told(tmp_path: Path) -> None:
     good = finished()
     bad = finished({"student": np.roll(good.tested["student"], 1, axis=1)})
@@ -557,7 +568,7 @@ def test_a_rare_class_and_one_that_was_asked_for_have_a_curve(tmp_path: Path) ->
     asked = {"decision": {"balance": {"on": False}, "recall": {"bee": RECALL}}}
     words = Page(part(page_of(run_, tmp_path, **asked), "Found against mistaken")).words
     assert "bee precision, by recall" in words
-    assert "13 of 13 test images of bee are found; 13 are called bee." in words
+    assert "13 of 13 images of bee are found (test images); 13 are called bee." in words
     rare = np.concatenate([np.arange(40, 70)[np.arange(40, 70) % 3 < 2], [41 + 1]])
     run_ = replace(run_, split=replace(run_.split, labeled=rare))
     assert "cat precision, by recall" in Page(part(page_of(run_, tmp_path), "Found against mistaken")).words
