@@ -303,7 +303,8 @@ def test_csv_with_a_split(images: Path) -> None:
     ("text", "message"),
     [
         ("", "must start with the line path,label"),
-        ("picture,label\nall/000.png,a\n", "not 'picture,label'"),
+        ("picture,label\nall/000.png,a\n", "not 'picture,label'; path may also be called file, filename, file_name,"),
+        ("Foto;Art\nall/000.png;a\n", "not 'Foto,Art'"),
         ("path,label\nall/no.png,a\nall/000.png,b\nall/none.png,a\n", "there is no file 'all/no.png', 'all/none.png'"),
         ("path,label\nall/a\0.png,a\n", ""),
         ("path,label\n,a\n", "there is no file ''"),
