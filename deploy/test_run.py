@@ -11,7 +11,8 @@ import numpy as np
 
 from ..args import Mode
 from ..base.files import remove_parts, write_json
-from ..base.tables import number_of
+from ..base.metrics import wilson_interval
+from ..base.tables import number_of, percent
 from ..data import find_dataset
 from ..runs.checkpoints import used_images
 from ..runs.context import make_context, only
@@ -21,7 +22,7 @@ from ..runs.resume import hashes_in, load_run, run_of, with_classes, with_ranges
 from ..runs.run_summary import results_table, run_summary
 from ..runs.trained_models import restored_models
 from ..runs.views import make_views
-from ..utils import UserError, say, warn
+from ..utils import UserError, say, shown, warn
 
 
 def test(mode: Mode, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,12 +67,27 @@ def test(mode: Mode, given: Mapping[str, Any]) -> dict[str, Any]:
     seconds = {"total": time.monotonic() - began, "training": 0.0}
     used = used_images(context, views, loaded)
     summary = run_summary(folder.name, mode.name, context, views, used, results, seconds)
-    write_json(folder / "test_summary.json", summary)
-    say(results_table(summary))
     judge = models.name
     counted = confusion_of(decided[judge], labels, len(dataset.classes))
     sought = models.decision.thresholds.get(judge, ())
+    if sought:
+        summary["called"] = {name: called(counted, dataset.classes.index(name)) for name in sought}
+    write_json(folder / "test_summary.json", summary)
+    say(results_table(summary))
+    for name, found in summary.get("called", {}).items():
+        low, high = (percent(bound) for bound in found["ci95"])
+        share = f"{percent(found['precision'])} ({low} to {high}), where {percent(found['share'])} of all images are"
+        say(shown(f"of {found['images']} images called {name}, {found['right']} are: {share}"))
     for line in misleading(judge, counted, dataset.classes, sought):
         warn(line)
     say(f"results: {folder / 'test_summary.json'}")
     return summary
+
+
+def called(counted: np.ndarray, place: int) -> dict[str, Any]:
+    """How many images are called a class, by counts [C, C]: {images, right, precision, its ci95, the class's share}."""
+    images, right = int(counted[:, place].sum()), int(counted[place, place])
+    precision = right / images if images else 0.0
+    share = float(counted[place].sum() / max(1, counted.sum()))
+    ci95 = wilson_interval(right, images) if images else [0.0, 1.0]
+    return {"images": images, "right": right, "precision": precision, "ci95": ci95, "share": share}
