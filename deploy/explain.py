@@ -25,8 +25,9 @@ PAGE, FOLDER = "explained.html", "_images"  # the folder beside the page
 TITLE = "What the decisions rest on"
 HOW_TO_READ = (
     "Beside each image the same in grey, glowing where it speaks for the predicted class (Grad-CAM; of a transformer "
-    "the same for its patches). A glow beside the object says that the model has learned its surroundings. It is as "
-    "coarse as the network's last map, and shows where the model looks, not why."
+    "the same for its patches). A glow on the background of many images says that the model has learned the "
+    "surroundings of a class; on a single one, of an unsure image above all, it says little. It is as coarse as the "
+    "network's last map, and shows where the model looks, not why."
 )
 
 AT_ONCE = 4  # images whose gradients are kept, about 100 MB each
