@@ -261,7 +261,7 @@ class Learning:
         choices=("CE", "cos"))
     threshold: float = option(
         0.9, "Use the prediction on a weak augmentation as the target of the strong one only if its confidence is at "
-        "least X, or at least the batch's mean confidence where that is lower.",
+        "least X.",
         low=0, high=1)
     temperature: float = option(
         1.0, "Divide the logits of the weak augmentation by X before they become a target.", above=0)
@@ -284,9 +284,7 @@ class Learning:
     pseudo_label_view: str = option(
         "strong", "Predict the pseudo-label from this augmentation of the image.", choices=("strong", "weak"))
     student_threshold: float = option(
-        0.9, "Train the student only on pseudo-labels whose confidence is at least X, or at least the batch's mean "
-        "confidence where that is lower.",
-        low=0, high=1)
+        0.9, "Train the student only on pseudo-labels whose confidence is at least X.", low=0, high=1)
     distribution_alignment: float | None = option(
         None, "Align the predictions on weak augmentations with the class prior of the unlabeled images: not at all "
         "(0), fully (1) or in between.",

@@ -180,21 +180,11 @@ def teacher_forward(teacher: Learner, batch: Batch, step: int, config: StepConfi
 
 
 def confident_target(weak_logits: Tensor, teacher: Learner, learning: Learning) -> tuple[Tensor, Tensor]:
-    """p = softmax(T(x_w) / temperature) [B, C], aligned if wanted, and the mask of those that are sure [B]."""
+    """p = softmax(T(x_w) / temperature) [B, C], aligned if wanted, and the mask max p >= threshold [B]."""
     target = (weak_logits / learning.temperature).softmax(dim=1)
     if learning.distribution_alignment:
         target = align(target, teacher, learning.distribution_alignment)
-    return target, confident(target, learning.threshold)
-
-
-def confident(probabilities: Tensor, threshold: float) -> Tensor:
-    """The mask [B] of predictions [B, C] that are sure: max p >= threshold, or the batch's mean where that is lower.
-
-    So where classes are many or labels few, and hardly a prediction is sure, the surer ones are learned all the same.
-    FreeMatch (Wang et al. 2023, eq. 5) takes a running mean for the threshold, without a highest value.
-    """
-    confidence = probabilities.amax(dim=1)
-    return (confidence >= confidence.mean().clamp(max=threshold)).float()
+    return target, (target.amax(dim=1) >= learning.threshold).float()
 
 
 def pseudo_labels(judged_logits: Tensor, target: Tensor, learning: Learning) -> tuple[Tensor, Tensor]:
@@ -206,7 +196,7 @@ def pseudo_labels(judged_logits: Tensor, target: Tensor, learning: Learning) -> 
         labels = torch.multinomial(judged_logits.softmax(dim=1), 1).squeeze(1)
     else:
         labels = judged_logits.argmax(dim=1)
-    return labels, confident(target, learning.student_threshold)
+    return labels, (target.amax(dim=1) >= learning.student_threshold).float()
 
 
 def _pseudo_label_measurements(

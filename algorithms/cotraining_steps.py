@@ -23,7 +23,6 @@ from ..train import (
     Sum,
     add_measured,
     align,
-    confident,
     consistency_loss,
     consistency_weight,
     labeled_loss,
@@ -77,8 +76,8 @@ def exchange(learners: Sequence[Learner], views: ViewBatch, step: int, config: S
         weak = strong  # nobody asks what the weak images say: a pass less
     with torch.no_grad():
         sure = [_target(z.detach(), learner, learning) for z, learner in zip(weak, learners, strict=True)]
-        masks = [confident(target, learning.threshold) for target in sure]
-        student_masks = [confident(a, learning.student_threshold) for a in mean_of_others(sure)]
+        masks = [(target.amax(dim=1) >= learning.threshold).float() for target in sure]
+        student_masks = [(a.amax(dim=1) >= learning.student_threshold).float() for a in mean_of_others(sure)]
     judged = weak if judged_weak else strong
     likelihood = mean_of_others([(z / x.temperature).softmax(dim=1) for z, x in zip(judged, learners, strict=True)])
     labels = [choose_labels(a.detach(), learning) for a in likelihood]
@@ -184,7 +183,7 @@ def cotraining_step(learners: Sequence[Learner], views: ViewBatch, step: int, co
             ]
         masks = []
         for learner, batch, advice in zip(learners, batches, mean_of_others(sure), strict=True):
-            mask = confident(advice, learning.threshold)
+            mask = (advice.amax(dim=1) >= learning.threshold).float()
             logits = config.logits(learner.network, _given(batch.strong))
             student = masked_cross_entropy(logits, advice.argmax(dim=1), mask)
             supervised = supervised_loss(learner, batch, config)

@@ -214,15 +214,7 @@ def test_target_has_no_gradient_and_temperature_sharpens() -> None:
     warm, _ = train.confident_target(weak, teacher, replace(PLAIN, temperature=10.0))
     with torch.no_grad():
         assert (cold.amax(dim=1) > warm.amax(dim=1)).all()
-    torch.testing.assert_close(mask, train.confident(cold, 0.9))
-
-
-def test_what_is_sure_enough_is_learned_and_where_nothing_is_the_surer_half() -> None:
-    sure = torch.tensor([[0.95, 0.05], [0.91, 0.09], [0.1, 0.9], [0.89, 0.11]])
-    assert train.confident(sure, 0.9).tolist() == [1, 1, 1, 0]  # the batch's mean, 0.9125, is higher
-    unsure = torch.tensor([[0.5, 0.5], [0.6, 0.4], [0.3, 0.7], [0.2, 0.8]])
-    assert train.confident(unsure, 0.9).tolist() == [0, 0, 1, 1]
-    assert train.confident(unsure, 0.0).tolist() == [1, 1, 1, 1]
+    torch.testing.assert_close(mask, (cold.amax(dim=1) >= 0.9).float())
 
 
 def test_both_exams_use_the_same_labeled_batch_alone(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -331,8 +323,7 @@ def test_scaled_feedback_keeps_its_sign_and_becomes_visible() -> None:
     assert float(train.scale_feedback(torch.tensor(1e-3), moments, centred)) == pytest.approx(0.0, abs=1e-6)
 
 
-def test_masked_student_labels_are_not_learned_and_not_judged(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(train, "confident", lambda p, threshold: p.new_full(p.shape[:1], float(threshold < 1)))
+def test_masked_student_labels_are_not_learned_and_not_judged() -> None:
     learning = replace(PLAIN, student_threshold=1.0)
     student, teacher = learner(2, learning), learner(1, learning)
     before = [p.clone() for p in student.parameters]
