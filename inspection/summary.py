@@ -89,8 +89,8 @@ def _warnings(inspection: Inspection, seed: int) -> list[str]:
     times = imbalance(inspection.files.dataset)
     if times >= RARE:
         lines.append(
-            f"the largest class has {times:.1f} times the images of the smallest: --recall CLASS=0.95 makes a training "
-            "find a rare class; label what comes as it comes (--label_split stratified)"
+            f"the largest class has {times:.1f} times the images of the smallest: for a rare one train with "
+            "--recall CLASS=0.95, and label as images come (--label_split stratified)"
         )
     if inspection.across_test:
         lines.append(

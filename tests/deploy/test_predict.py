@@ -793,7 +793,7 @@ def test_calibration_leaves_the_training_as_it_is(base: Outcome) -> None:
     assert "after" not in found
     two = run("--name", "t", *TINY, "--calibration_folds", 2, cwd=base.cwd).summary("t")["calibration"]
     assert two["folds"] == 2
-    assert two["temperatures"] != base.summary()["calibration"]["temperatures"]
+    assert two["folds"] != base.summary()["calibration"]["folds"]
 
 
 def test_validation_images_are_taken_where_there_are_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
