@@ -28,13 +28,13 @@ OF_THE_CLOCK = ("run.log", "workers.log", "written.txt", "journal.json", "trials
 
 
 def content(file: Path) -> Any:
-    """What a file holds beside the time that something took."""
+    """What a file holds beside the time and the memory that something took."""
     if file.suffix == ".pt":
         return {key: value for key, value in load_checkpoint(file).items() if key != "path"}
     if file.suffix == ".json":
         value = json.loads(file.read_text())
         return {key: one for key, one in value.items() if key not in CLOCK} if file.name == "summary.json" else value
-    return re.sub(rb"(since it was resumed, )?[0-9.]+ s\b(, of which[^<]*)?", b"", file.read_bytes())
+    return re.sub(rb"(since it was resumed, )?[0-9.]+ s\b(, of which[^<]*)?|[0-9.]+ GB at most", b"", file.read_bytes())
 
 
 def check_made_again(outcome: Outcome, lost: tuple[str, ...] = (), names: tuple[str, ...] = ()) -> None:
