@@ -28,8 +28,9 @@ from __future__ import annotations
 
 import argparse
 import copy
+import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -50,12 +51,14 @@ from transfermpl.comparison.task import Task, task_of
 from transfermpl.comparison.verdict import table
 from transfermpl.learning.batches import Batch
 from transfermpl.learning.learner import Learner
+from transfermpl.models import batch_norms_without_updates
 from transfermpl.runs.evaluation import measure
 from transfermpl.runs.prepare import fill_banks
 from transfermpl.train import (
     Progress,
     StepConfig,
     TeacherOutput,
+    confident_target,
     consistency_loss,
     consistency_weight,
     labeled_loss_conditions,
@@ -238,6 +241,7 @@ def by_image(learners: Learners, batch: Batch, step: int, config: StepConfig, *,
     """`mpl_step` with a gain for each image: as a factor of its feedback, dealt out at random, or as a gate."""
     teacher, student = learners
     assert batch.strong is not None
+    before = teacher.marginal.clone()
     config.randomness(step, "teacher 0")
     output = teacher_forward(teacher, batch, step, config)
     gains = gains_of_classes(student, batch, step, config).gather(1, output.labels[:, None])[:, 0]
@@ -251,8 +255,9 @@ def by_image(learners: Learners, batch: Batch, step: int, config: StepConfig, *,
     student.update()
     weight = consistency_weight(config.learning, step - teacher.start)
     if how == "gate":
-        with torch.no_grad():
-            target = config.logits(teacher.network, batch.weak).div(config.learning.temperature).softmax(dim=1)
+        teacher.marginal.copy_(before)  # the target is made once more, and moves it to the same place
+        with torch.no_grad(), batch_norms_without_updates(teacher.network):
+            target, _ = confident_target(config.logits(teacher.network, batch.weak), teacher, config.learning)
         config.randomness(step, "teacher 0")
         strong = config.logits(teacher.network, batch.strong)
         consistency = consistency_loss(target, strong, mask, config.learning.unsupervised)
@@ -312,10 +317,6 @@ def knowledge_table(seeds: Sequence[Sequence[Knowledge]]) -> str:
     return text_table(rows)
 
 
-def jobs(ways: Sequence[str], seeds: Sequence[int]) -> Iterator[tuple[int, str]]:
-    return ((seed, way) for seed in seeds for way in ways)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=list(range(100, 110)))
@@ -325,7 +326,7 @@ def main() -> None:
     task = task_of(args.parse(["--name", "feedback", *given.arguments]))
     results: dict[str, dict[int, dict[str, float]]] = {way: {} for way in given.ways}
     known = []
-    for seed, way in jobs(given.ways, given.seeds):
+    for seed, way in itertools.product(given.seeds, given.ways):
         results[way][seed], thirds = train(task.of_seed(seed), way)
         known += [thirds] if thirds else []
         print(f"seed {seed}, {way}: {100 * list(results[way][seed].values())[-1]:.1f}%", flush=True)

@@ -59,12 +59,18 @@ class HeldOut(NamedTuple):
         """How many different ones they are: in the rows, all of them come once before any comes again."""
         return len(self.labels) // self.repeats
 
+    def once(self) -> HeldOut:
+        """The same with each image once, as the first deal has it."""
+        predictions = {name: p[: self.images] for name, p in self.predictions.items()}
+        labels, rows = self.labels[: self.images], self.rows[: self.images]
+        return self._replace(predictions=predictions, labels=labels, rows=rows, repeats=1)
+
 
 def held_out(trainer: Trainer) -> HeldOut:
     """The validation images where they are enough, else the labeled ones by folds; the test takes no part."""
     rows, labels = trainer.context.split.val, trainer.context.data.labels
     if len(rows) >= ENOUGH_TO_FIT:
-        return HeldOut("validation", trainer.predictions(rows), labels[rows])
+        return HeldOut("validation", trainer.predictions(rows), labels[rows], rows=rows)
     count, reason = calibration_folds(trainer)
     repeats = fold_repeats(trainer)
     if count:
@@ -91,8 +97,8 @@ def drawn_at_random(trainer: Trainer, rows: np.ndarray) -> np.ndarray:
     if drawn.all() or (counts.min() and counts.sum() >= LEAST_DRAWN):
         return drawn
     warn(
-        "most labels are of images that a run asked for, which are harder than others: the models are better than the "
-        "figures of the folds"
+        "the folds measure also on images whose labels a run asked for, since too few others are labeled; these are "
+        "harder than others, so the models are better than the figures"
     )
     return np.ones(len(rows), dtype=bool)
 

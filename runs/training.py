@@ -133,7 +133,7 @@ def finish(trainer: Trainer, folder: Path, progress: Progress, began: float, tra
         run, unlabeled=unlabeled, resumed=options.run.resume, folds=counted if results["cross_validation"] else {}
     )
     if not tested and results["cross_validation"]:
-        run = replace(run, **instead_of_a_test(held, temperatures, decided_folds))
+        run = judged_by_folds(run, held.once(), temperatures, decision)
     if tested:
         with trainer.evaluated() as models:
             run = replace(run, overlays=explained(run, models, run.surest_mistakes()))
@@ -143,26 +143,21 @@ def finish(trainer: Trainer, folder: Path, progress: Progress, began: float, tra
     return summary
 
 
-def instead_of_a_test(
-    held: HeldOut, temperatures: Mapping[str, float], decided: Mapping[str, np.ndarray]
-) -> dict[str, Any]:
-    """What a `FinishedRun` shows of images where there is no test: the held-out labels, each once."""
-    once = {name: p[: held.images] for name, p in held.predictions.items()}
-    return {
-        "held_out": held.rows[: held.images],
-        "tested": calibrated(once, temperatures),
-        "decided": {name: classes[: held.images] for name, classes in decided.items()},
-    }
+def judged_by_folds(
+    run: FinishedRun, once: HeldOut, temperatures: Mapping[str, float], decision: Decision
+) -> FinishedRun:
+    """The run, with the labeled images as folds predicted them in place of a test that it does not have."""
+    decided = decision.of_models(once.predictions, temperatures, run.dataset.classes)
+    return replace(run, held_out=once.rows, tested=calibrated(once.predictions, temperatures), decided=decided)
 
 
 def decision_of(trainer: Trainer, held: HeldOut, temperatures: Mapping[str, float]) -> tuple[Decision, dict[str, Any]]:
     """How calibrated probabilities become classes, chosen on what was held out, each image once, and how it was."""
-    use, data = trainer.options.use, trainer.context.data
-    once = {name: p[: held.images] for name, p in held.predictions.items()}
-    if use.recall and not once:
+    use, data, once = trainer.options.use, trainer.context.data, held.once()
+    if use.recall and not once.predictions:
         warn(f"--recall has no threshold: no image was held out, since {held.reason}")
     counts = np.bincount(data.labels[trainer.context.split.labeled], minlength=len(data.classes))
-    return choose_decision(use, data.classes, counts, (calibrated(once, temperatures), held.labels[: held.images]))
+    return choose_decision(use, data.classes, counts, (calibrated(once.predictions, temperatures), once.labels))
 
 
 def log_confusions(folder: Path, tested: Mapping[str, Any], step: int, *, wanted: bool) -> None:

@@ -323,6 +323,24 @@ def test_scaled_feedback_keeps_its_sign_and_becomes_visible() -> None:
     assert float(train.scale_feedback(torch.tensor(1e-3), moments, centred)) == pytest.approx(0.0, abs=1e-6)
 
 
+def test_what_measures_the_gain_can_be_given() -> None:
+    asked: list[tuple[object, ...]] = []
+
+    def gain_of(*given: object) -> tuple[torch.Tensor, torch.Tensor]:
+        asked.append(given)
+        gain, _ = train.student_gain(*given)  # type: ignore[arg-type]
+        return gain, torch.zeros_like(gain)
+
+    outcomes = []
+    for learning, given in ((PLAIN, gain_of), (replace(PLAIN, mpl_weight=0.0), None)):
+        teacher, student = learner(1, learning), learner(2, learning)
+        mpl_step((teacher, student), batch(), 1, StepConfig(learning), given)
+        outcomes.append([p.detach() for x in (teacher, student) for p in x.parameters])
+    assert len(asked) == 1
+    for ours, without in zip(*outcomes, strict=True):  # a factor of 0 is a feedback that is turned off
+        torch.testing.assert_close(ours, without, rtol=0, atol=1e-12)
+
+
 def test_masked_student_labels_are_not_learned_and_not_judged() -> None:
     learning = replace(PLAIN, student_threshold=1.0)
     student, teacher = learner(2, learning), learner(1, learning)

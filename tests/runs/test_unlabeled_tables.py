@@ -10,6 +10,7 @@ import pytest
 
 from image_folders import find, folder
 from runs import FROZEN, make_data, run, started
+from transfermpl.images.labels_csv import ASKED
 from transfermpl.runs.unlabeled_tables import UnlabeledPredictions, write_unlabeled
 
 LINE = (*FROZEN, "--max_steps", 4, "--calibration_folds", 0)
@@ -27,6 +28,8 @@ def test_a_row_holds_the_class_that_the_run_decides_for(tmp_path: Path) -> None:
     (row,), (asked,) = read(tmp_path / "unlabeled.csv"), read(tmp_path / "label_next.csv")
     assert (row["prediction"], row["probability"], row["top1"]) == ("b", "0.200000", "a")
     assert (asked["likely"], asked["probability"], asked["label"]) == ("b", "0.200000", "")
+    assert asked.keys() >= ASKED  # by which a table is known as one of ours
+    assert not row.keys() >= ASKED
 
 
 def test_nothing_is_asked_for_where_no_label_would_help(tmp_path: Path) -> None:
@@ -40,7 +43,7 @@ def test_nothing_is_asked_for_where_no_label_would_help(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_rounds_of_labels(tmp_path: Path) -> None:
-    make_data(tmp_path / "d" / "labeled", 3)
+    make_data(tmp_path / "d" / "labeled", 5)
     make_data(tmp_path / "d" / "u", 20)
     (tmp_path / "d" / "u").rename(tmp_path / "d" / "unlabeled")
     for number, path in enumerate(sorted((tmp_path / "d" / "labeled").rglob("*.png"))):
@@ -69,6 +72,15 @@ def test_rounds_of_labels(tmp_path: Path) -> None:
     assert again.code == 0, again.err
     before, after = ([split[part] for part in ("labeled", "test")] for split in (outcome.split(), again.split("y")))
     assert sum(map(len, after)) == sum(map(len, before)) + 5
+    # What was asked for is no measure: the test stays, and folds count the others alone.
+    assert before[1] == after[1]
+    measured = run(
+        "--name", "z", "--data_dir", "d", "--labels_csv", table, *LINE[:-2], "--test_percent", 0, cwd=tmp_path
+    )
+    assert measured.code == 0, measured.err
+    folds = measured.summary("z")["cross_validation"]
+    assert (folds["asked"], folds["images"]) == (5, len(measured.split("z")["labeled"]) - 5)
+    assert "without the 5 that were asked for" in measured.out
     # What was filled in stays, whatever is done with the run.
     refused = run("--name", "x", "--data_dir", "d", *LINE, "--overwrite", cwd=tmp_path)
     assert refused.code == 2
