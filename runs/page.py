@@ -265,7 +265,10 @@ def _galleries(run: FinishedRun) -> list[Section]:
         gallery = [_card(run, position) for position in surest]
         sections.append({"heading": "The surest mistakes", "text": text, "gallery": gallery})
         sections += _explained(run)
-    text = "Those whose likeliest class has the lowest probability. Labels for images like these help most."
+    text = (
+        f"Of the {run.judged_images}, those whose likeliest class has the lowest probability. Labels for images like "
+        "these help most."
+    )
     if not len(unsure):
         text = f"It is sure of each of these images: no likeliest class has a probability below {100 * SURE:.0f}%."
     gallery = [_card(run, position) for position in unsure.tolist()]
