@@ -494,8 +494,10 @@ class Options:
             groups.setdefault(TABLE[name].group, {})[name] = value
         return dataclasses.replace(self, **{g: dataclasses.replace(getattr(self, g), **v) for g, v in groups.items()})
 
-    def recorded(self) -> dict[str, Any]:
-        """What `commandline_args.txt` holds, and `--config` takes back: no password."""
+    def recorded(self, name: str | None = None) -> dict[str, Any]:
+        """What `commandline_args.txt` holds, and `--config` takes back: no password. With `name`, of a run so called."""
+        if name is not None:
+            return self.changed(name=name).recorded()
         values = {name: value for name, value in self.flat().items() if name not in NOT_RECORDED}
         return values | {name: without_password(values[name]) for name in values if TABLE[name].secret and values[name]}
 

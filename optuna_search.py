@@ -23,7 +23,7 @@ from .data import summary_table
 from .runs.auto import auto_model
 from .runs.next_command import say_next
 from .runs.resume import resumed_options
-from .runs.run_folder import going_on, resumed_folder, run_folder
+from .runs.run_folder import OPTIONS, going_on, resumed_folder, run_folder
 from .search import plots
 from .search.objective import Goal, fill_banks, goal_of
 from .search.page import write_page
@@ -49,7 +49,7 @@ def search(options: Options) -> dict[str, Any]:
     """
     name = options.run.name or ""
     if options.run.resume:
-        name = read_json(resumed_folder(name) / "commandline_args.txt", {"name": str, str: object})["name"]
+        name = read_json(resumed_folder(name) / OPTIONS, {"name": str, str: object})["name"]
         options = resumed_options(options)
     base, space = space_of(options.flat())
     goal = goal_of(options.data, options.run.seed, options.search.folds)
@@ -65,8 +65,9 @@ def search(options: Options) -> dict[str, Any]:
     url = options.search.storage
     # A database is opened before a folder is made, since it may refuse us. The journal lies in the folder.
     study = open_study(open_storage(url, Path()), name, identity, first, resume) if url else None
-    folder = run_folder(options.run.name or "", resume=resume, overwrite=options.run.overwrite, shared=True)
-    write_json(folder / "commandline_args.txt", {**options.recorded(), "name": name})
+    asked, overwrite = options.run.name or "", options.run.overwrite
+    # What is recorded is the name of the study, which may lie in a database.
+    folder = run_folder(asked, lambda _: options.recorded(name), resume=resume, overwrite=overwrite, shared=True)
     if study is None:
         study = open_study(open_storage(None, folder), name, identity, first, resume)
     tuned, validated = options.cotraining.finetune_views, goal.by_validation

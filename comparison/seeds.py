@@ -11,7 +11,6 @@ import numpy as np
 
 from ..args import Run, Study
 from ..backbones.backbone import Backbone
-from ..base.files import write_json
 from ..data import split_dataset
 from ..runs.networks import check_not_learned
 from ..runs.run import write_bad_files
@@ -39,8 +38,7 @@ def check_seeds(task: Task, seeds: Sequence[int], backbones: Sequence[Backbone])
 def make_folder(task: Task) -> Path:
     """`results/NAME` with the options and the list of unreadable files. Raises UserError."""
     run = task.options.run
-    folder = run_folder(run.name or "", resume=run.resume, overwrite=run.overwrite)
-    write_json(folder / "commandline_args.txt", task.options.changed(name=folder.name).recorded())
+    folder = run_folder(run.name or "", task.options.recorded, resume=run.resume, overwrite=run.overwrite)
     write_bad_files(folder, task.dataset)
     return folder
 

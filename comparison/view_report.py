@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from ..base.files import write_json
 from ..base.metrics import wilson_interval
 from ..base.progress import ProgressBar
 from ..base.tables import percent
@@ -48,10 +47,9 @@ def report(task: Task) -> dict[str, Any]:
     seen = replace(task.changed(unfreeze="head"), split=replace(split, val=nothing, test=nothing)).views()
     check_not_learned(seen.backbones.values(), dataset, split.labeled)
     predictions = held_out_predictions(seen.each, dataset, split, folds)
-    folder = run_folder(options.run.name or "", overwrite=options.run.overwrite)
+    folder = run_folder(options.run.name or "", options.recorded, overwrite=options.run.overwrite)
     with log_to(folder):
         options = options.changed(name=folder.name)
-        write_json(folder / "commandline_args.txt", options.recorded())
         write_bad_files(folder, dataset)
         views = described(seen.each, options.cotraining.views)
         labels = dataset.labels[split.labeled]

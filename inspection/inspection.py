@@ -61,9 +61,8 @@ def inspect(options: Options) -> dict[str, Any]:
     make_views = partial(prepare_views, options.changed(unfreeze=None), context)
     found = look_for_faults(files, context, make_views, options.data, options.model.model_name, options.study)
     images = thumbnails(found.files, found.findings)
-    folder = run_folder(options.run.name or "", overwrite=options.run.overwrite)
+    folder = run_folder(options.run.name or "", options.recorded, overwrite=options.run.overwrite)
     with log_to(folder):
-        write_json(folder / "commandline_args.txt", options.changed(name=folder.name).recorded())
         pictures = draw_pictures(folder, found.files, found.properties, found.findings, images)
         summary = summary_of(folder.name, found, options.study.near_duplicate, options.run.seed) | {
             "pictures": pictures,

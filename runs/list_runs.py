@@ -12,8 +12,8 @@ from ..base.files import read_json
 from ..base.tables import percent, text_table
 from ..base.written_files import LIST, RESULTS
 from ..utils import UserError, program, say, shown
+from .run_folder import OPTIONS
 
-OPTIONS = "commandline_args.txt"
 LEFT_BY = {"inspect": "inspect.json", "view_report": "view_report.json", "search": "best_args.json"}
 _MODELS = {str: {"accuracy": float, "ci95?": ([float], None), str: object}}
 _FOLDS = {"models?": _MODELS, str: object}

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..args import Options
-from ..base.files import read_json, write_json, write_text
+from ..base.files import read_json, write_text
 from ..base.tables import no_formula
 from ..base.written_files import noted_in
 from ..data import Dataset, ImagesChanged, Split, find_dataset, split_dataset, summary_table, write_split
@@ -53,7 +53,8 @@ def run(options: Options) -> dict[str, Any]:
     options = trainer.options
     if options.run.overwrite:
         trainer = filled(trainer)  # what can still go wrong with files and disks goes wrong before a run is deleted
-    folder = run_folder(options.run.name or "", resume=options.run.resume, overwrite=options.run.overwrite)
+    name, resume, overwrite = options.run.name or "", options.run.resume, options.run.overwrite
+    folder = run_folder(name, options.recorded, resume=resume, overwrite=overwrite)
     trainer.options = options.changed(name=folder.name)
     return carry_out(trainer, folder, began)
 
@@ -138,8 +139,7 @@ def prepare(options: Options) -> Trainer:
 
 
 def write_records(folder: Path, trainer: Trainer) -> None:
-    """What says what the run is: its options, its split, and the files that were left out."""
-    write_json(folder / "commandline_args.txt", trainer.options.recorded())
+    """What the run learns from: its split, and the files that were left out."""
     write_split(folder / "split.csv", trainer.context.data, trainer.context.split)
     write_bad_files(folder, trainer.context.data)
 

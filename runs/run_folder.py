@@ -4,91 +4,127 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from ..base.files import claimed, read_json, remove_parts
+from ..base.files import PART, claimed, read_json, remove_parts, write_json
 from ..base.folder_walk import files_below
 from ..base.tables import number_of
 from ..base.written_files import LIST, RESULTS, begin_list, forget, is_as_written, note, written_in
 from ..train import TrainingFault
 from ..utils import RUN_LOG, UserError, say, until_end, warn
 
+OPTIONS = "commandline_args.txt"  # all options of a command, in its folder
+Record = Callable[[str], Mapping[str, Any]]
 CLAIM_SECONDS = 10.0  # a killed command's processes may live a little longer than itself
 
 
-def run_folder(name: str, *, resume: bool = False, overwrite: bool = False, shared: bool = False) -> Path:
+def run_folder(
+    name: str, record: Record, *, resume: bool = False, overwrite: bool = False, shared: bool = False
+) -> Path:
     """Make `results/<name>`, or `<name>-2`, `-3`, ... beside an existing one; with `resume`, find exactly that name.
 
     With `overwrite`, what an earlier command wrote there is removed first. Until the command ends, no other one gets
     the folder, unless it is to be `shared`. Raises UserError.
+
+    record: gives all options by the folder's name; they are written there before anybody else may enter it.
     """
     folder = RESULTS / name
     if resume:
-        _entered(resumed_folder(name), shared=shared)
+        resumed_folder(name)
+        if not shared:
+            until_end(claim(folder))
+        remove_parts(folder)
         if not (folder / LIST).is_file():
             begin_list(folder)  # what is there is noted as it is written again
+        write_json(folder / OPTIONS, record(name))
         return folder
     if os.path.lexists(RESULTS) and not RESULTS.is_dir():
         raise UserError(f"{RESULTS} is a file, or a link to a place that is not there; move it, or mount its disk")
-    if overwrite and os.path.lexists(folder):
-        _entered(folder)
-        remove_run(folder)
-    folder = _made(name, overwrite=overwrite)
-    if not shared:
-        until_end(claim(folder))
-    begin_list(folder)
-    note(folder / RUN_LOG, grows=True)
+    with contextlib.ExitStack() as stack:
+        folder = _made(name, stack, overwrite=overwrite)
+        begin_list(folder)
+        note(folder / RUN_LOG, grows=True)
+        write_json(folder / OPTIONS, record(folder.name))
+        if not shared:
+            until_end(stack.pop_all())
     if folder.name != name:
         say(f"{RESULTS / name} is there already, so this is {folder}; --overwrite replaces the earlier one")
     return folder
 
 
-def _made(name: str, *, overwrite: bool) -> Path:
-    """A new folder of this name, or of the first number behind it that is free."""
+def _made(name: str, stack: contextlib.ExitStack, *, overwrite: bool) -> Path:
+    """A new folder of this name, or of the first number behind it that is free, claimed until the stack is closed."""
     for number in count(1):
         folder = RESULTS / (name if number == 1 else f"{name}-{number}")
-        try:
-            folder.mkdir(parents=True, exist_ok=overwrite and number == 1)
-        except FileExistsError:
+        replaced = overwrite and number == 1 and os.path.lexists(folder)
+        if not replaced and not _is_free(folder):
             continue
-        except OSError as error:
-            reason = error.strerror
-            raise UserError(f"can't make the run folder {folder} ({reason}); choose another --name") from error
-        return folder
+        try:
+            stack.enter_context(claim(folder, wait=CLAIM_SECONDS if replaced else 0.0))
+            remove_parts(folder)  # what killed writers left
+            if replaced:
+                remove_run(folder)
+            if replaced or _is_free(folder):  # still, now that it is ours
+                return _there(folder)
+        except InUse:
+            if replaced:
+                raise
+        stack.close()
     raise AssertionError
 
 
-def _entered(folder: Path, *, shared: bool = False) -> None:
-    """Take a folder that is there already, and remove what killed writers left in it."""
-    if not shared:
-        until_end(claim(folder))
-    remove_parts(folder)
+def _there(folder: Path) -> Path:
+    """This folder, which is made if it is not there. Raises UserError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=folder.is_dir())
+    except FileExistsError as error:
+        raise InUse(folder) from error
+    except OSError as error:
+        reason = error.strerror
+        raise UserError(f"can't make the run folder {folder} ({reason}); choose another --name") from error
+    return folder
+
+
+def _is_free(folder: Path) -> bool:
+    """Whether nothing is there, or only what a command leaves that was killed while it made the folder."""
+    if not os.path.lexists(folder):
+        return True
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    return all(path.name == LIST or path.name.startswith(PART) for path in folder.iterdir())
 
 
 def resumed_folder(name: str) -> Path:
     """The folder of the run that is to go on. Raises UserError where there is none."""
     folder = RESULTS / name
-    if not (folder / "commandline_args.txt").is_file():
+    if not (folder / OPTIONS).is_file():
         raise UserError(f"there is no run to resume in {folder}; leave out --resume to start it")
     return folder
+
+
+class InUse(UserError):
+    """Another command has the folder."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"another command writes into {folder} now; wait for its end, or give another --name")
 
 
 _claims: set[Path] = set()  # of this process
 
 
 @contextlib.contextmanager
-def claim(folder: Path) -> Iterator[None]:
-    """Inside, no other process gets this folder for a command of its own. Raises UserError where one has it."""
+def claim(folder: Path, wait: float = CLAIM_SECONDS) -> Iterator[None]:
+    """Inside, no other process gets this folder for a command of its own. Raises InUse where one has it."""
     lock = folder.absolute().with_name(f".{folder.name}.lock")
     if lock in _claims:
         yield
         return
-    with claimed(lock, wait=CLAIM_SECONDS) as ours:
+    with claimed(lock, wait=wait) as ours:
         if ours is False:
-            raise UserError(f"another command writes into {folder} now; wait for its end, or give another --name")
+            raise InUse(folder)
         _claims.add(lock)
         try:
             yield
@@ -178,7 +214,7 @@ def find_checkpoint(load_path: str, *, best: bool) -> Path:
             if os.path.isfile(candidate):
                 return candidate
     for folder in folders:
-        if os.path.isfile(folder / "commandline_args.txt"):
+        if os.path.isfile(folder / OPTIONS):
             raise UserError(_no_model(folder, load_path, wanted))
     raise UserError(f"--load_path {load_path}: no such run, folder or checkpoint; see the names in {RESULTS}/")
 
@@ -189,7 +225,7 @@ def _no_model(folder: Path, load_path: str, wanted: str) -> str:
         return f"{folder} is a comparison and keeps no models; train the method that it names"
     for seed in sorted(folder.glob("seed-*")):
         return f"{folder} holds a run for each seed; give one of them: --load_path {load_path}/{seed.name}"
-    asked = read_json(folder / "commandline_args.txt", {str: object})
+    asked = read_json(folder / OPTIONS, {str: object})
     if asked.get("optuna_mode"):
         return f"{folder} is a search and keeps no models; train what it found, by --config {folder}/best_args.json"
     if asked.get("inspect") or asked.get("view_report"):
