@@ -19,11 +19,12 @@ from . import args
 from .args import Options
 from .base.files import read_json, write_json, write_text
 from .base.tables import csv_text
+from .base.written_files import OPTIONS
 from .data import summary_table
 from .runs.auto import auto_model
 from .runs.next_command import say_next
 from .runs.resume import resumed_options
-from .runs.run_folder import OPTIONS, going_on, resumed_folder, run_folder
+from .runs.run_folder import going_on, resumed_folder, run_folder
 from .search import plots
 from .search.objective import Goal, fill_banks, goal_of
 from .search.page import write_page

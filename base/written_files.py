@@ -13,6 +13,7 @@ from pathlib import Path
 
 RESULTS = Path("results")  # where the folders of all commands lie
 LIST = "written.txt"
+OPTIONS = "commandline_args.txt"  # all options of the command
 EDITABLE = (".csv", ".txt", ".json", ".html")
 DEPTH = 5  # folders that a file may lie below that of its command: seed-0/<method>/checkpoints/best.pt
 ANY = "-"  # in a digest's place

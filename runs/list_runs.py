@@ -10,9 +10,8 @@ from typing import Any
 from ..args import COMMANDS
 from ..base.files import read_json
 from ..base.tables import percent, text_table
-from ..base.written_files import LIST, RESULTS
+from ..base.written_files import LIST, OPTIONS, RESULTS
 from ..utils import UserError, program, say, shown
-from .run_folder import OPTIONS
 
 LEFT_BY = {"inspect": "inspect.json", "view_report": "view_report.json", "search": "best_args.json"}
 _MODELS = {str: {"accuracy": float, "ci95?": ([float], None), str: object}}

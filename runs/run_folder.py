@@ -12,11 +12,10 @@ from typing import Any
 from ..base.files import PART, claimed, read_json, remove_parts, write_json
 from ..base.folder_walk import files_below
 from ..base.tables import number_of
-from ..base.written_files import LIST, RESULTS, begin_list, forget, is_as_written, note, written_in
+from ..base.written_files import LIST, OPTIONS, RESULTS, begin_list, forget, is_as_written, note, written_in
 from ..train import TrainingFault
 from ..utils import RUN_LOG, UserError, say, until_end, warn
 
-OPTIONS = "commandline_args.txt"  # all options of a command, in its folder
 Record = Callable[[str], Mapping[str, Any]]
 CLAIM_SECONDS = 10.0  # a killed command's processes may live a little longer than itself
 
