@@ -67,24 +67,16 @@ def _made(name: str, stack: contextlib.ExitStack, *, overwrite: bool) -> Path:
             if replaced:
                 remove_run(folder)
             if replaced or _is_free(folder):  # still, now that it is ours
-                return _there(folder)
-        except InUse:
+                folder.mkdir(parents=True, exist_ok=folder.is_dir())
+                return folder
+        except (InUse, FileExistsError):
             if replaced:
                 raise
+        except OSError as error:
+            reason = error.strerror
+            raise UserError(f"can't make the run folder {folder} ({reason}); choose another --name") from error
         stack.close()
     raise AssertionError
-
-
-def _there(folder: Path) -> Path:
-    """This folder, which is made if it is not there. Raises UserError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=folder.is_dir())
-    except FileExistsError as error:
-        raise InUse(folder) from error
-    except OSError as error:
-        reason = error.strerror
-        raise UserError(f"can't make the run folder {folder} ({reason}); choose another --name") from error
-    return folder
 
 
 def _is_free(folder: Path) -> bool:
