@@ -55,7 +55,8 @@ def search(options: Options) -> dict[str, Any]:
     base, space = space_of(options.flat())
     goal = goal_of(options.data, options.run.seed, options.search.folds)
     if "model_name" not in {*base, *space}:
-        chosen = auto_model(options.model, options.data, options.run, options.cotraining.views, goal.dataset)
+        views = options.cotraining.views
+        chosen = auto_model(options.model, options.data, options.run, views, goal.dataset, goal.whole)
         options = options.changed(**chosen)
         base, space = space_of(options.flat())
     say(summary_table(goal.dataset, goal.whole))

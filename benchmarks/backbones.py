@@ -35,6 +35,7 @@ from transfermpl.comparison.verdict import points
 from transfermpl.data import Split, find_dataset, split_dataset
 from transfermpl.features.bank import FeatureBank
 from transfermpl.features.sources import BATCH_ROWS, normalized_features
+from transfermpl.runs.auto import rows_of_bank
 from transfermpl.runs.prepare import make_trainer
 from transfermpl.runs.run import fold_accuracy
 from transfermpl.runs.views import FeatureCache
@@ -123,9 +124,7 @@ class Bench:
         """Images x draws of one run: strong and weak ones of the unlabeled, weak ones of the labeled, and the test."""
         if not draws:
             return len(self.dataset)
-        split = self.splits[self.given.seeds[0]]
-        weak = max(1, draws // 4)
-        return len(split.unlabeled) * (draws + weak) + len(split.labeled) * (draws - weak) + len(split.val)
+        return rows_of_bank(self.splits[self.given.seeds[0]], draws)
 
     def accuracies(self, name: str, draws: int) -> list[float]:
         """Of the ensemble, for each seed."""

@@ -78,9 +78,9 @@ def task_of(options: Options) -> Task:
     if options.run.resume:
         options = resumed_options(options)
     dataset = find_dataset(options.data)
-    chosen = auto_model(options.model, options.data, options.run, options.cotraining.views, dataset)
-    options = options.changed(**chosen)
-    return Task(options, dataset, split_dataset(dataset, options.data, options.run.seed), began=began)
+    split = split_dataset(dataset, options.data, options.run.seed)
+    chosen = auto_model(options.model, options.data, options.run, options.cotraining.views, dataset, split)
+    return Task(options.changed(**chosen), dataset, split, began=began)
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def inspect(options: Options) -> dict[str, Any]:
     began = time.monotonic()
     files = read_files(options.data)
     say(count_table(files.dataset.name, len(files.found.items), len(files.dataset), counts_by_class(files)))
-    chosen = auto_model(options.model, options.data, options.run, (), files.dataset, once=True)
+    chosen = auto_model(options.model, options.data, options.run, (), files.dataset, split=None)
     options = options.changed(**chosen)
     context = make_context(options.run, files.dataset, only(unlabeled=np.arange(len(files.dataset))))
     make_views = partial(prepare_views, options.changed(unfreeze=None), context)

@@ -51,6 +51,11 @@ def _share(part: Tensor | None, whole: Tensor | None) -> float:
     return 0.0 if part is None or whole is None else len(part) / len(whole)
 
 
+def weak_draws(draws: int) -> int:
+    """How many draws of the unlabeled images' weak view there are: it only gives targets, so fewer do."""
+    return max(1, draws // 4)
+
+
 @dataclass(frozen=True)
 class BatchSampler:
     """Which rows a step sees: a pure function of (seed, step), so that a resumed run sees what it would have seen.
@@ -78,7 +83,7 @@ class BatchSampler:
     @property
     def weak_draws(self) -> int | None:
         """How many draws of the unlabeled images' weak view there are."""
-        return None if self.draws is None else max(1, self.draws // 4)
+        return None if self.draws is None else weak_draws(self.draws)
 
     def requests(self, step: int) -> list[ImageRequest]:
         """[labeled weak] or [labeled weak, unlabeled weak, unlabeled strong]; the last two name the same rows."""

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -19,7 +20,8 @@ from .. import args
 from ..backbones import hub
 from ..backbones.library import build_backbone
 from ..backbones.weights import read_weights, weight_file
-from ..data import Dataset
+from ..data import Dataset, Split
+from ..learning.batches import weak_draws
 from ..utils import choose_device, say
 from .context import choose_precisions
 from .networks import DEFAULT_MODEL, on_device
@@ -43,25 +45,32 @@ class Chosen(NamedTuple):
 
 
 def auto_model(
-    model: args.Model, data: args.Data, run: args.Run, views: Sequence[str], dataset: Dataset, *, once: bool = False
+    model: args.Model, data: args.Data, run: args.Run, views: Sequence[str], dataset: Dataset, split: Split | None
 ) -> dict[str, Any]:
     """The options `model_name`, `weights` and `image_size` that auto means; {} where there is nothing to choose.
 
-    A line says what was taken, what it costs and what would be better. once: each image is computed once and not
-    augmented; the choice is the same, so that an inspection and a training share a feature bank.
+    A line says what was taken, what it costs and what would be better. split: None where each image is computed once
+    and not augmented; the choice is the same, so that an inspection and a training share a feature bank.
     """
     if model.model_name is not None or views or dataset.name in DEFAULT_MODEL or dataset.kind == "points":
         return {}
-    rows = len(dataset) * (data.augmentation_draws + max(1, data.augmentation_draws // 4))
-    gpu = choose_device(run.device).type != "cpu"
-    values, better = chosen(model, gpu or rows <= FEW)
+    affordable = len(dataset) * (data.augmentation_draws + weak_draws(data.augmentation_draws)) <= FEW
+    values, better = chosen(model, affordable or choose_device(run.device).type != "cpu")
     if values["weights"] == "none":  # which has a line of its own
         return values
-    speed, rows = images_per_second(values, run), len(dataset) if once else rows
-    what = "images" if once else "images with their --augmentation_draws"
+    rows = len(dataset) if split is None else rows_of_bank(split, data.augmentation_draws)
+    speed = images_per_second(values, run)
+    what = "images" if split is None else "images with their --augmentation_draws"
     cost = f"{rows:,} {what} at about {speed:.0f} images/s here: {in_words(rows / speed)}, once"
     say(f"--model_name auto: {TITLES[values['model_name']]}; {cost}" + (f"; {better}" if better else ""))
     return values
+
+
+def rows_of_bank(split: Split, draws: int) -> int:
+    """Images x draws that a training with this split computes, but for the labeled ones that folds hold out."""
+    only_unlabeled = len(np.setdiff1d(split.unlabeled, split.labeled))
+    augmented = draws * (len(split.unlabeled) + len(split.labeled)) + weak_draws(draws) * only_unlabeled
+    return augmented + len(split.val) + len(split.test)
 
 
 def chosen(model: args.Model, affordable: bool) -> Chosen:

@@ -118,8 +118,9 @@ def prepare(options: Options) -> Trainer:
     if loaded is not None:
         check_classes(loaded, dataset)
         dataset = with_ranges(dataset, loaded)
-    options = options.changed(**auto_model(options.model, options.data, options.run, options.cotraining.views, dataset))
     split = split_dataset(dataset, options.data, options.run.seed)
+    chosen = auto_model(options.model, options.data, options.run, options.cotraining.views, dataset, split)
+    options = options.changed(**chosen)
     if loaded is not None:
         check_leaks(loaded, dataset, split)
         check_not_itself(loaded, options.run)

@@ -6,13 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from runs import make_data, prepared, run
 from transfermpl import args
 from transfermpl.backbones import hub
-from transfermpl.data import find_dataset
+from transfermpl.data import find_dataset, split_dataset
 from transfermpl.runs import auto
 from transfermpl.runs.training import show_networks
 
@@ -34,8 +35,9 @@ def choose(photos: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     def chosen(*words: object) -> dict[str, Any]:
         line = ("--name", "x", "--data_dir", photos, "--device", "cpu", *words)
         options = args.parse([str(word) for word in line])
-        dataset = find_dataset(options.data)
-        return auto.auto_model(options.model, options.data, options.run, options.cotraining.views, dataset)
+        dataset, views = find_dataset(options.data), options.cotraining.views
+        split = split_dataset(dataset, options.data, 0)
+        return auto.auto_model(options.model, options.data, options.run, views, dataset, split)
 
     return chosen
 
@@ -96,6 +98,19 @@ def test_random_weights_say_what_they_cost(photos: Path, tmp_path: Path, capsys:
     assert "lite0" in said
     show_networks(prepared(*line, "--model_name", "cnn"))
     assert "--weights none" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("labels", [(), ("--num_labels_percent", "50%"), ("--no_include_labeled", "--num_labels", "6")])
+@pytest.mark.parametrize("draws", [1, 5, 8])
+def test_what_is_said_to_be_computed_is_computed(
+    labels: tuple[str, ...], draws: int, photos: Path, tmp_path: Path
+) -> None:
+    line = ("--name", "x", "--data_dir", photos, "--model_name", "cnn", "--unfreeze", "head", "--image_size", 16)
+    words = ("--augmentation_draws", draws, "--cache_dir", tmp_path, "--max_steps", 400, "--unlabeled_batch_size", 8)
+    trainer = prepared(*line, *words, "--num_workers", 0, "--device", "cpu", *labels)
+    split, [bank] = trainer.context.split, trainer.views.banks
+    wanted = trainer.sampler.wanted(trainer.planned_steps) | {("eval", 0): np.concatenate([split.val, split.test])}
+    assert auto.rows_of_bank(split, draws) == bank.missing(wanted) > 0
 
 
 @pytest.mark.slow
