@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.resources
+import re
 from typing import TYPE_CHECKING
 
 from markupsafe import Markup, escape
@@ -17,7 +18,7 @@ def environment() -> jinja2.Environment:
     """The templates of this folder. Every value is escaped except `Markup`; a name that is not given is an error."""
     import jinja2
 
-    return jinja2.Environment(
+    made = jinja2.Environment(
         loader=jinja2.FunctionLoader(package_file),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -25,6 +26,8 @@ def environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.filters["unbroken"] = unbroken
+    return made
 
 
 def package_file(name: str) -> str:
@@ -43,3 +46,8 @@ def printable(value: object) -> str:
 def text(value: object) -> Markup:
     """Anything as text of a page: markup in it is shown and has no effect."""
     return escape(printable(value))
+
+
+def unbroken(value: object) -> Markup:
+    """Anything as text in which no line ends within the name of an option, where a browser would break it."""
+    return Markup(re.sub(r"--\w+", r'<span class="option">\g<0></span>', str(text(value))))

@@ -137,6 +137,17 @@ def test_a_command_can_be_copied_and_is_broken_between_words_only(tmp_path: Path
     assert "<span>--data_dir</span>" in code
 
 
+def test_no_line_ends_within_the_name_of_an_option(tmp_path: Path) -> None:
+    line = "a < b; --num_labels_percent 100% uses all"
+    path = write_report(tmp_path / "r.html", "x", [{"heading": "h", "text": line, "warnings": [line]}])
+    assert (
+        path.read_text(encoding="utf-8").count(
+            'a &lt; b; <span class="option">--num_labels_percent</span> 100% uses all'
+        )
+        == 2
+    )
+
+
 def test_text_can_not_pass_for_a_figure(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="not be escaped"):
         write_report(tmp_path / "r.html", "t", [{"heading": "h", "figures": [EVIL]}])  # type: ignore[list-item]
