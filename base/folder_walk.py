@@ -12,12 +12,14 @@ from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from .written_files import OPTIONS
+
 # Thumbnails, indexes, wastebaskets and the like of Windows, macOS, Synology, QNAP and Linux; in lower case.
 OF_THE_SYSTEM = frozenset(
     ("__macosx", "icon\r", "thumbs.db", "ehthumbs.db", "desktop.ini", "$recycle.bin", "system volume information")
     + ("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "lost+found", "__pycache__")
 )
-OWN_MARKS = ("commandline_args.txt", "bank.json")  # in the folder of a run, and in that of a feature bank
+OWN_MARKS = (OPTIONS, "bank.json")  # in the folder of a run, and in that of a feature bank
 
 
 class FoundFile(NamedTuple):

@@ -16,6 +16,8 @@ import numpy as np
 
 from ..args import Options
 from ..backbones.backbone import Backbone
+from ..base.files import write_json
+from ..base.written_files import OPTIONS
 from ..data import Dataset, Split, find_dataset, split_dataset, summary_table
 from ..runs.auto import auto_model
 from ..runs.checkpoints import restore, save_best, used_images
@@ -111,7 +113,9 @@ def prepared(task: Task) -> Prepared:
 
 def whole_run(task: Task, folder: Path, began: float) -> dict[str, Any]:
     """A run with all that it leaves in its folder, from where it was stopped; returns its summary."""
-    return carry_out(task.trainer(), folder, began)
+    trainer = task.trainer()
+    write_json(folder / OPTIONS, trainer.options.recorded())
+    return carry_out(trainer, folder, began)
 
 
 def train_and_test(task: Task, folder: Path, *, best: Path | None = None) -> Accuracies:

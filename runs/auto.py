@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -21,7 +20,7 @@ from ..backbones import hub
 from ..backbones.library import build_backbone
 from ..backbones.weights import read_weights, weight_file
 from ..data import Dataset, Split
-from ..learning.batches import weak_draws
+from ..learning.batches import BatchSampler, weak_draws
 from ..utils import choose_device, say
 from .context import choose_precisions
 from .networks import DEFAULT_MODEL, on_device
@@ -68,9 +67,9 @@ def auto_model(
 
 def rows_of_bank(split: Split, draws: int) -> int:
     """Images x draws that a training with this split computes, but for the labeled ones that folds hold out."""
-    only_unlabeled = len(np.setdiff1d(split.unlabeled, split.labeled))
-    augmented = draws * (len(split.unlabeled) + len(split.labeled)) + weak_draws(draws) * only_unlabeled
-    return augmented + len(split.val) + len(split.test)
+    batches = BatchSampler(split.labeled, split.unlabeled, len(split.labeled), len(split.unlabeled), 0, draws)
+    augmented = batches.wanted(draws).values()  # an epoch a draw: all of them
+    return sum(map(len, augmented)) + len(split.val) + len(split.test)
 
 
 def chosen(model: args.Model, affordable: bool) -> Chosen:

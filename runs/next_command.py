@@ -11,6 +11,7 @@ from typing import Any
 
 from ..args import make
 from ..base.files import read_json
+from ..base.written_files import OPTIONS
 from ..utils import program, say
 from .run_folder import RESULTS
 from .unlabeled_tables import NEXT
@@ -24,9 +25,9 @@ def after_training(summary: Mapping[str, Any]) -> None:
     summary: of a run, or of its repetitions (`seeds`).
     """
     folder = RESULTS / str(summary.get("name"))
-    if not (folder / "commandline_args.txt").is_file():
+    if not (folder / OPTIONS).is_file():
         return
-    asked = read_json(folder / "commandline_args.txt", {str: object})
+    asked = read_json(folder / OPTIONS, {str: object})
     if asked.get("data_dir") == "moons":  # there are no pictures of points
         return
     first = [f"/seed-{seed}" for seed in summary.get("seeds", ())[:1]]

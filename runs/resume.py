@@ -14,6 +14,7 @@ from ..args import Mode, Options, Run, changeable_on_resume, inherited
 from ..args import make as make_options
 from ..base.files import read_json
 from ..base.tables import number_of
+from ..base.written_files import OPTIONS
 from ..data import Dataset, Split, read_split
 from ..learning.checkpoint import whole_checkpoint
 from ..utils import UserError
@@ -23,7 +24,7 @@ from .run_folder import RESULTS, find_checkpoint, resumed_folder
 def resumed_options(options: Options) -> Options:
     """The options of the run that is to go on; the command line may repeat them, but not change them."""
     folder = resumed_folder(options.run.name or "")
-    record = folder / "commandline_args.txt"
+    record = folder / OPTIONS
     advice = "take a good copy of it, or train again under another --name"
     values = read_json(record, {str: object}, advice=advice)
     with naming(record):

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from ..args import Options
-from ..base.files import read_json, write_json, write_text
+from ..base.files import read_json, write_text
 from ..base.tables import no_formula
-from ..base.written_files import OPTIONS, noted_in
+from ..base.written_files import noted_in
 from ..data import Dataset, ImagesChanged, Split, find_dataset, split_dataset, summary_table, write_split
 from ..train import Hooks, Progress, Row
 from ..utils import log_to, say, shown, warn
@@ -140,8 +140,7 @@ def prepare(options: Options) -> Trainer:
 
 
 def write_records(folder: Path, trainer: Trainer) -> None:
-    """What says what the run is: its options, its split, and the files that were left out."""
-    write_json(folder / OPTIONS, trainer.options.recorded())
+    """What the run learns from: its split, and the files that were left out."""
     write_split(folder / "split.csv", trainer.context.data, trainer.context.split)
     write_bad_files(folder, trainer.context.data)
 

@@ -30,9 +30,8 @@ def run_folder(
 
     record: gives all options by the folder's name; they are written there before anybody else may enter it.
     """
-    folder = RESULTS / name
     if resume:
-        resumed_folder(name)
+        folder = resumed_folder(name)
         if not shared:
             until_end(claim(folder))
         remove_parts(folder)
@@ -103,24 +102,14 @@ class InUse(UserError):
         super().__init__(f"another command writes into {folder} now; wait for its end, or give another --name")
 
 
-_claims: set[Path] = set()  # of this process
-
-
 @contextlib.contextmanager
 def claim(folder: Path, wait: float = CLAIM_SECONDS) -> Iterator[None]:
     """Inside, no other process gets this folder for a command of its own. Raises InUse where one has it."""
     lock = folder.absolute().with_name(f".{folder.name}.lock")
-    if lock in _claims:
-        yield
-        return
     with claimed(lock, wait=wait) as ours:
         if ours is False:
             raise InUse(folder)
-        _claims.add(lock)
-        try:
-            yield
-        finally:
-            _claims.discard(lock)
+        yield
 
 
 def removable(folder: Path) -> list[Path]:

@@ -140,12 +140,8 @@ def test_a_command_can_be_copied_and_is_broken_between_words_only(tmp_path: Path
 def test_no_line_ends_within_the_name_of_an_option(tmp_path: Path) -> None:
     line = "a < b; --num_labels_percent 100% uses all"
     path = write_report(tmp_path / "r.html", "x", [{"heading": "h", "text": line, "warnings": [line]}])
-    assert (
-        path.read_text(encoding="utf-8").count(
-            'a &lt; b; <span class="option">--num_labels_percent</span> 100% uses all'
-        )
-        == 2
-    )
+    whole = 'a &lt; b; <span class="option">--num_labels_percent</span> 100% uses all'
+    assert path.read_text(encoding="utf-8").count(whole) == 2
 
 
 def test_text_can_not_pass_for_a_figure(tmp_path: Path) -> None:
