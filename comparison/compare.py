@@ -63,18 +63,25 @@ def compare(task: Task) -> dict[str, Any]:
 
 
 def measure(
-    task: Task, seeds: Sequence[int], folder: Path, *, steps: int, names: Sequence[str] | None = None
+    task: Task,
+    seeds: Sequence[int],
+    folder: Path,
+    *,
+    steps: int,
+    methods: Sequence[Method] | None = None,
+    names: Sequence[str] | None = None,
 ) -> dict[str, dict[int, Accuracies]]:
     """Test accuracies, {method: {seed: {model: accuracy}}}, of the methods and baselines (None: of all) at every seed.
 
-    steps: of the methods without unlabeled images, so that all learn equally long. What `folder/journal.json` holds is
-    not done again. Raises UserError when a method is wanted without the one that it starts from.
+    steps: of the methods without unlabeled images, so that all learn equally long. methods: what names are of; None:
+    those of `--compare`. What `folder/journal.json` holds is not done again. Raises UserError when a method is wanted
+    without the one that it starts from.
     """
     journal = folder / "journal.json"
     done: dict[str, dict[str, Any]] = {}
     if journal.exists():
         done = read_json(journal, JOURNAL, advice="move it away, and --resume compares again")
-    methods = methods_of(task.options.cotraining.views)
+    methods = methods_of(task.options.cotraining.views) if methods is None else methods
     wanted = [*(method.name for method in methods), *BASELINES] if names is None else list(names)
     check_starts(methods, wanted)
     for index, seed in enumerate(seeds):
