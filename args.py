@@ -256,12 +256,9 @@ class Learning:
         low=0, high=0.99999)
     patience: int | None = option(
         None, "Stop after N epochs without a better validation accuracy (needs validation images).", low=1)
-    unsupervised: str = option(
-        "CE", "Use cross-entropy (CE) or cosine distance (cos) as the consistency loss of the teacher.",
-        choices=("CE", "cos"))
     threshold: float = option(
-        0.9, "Use the prediction on a weak augmentation as the target of the strong one only if its confidence is at "
-        "least X.",
+        0.9, "Learn the prediction on a weak augmentation, as teacher and as student, only if its confidence is at least "
+        "X.",
         low=0, high=1)
     temperature: float = option(
         1.0, "Divide the logits of the weak augmentation by X before they become a target.", above=0)
@@ -269,30 +266,10 @@ class Learning:
     uda_steps: int = option(80, "Raise the weight of the consistency loss from 0 over the first N steps.", low=0)
     mpl_weight: float = option(
         0.3, "Multiply the student's feedback to the teacher by X; 0 turns the feedback off.", low=0)
-    feedback: str = option(
-        "difference", "Measure the student's gain as the difference between its labeled losses before and after a "
-        "step, or by a first-order approximation.",
-        choices=("difference", "first_order"))
-    feedback_scale: str = option(
-        "rms", "Divide the gain by its running root mean square (rms), or leave it as it is (none).",
-        choices=("none", "rms"))
-    feedback_center: bool = option(False, "Subtract the running mean of the gain from it before it is scaled.")
-    pseudo_label: str = option(
-        "argmax", "Give the student the teacher's most probable class (argmax), or one drawn from the teacher's "
-        "probabilities (sample).",
-        choices=("argmax", "sample"))
-    pseudo_label_view: str = option(
-        "strong", "Predict the pseudo-label from this augmentation of the image.", choices=("strong", "weak"))
-    student_threshold: float = option(
-        0.9, "Train the student only on pseudo-labels whose confidence is at least X.", low=0, high=1)
     distribution_alignment: float | None = option(
         None, "Align the predictions on weak augmentations with the class prior of the unlabeled images: not at all "
         "(0), fully (1) or in between.",
         default_text="1 with a frozen backbone, else 0", low=0, high=1)
-    neighbours: int = option(
-        0, "Predict on each weak augmentation half from its own features and half from the mean features of the N "
-        "most similar unlabeled images (with a frozen backbone); 0 uses its own features alone.",
-        low=0, high=99)
     class_prior: str = option(
         "estimate", "Estimate the class prior of the unlabeled images from the features of a frozen backbone "
         "(estimate), or assume the label frequencies (labels), as is also done where no estimate is possible.",

@@ -42,6 +42,7 @@ class StepConfig:
     learning: Learning
     seed: int = 0
     precision: torch.dtype = torch.float32
+    warmup_steps: int = 0  # of the run: those before co-training
 
     def randomness(self, step: int, purpose: str) -> None:
         """Make dropout and sampling from here on a function of (seed, step, purpose)."""
@@ -60,18 +61,14 @@ def consistency_weight(learning: Learning, step: int) -> float:
     return learning.lambda_u * min(1.0, (step + 1) / max(1, learning.uda_steps))
 
 
-def consistency_loss(target: Tensor, strong_logits: Tensor, mask: Tensor, kind: str) -> Tensor:
+def consistency_loss(target: Tensor, strong_logits: Tensor, mask: Tensor) -> Tensor:
     """L_uda of docs/how_it_learns.md (Xie et al. 2020, eq. 1, masked by confidence).
 
     A mean over all images, of which masked ones count 0.
 
     target: probabilities [B, C], a constant; strong_logits [B, C] carry the gradient; mask [B].
     """
-    if kind == "cos":
-        per_image = 1 - F.cosine_similarity(target, strong_logits.softmax(dim=1), dim=1)
-    else:
-        per_image = -(target * strong_logits.log_softmax(dim=1)).sum(dim=1)
-    return (mask * per_image).mean()
+    return -(mask * (target * strong_logits.log_softmax(dim=1)).sum(dim=1)).mean()
 
 
 def masked_cross_entropy(logits: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
@@ -142,40 +139,33 @@ class TeacherOutput(NamedTuple):
     consistency: Tensor
     feedback: Tensor  # CE(y_hat, q): the graph that the student's gain will weigh
     labels: Tensor  # y_hat [B]: learned by the student and judged in `feedback`, one tensor
-    mask: Tensor  # [B] which of them the student learns
+    mask: Tensor  # [B] which of them are learned, by the teacher too
     logits: Tensor  # [B, C] of the strong view, detached
     measured: dict[str, Tensor]
 
 
 def teacher_forward(teacher: Learner, batch: Batch, step: int, config: StepConfig) -> TeacherOutput:
-    """The teacher's forwards and losses: [labeled; judged view] in one pass with a graph (Pham et al. 2021).
+    """The teacher's forwards and losses: [labeled; strong] in one pass with a graph (Pham et al. 2021).
 
-    The weak view is only a target, without a graph, unless `--pseudo_label_view weak` judges it.
+    The weak view, without a graph, gives the one target of both the consistency loss and the student.
     """
     assert batch.weak is not None
     assert batch.strong is not None
-    learning, count = config.learning, len(batch.labeled)
-    views = [batch.labeled, batch.strong] + ([batch.weak] if learning.pseudo_label_view == "weak" else [])
-    labeled, strong, *judged_weak = config.logits(teacher.network, torch.cat(views)).split(
-        [count, *map(len, views[1:])]
-    )
-    if judged_weak:
-        weak = judged_weak[0]
-    else:
-        with torch.no_grad(), batch_norms_without_updates(teacher.network):
-            weak = config.logits(teacher.network, batch.weak)
-    judged = weak if learning.pseudo_label_view == "weak" else strong
+    both = torch.cat([batch.labeled, batch.strong])
+    labeled, strong = config.logits(teacher.network, both).split([len(batch.labeled), len(batch.strong)])
     with torch.no_grad():
-        target, mask = confident_target(weak.detach(), teacher, learning)
-        labels, student_mask = pseudo_labels(judged.detach(), target, learning)
+        with batch_norms_without_updates(teacher.network):
+            weak = config.logits(teacher.network, batch.weak)
+        target, mask = confident_target(weak, teacher, config.learning)
+        labels = pseudo_labels(target)
     return TeacherOutput(
-        supervised=F.cross_entropy(labeled, batch.labels, label_smoothing=learning.label_smoothing),
-        consistency=consistency_loss(target, strong, mask, learning.unsupervised),
-        feedback=masked_cross_entropy(judged, labels, student_mask),
+        supervised=F.cross_entropy(labeled, batch.labels, label_smoothing=config.learning.label_smoothing),
+        consistency=consistency_loss(target, strong, mask),
+        feedback=masked_cross_entropy(strong, labels, mask),
         labels=labels,
-        mask=student_mask,
+        mask=mask,
         logits=strong.detach(),
-        measured=_pseudo_label_measurements(labels, mask, student_mask, batch.hidden),
+        measured=_pseudo_label_measurements(labels, mask, batch.hidden),
     )
 
 
@@ -187,22 +177,13 @@ def confident_target(weak_logits: Tensor, teacher: Learner, learning: Learning) 
     return target, (target.amax(dim=1) >= learning.threshold).float()
 
 
-def pseudo_labels(judged_logits: Tensor, target: Tensor, learning: Learning) -> tuple[Tensor, Tensor]:
-    """y_hat [B] from q = softmax of the judged view's logits, and which of them the student learns [B].
-
-    Confidence is read off the weak view's (aligned) target, as in the consistency loss.
-    """
-    if learning.pseudo_label == "sample":
-        labels = torch.multinomial(judged_logits.softmax(dim=1), 1).squeeze(1)
-    else:
-        labels = judged_logits.argmax(dim=1)
-    return labels, (target.amax(dim=1) >= learning.student_threshold).float()
+def pseudo_labels(target: Tensor) -> Tensor:
+    """y_hat [B]: the likeliest class of a target [B, C]."""
+    return target.argmax(dim=1)
 
 
-def _pseudo_label_measurements(
-    labels: Tensor, mask: Tensor, student_mask: Tensor, hidden: Tensor | None
-) -> dict[str, Tensor]:
-    measured = {"mask_rate": mask.mean(), "student_mask_rate": student_mask.mean()}
+def _pseudo_label_measurements(labels: Tensor, mask: Tensor, hidden: Tensor | None) -> dict[str, Tensor]:
+    measured = {"mask_rate": mask.mean()}
     if hidden is not None:
         known = hidden >= 0
         measured["pseudo_label_accuracy"] = (labels.eq(hidden) & known).sum() / known.sum().clamp(min=1)
@@ -212,8 +193,8 @@ def _pseudo_label_measurements(
 def warmup_step(learners: Sequence[Learner], batch: Batch, step: int, config: StepConfig) -> dict[str, Tensor]:
     """One update of the teacher alone, by its supervised and consistency losses.
 
-    Returns {supervised_loss, uda_loss, mask_rate, student_mask_rate; pseudo_label_accuracy where the data set knows the
-    hidden labels}: scalars on the device.
+    Returns {supervised_loss, uda_loss, mask_rate; pseudo_label_accuracy where the data set knows the hidden labels}:
+    scalars on the device.
     """
     teacher = learners[0]
     weight = consistency_weight(config.learning, step - teacher.start)
@@ -237,9 +218,9 @@ def mpl_step(
     for the whole batch, weighs the likelihood of the labels that it learned in the teacher's loss. gain_of: what
     updates the student and measures that, `student_gain` if None.
 
-    Returns {supervised_loss, uda_loss, feedback_loss, student_loss, feedback_h, mask_rate, student_mask_rate,
-    agreement; pseudo_label_accuracy where the data set knows the hidden labels; feedback_ratio where it is measured}:
-    scalars on the device.
+    Returns {supervised_loss, uda_loss, feedback_loss, student_loss, feedback_h, mask_rate, agreement;
+    pseudo_label_accuracy where the data set knows the hidden labels; feedback_ratio where it is measured}: scalars on
+    the device.
     """
     teacher, student = learners
     learning = config.learning
@@ -291,15 +272,10 @@ def student_gain(
         student.update()
         zero = torch.zeros((), device=batch.labels.device)
         return zero, zero
-    if config.learning.feedback == "difference":
-        before = labeled_loss(student, batch, step, config)
-        student.update()
-        gain = before - labeled_loss(student, batch, step, config)
-    else:
-        old = [p.detach().clone() for p in student.parameters]
-        student.update()
-        gain = first_order_gain(student, old, batch, step, config)
-    return gain, scale_feedback(gain, teacher.moments, config.learning)
+    before = labeled_loss(student, batch, step, config)
+    student.update()
+    gain = before - labeled_loss(student, batch, step, config)
+    return gain, scale_feedback(gain, teacher.moments)
 
 
 @contextlib.contextmanager
@@ -322,32 +298,14 @@ def labeled_loss(student: Learner, batch: Batch, step: int, config: StepConfig) 
     return torch.stack(losses).sum()
 
 
-def first_order_gain(student: Learner, old: Sequence[Tensor], batch: Batch, step: int, config: StepConfig) -> Tensor:
-    """h = <grad L_l(theta'), theta - theta'> for the update really taken, with momentum, preconditioner and decay."""
-    gradient = Sum()
-    with labeled_loss_conditions(student, step, config):
-        for part, share, _ in batch.parts(config.learning.grad_accumulation):
-            loss = share * F.cross_entropy(student.network(part.labeled), part.labels)
-            gradient.add(take_gradients(loss, student.parameters))
-    with torch.no_grad():
-        products = [
-            (g * (before - now)).sum() for g, before, now in zip(gradient.items, old, student.parameters, strict=True)
-        ]
-        return torch.stack(products).sum()
-
-
 @torch.no_grad()
-def scale_feedback(gain: Tensor, moments: Tensor, learning: Learning) -> Tensor:
-    """scale(h): h itself, or divided by its running root mean square, after subtracting its running mean if wanted.
+def scale_feedback(gain: Tensor, moments: Tensor) -> Tensor:
+    """scale(h): h divided by its running root mean square, since h is tiny.
 
-    moments: [mean, mean square, weight], updated in place; the weight undoes the bias of the young averages.
+    moments: [mean square, weight], updated in place; the weight undoes the bias of the young average.
     """
-    if learning.feedback_scale == "none" and not learning.feedback_center:
-        return gain
-    moments.lerp_(torch.stack([gain, gain.square(), torch.ones_like(gain)]).to(moments.dtype), 0.02)
-    mean, square = moments[0] / moments[2], moments[1] / moments[2]
-    scaled = gain - mean if learning.feedback_center else gain
-    return scaled / (square.sqrt() + 1e-12) if learning.feedback_scale == "rms" else scaled
+    moments.lerp_(torch.stack([gain.square(), torch.ones_like(gain)]).to(moments.dtype), 0.02)
+    return gain / ((moments[0] / moments[1]).sqrt() + 1e-12)
 
 
 class Sum:

@@ -18,7 +18,7 @@ from ..train import StepConfig, mpl_step, supervised_step, warmup_step
 from . import cotraining_steps
 
 MPL_MEASURED = (
-    "supervised_loss", "uda_loss", "student_loss", "feedback_loss", "mask_rate", "student_mask_rate", "agreement",
+    "supervised_loss", "uda_loss", "student_loss", "feedback_loss", "mask_rate", "agreement",
     "pseudo_label_accuracy", "feedback_h", "feedback_ratio",
 )  # fmt: skip
 
@@ -71,7 +71,7 @@ def cotraining(name: str, views: Sequence[str]) -> Algorithm:
         supervised=name == "labels_only",
         warms_up=name != "labels_only",
         by_view=True,
-        updates=2 if name == "meta" else 1,
+        updates=1 if name == "labels_only" else 2,
     )
 
 

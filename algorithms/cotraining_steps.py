@@ -8,6 +8,7 @@ i learns y_i, the label that the OTHER views give; its gain h_i weighs the likel
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -27,6 +28,7 @@ from ..train import (
     consistency_weight,
     labeled_loss,
     masked_cross_entropy,
+    pseudo_labels,
     scale_feedback,
     student_gain,
     supervised_step,
@@ -51,44 +53,43 @@ class ViewBatches:
 # --- what the views exchange ------------------------------------------------------------------------------------------
 
 
+class Advice(NamedTuple):
+    """What the weak images tell, a list entry a view: nothing of it carries a graph."""
+
+    targets: list[Tensor]  # p_j [B, C], aligned
+    labels: list[Tensor]  # y_i [B]: the likeliest class by the mean of the others' targets
+    masks: list[Tensor]  # [B] which of them view i learns
+
+
+def advice_of(learners: Sequence[Learner], views: ViewBatch, config: StepConfig) -> Advice:
+    """The label that each view learns from the others, and where they are confident enough of it."""
+    learning = config.learning
+    with torch.no_grad():
+        targets = [_target(_weak_logits(*row, config), row[0], learning) for row in zip(learners, views, strict=True)]
+        others = mean_of_others(targets)
+        masks = [(a.amax(dim=1) >= learning.threshold).float() for a in others]
+        return Advice(targets, [pseudo_labels(a) for a in others], masks)
+
+
 class Exchange(NamedTuple):
     """What V views make of one batch, a list entry a view; losses carry their graph."""
 
     consistency: list[Tensor]  # L_uda of view i: its weak prediction is the target of its strong one
     students: list[Tensor]  # mean_b CE(y_i, z_i): what view i learns from the others
     feedback: list[Tensor]  # mean_b -log a_i(y_i): reaches every view but i
-    labels: list[Tensor]  # y_i [B], one tensor: learned by view i and judged in feedback[i]
     measured: dict[str, Tensor]
 
 
-def exchange(learners: Sequence[Learner], views: ViewBatch, step: int, config: StepConfig) -> Exchange:
-    """The forwards of the unlabeled batch: z_i of the strong images with a graph, the weak ones as targets only.
-
-    With `--pseudo_label_view weak` the weak pass carries a graph too, gives the y_i and is judged on them.
-    """
-    learning = config.learning
-    judged_weak = learning.pseudo_label_view == "weak"
+def exchange(learners: Sequence[Learner], views: ViewBatch, config: StepConfig) -> Exchange:
+    """The forwards of the unlabeled batch: z_i of the strong images with a graph, the weak ones as targets only."""
     strong = [config.logits(x.network, _given(batch.strong)) for x, batch in zip(learners, views, strict=True)]
-    if judged_weak or learning.lambda_u or learning.student_threshold:
-        with torch.set_grad_enabled(judged_weak):
-            weak = [_weak_logits(learner, batch, config) for learner, batch in zip(learners, views, strict=True)]
-    else:
-        weak = strong  # nobody asks what the weak images say: a pass less
-    with torch.no_grad():
-        sure = [_target(z.detach(), learner, learning) for z, learner in zip(weak, learners, strict=True)]
-        masks = [(target.amax(dim=1) >= learning.threshold).float() for target in sure]
-        student_masks = [(a.amax(dim=1) >= learning.student_threshold).float() for a in mean_of_others(sure)]
-    judged = weak if judged_weak else strong
-    likelihood = mean_of_others([(z / x.temperature).softmax(dim=1) for z, x in zip(judged, learners, strict=True)])
-    labels = [choose_labels(a.detach(), learning) for a in likelihood]
+    targets, labels, student_masks = advice_of(learners, views, config)
+    masks = [(target.amax(dim=1) >= config.learning.threshold).float() for target in targets]
+    likelihood = mean_of_others([(z / x.temperature).softmax(dim=1) for z, x in zip(strong, learners, strict=True)])
     return Exchange(
-        consistency=[
-            consistency_loss(target, z, mask, learning.unsupervised)
-            for target, z, mask in zip(sure, strong, masks, strict=True)
-        ],
+        consistency=[consistency_loss(*row) for row in zip(targets, strong, masks, strict=True)],
         students=[masked_cross_entropy(*row) for row in zip(strong, labels, student_masks, strict=True)],
         feedback=[masked_negative_log(*row) for row in zip(likelihood, labels, student_masks, strict=True)],
-        labels=labels,
         measured=_measured(learners, strong, labels, masks, student_masks, views[0].hidden),
     )
 
@@ -98,13 +99,6 @@ def mean_of_others(probabilities: Sequence[Tensor]) -> list[Tensor]:
     # Not the sum of all less one's own: its gradient would pass through view i only to cancel out.
     others = [[p for j, p in enumerate(probabilities) if j != i] for i in range(len(probabilities))]
     return [torch.stack(row).mean(dim=0) for row in others]
-
-
-def choose_labels(likelihood: Tensor, learning: Learning) -> Tensor:
-    """y_i [B]: the likeliest class under a_i [B, C], or one draw from it."""
-    if learning.pseudo_label == "sample":
-        return torch.multinomial(likelihood.clamp(min=0), 1).squeeze(1)
-    return likelihood.argmax(dim=1)
 
 
 def masked_negative_log(likelihood: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
@@ -165,38 +159,6 @@ def labels_only_step(learners: Sequence[Learner], views: ViewBatch, step: int, c
     return measured
 
 
-def cotraining_step(learners: Sequence[Learner], views: ViewBatch, step: int, config: StepConfig) -> dict[str, Tensor]:
-    """One update a view by its labeled images and the labels argmax a_i of the weak views that are sure of them.
-
-    Confidence-masked co-training without feedback: the classical rule (Blum & Mitchell 1998) on every batch.
-
-    Returns {supervised_loss_VIEW, student_loss_VIEW of each view, student_mask_rate}: scalars on the device.
-    """
-    learning, totals = config.learning, dict[str, Tensor]()
-    weight = consistency_weight(learning, step - learners[0].start)
-    for number, parts in enumerate(micro_batches(views, learning.grad_accumulation)):
-        batches, labeled, unlabeled = parts
-        config.randomness(step, f"views {number}")
-        with torch.no_grad():
-            sure = [
-                _target(_weak_logits(*row, config), row[0], learning) for row in zip(learners, batches, strict=True)
-            ]
-        masks = []
-        for learner, batch, advice in zip(learners, batches, mean_of_others(sure), strict=True):
-            mask = (advice.amax(dim=1) >= learning.threshold).float()
-            logits = config.logits(learner.network, _given(batch.strong))
-            student = masked_cross_entropy(logits, advice.argmax(dim=1), mask)
-            supervised = supervised_loss(learner, batch, config)
-            (labeled * supervised + unlabeled * weight * student).backward()
-            add_measured(totals, _named({"supervised_loss": supervised}, learner), labeled)
-            add_measured(totals, _named({"student_loss": student}, learner), unlabeled)
-            masks.append(mask)
-        add_measured(totals, {"student_mask_rate": torch.stack(masks).mean()}, unlabeled)
-    for learner in learners:
-        learner.update()
-    return totals
-
-
 def meta_step(learners: Sequence[Learner], views: ViewBatch, step: int, config: StepConfig) -> dict[str, Tensor]:
     """One step of Meta Co-Training (docs/how_it_learns.md).
 
@@ -213,10 +175,10 @@ def meta_step(learners: Sequence[Learner], views: ViewBatch, step: int, config: 
     learning, totals = config.learning, dict[str, Tensor]()
     students, consistency = [Sum() for _ in learners], [Sum() for _ in learners]
     feedback = [Sum() for _ in learners]  # of feedback[i], over the parameters of all views but i
-    weight = consistency_weight(learning, step - learners[0].start)
+    weight = consistency_weight(learning, step - config.warmup_steps)
     for number, (batches, _, unlabeled) in enumerate(micro_batches(views, learning.grad_accumulation)):
         config.randomness(step, f"views {number}")
-        found = exchange(learners, batches, step, config)
+        found = exchange(learners, batches, config)
         for i, learner in enumerate(learners):
             own = learner.parameters
             students[i].add(take_gradients(unlabeled * found.students[i], own, retain_graph=True))
@@ -241,6 +203,16 @@ def meta_step(learners: Sequence[Learner], views: ViewBatch, step: int, config: 
                 add_gradients(learner, part_of(feedback[i].items, learners, i, j), factors[i])
         learner.update()
     return totals
+
+
+def cotraining_step(learners: Sequence[Learner], views: ViewBatch, step: int, config: StepConfig) -> dict[str, Tensor]:
+    """`meta_step` without feedback: confidence-masked co-training (Blum and Mitchell 1998) on every batch.
+
+    Returns what `meta_step` does, but feedback_h.
+    """
+    without = replace(config, learning=replace(config.learning, mpl_weight=0.0))
+    measured = meta_step(learners, views, step, without)
+    return {name: value for name, value in measured.items() if not name.startswith("feedback_h")}
 
 
 STEPS: dict[str, Callable[[Sequence[Learner], ViewBatch, int, StepConfig], dict[str, Tensor]]] = {
@@ -270,13 +242,12 @@ def update_and_gain(learner: Learner, batch: Batch, step: int, config: StepConfi
 
     Where both are in float32 the second labeled loss is the pass that the gradient is taken from.
     """
-    learning = config.learning
-    if learning.mpl_weight and learning.feedback == "difference" and config.precision == torch.float32:
+    if config.learning.mpl_weight and config.precision == torch.float32:
         before = labeled_loss(learner, batch, step, config)
         learner.update()
         after, loss = supervised_backward(learner, batch, step, "exam", config)
         gain = before - after
-        return gain, scale_feedback(gain, learner.moments, learning), loss
+        return gain, scale_feedback(gain, learner.moments), loss
     gain, factor = student_gain(learner, batch, step, config, learner)
     _, loss = supervised_backward(learner, batch, step, f"supervised {learner.name}", config)
     return gain, factor, loss
@@ -322,6 +293,7 @@ def _named(measured: Mapping[str, Tensor], learner: Learner) -> dict[str, Tensor
 
 def measured(algorithm: str, names: Sequence[str]) -> list[str]:
     """The columns that an algorithm's steps fill, for views of these names."""
-    whole = {"labels_only": (), "cotraining": ("student_mask_rate",), "meta": MEASURED}[algorithm]
-    of_views = {"labels_only": MEASURED_OF_VIEWS[:1], "cotraining": ("supervised_loss", "student_loss")}
-    return [*whole, *(f"{name}_{view}" for name in of_views.get(algorithm, MEASURED_OF_VIEWS) for view in names)]
+    if algorithm == "labels_only":
+        return [f"supervised_loss_{view}" for view in names]
+    of_views = [name for name in MEASURED_OF_VIEWS if algorithm == "meta" or name != "feedback_h"]
+    return [*MEASURED, *(f"{name}_{view}" for name in of_views for view in names)]

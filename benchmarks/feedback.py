@@ -234,7 +234,7 @@ def label_free(
     student.update()
     with torch.no_grad():
         gain = soft_loss(free, batch, step, config, SOFT) - soft_loss(student, batch, step, config, SOFT)
-    return gain, scale_feedback(gain, teacher.moments, config.learning)
+    return gain, scale_feedback(gain, teacher.moments)
 
 
 def by_image(learners: Learners, batch: Batch, step: int, config: StepConfig, *, how: str) -> dict[str, Tensor]:
@@ -260,7 +260,7 @@ def by_image(learners: Learners, batch: Batch, step: int, config: StepConfig, *,
             target, _ = confident_target(config.logits(teacher.network, batch.weak), teacher, config.learning)
         config.randomness(step, "teacher 0")
         strong = config.logits(teacher.network, batch.strong)
-        consistency = consistency_loss(target, strong, mask, config.learning.unsupervised)
+        consistency = consistency_loss(target, strong, mask)
         (output.supervised + weight * consistency).backward()
     else:
         config.randomness(step, "teacher 0")

@@ -65,15 +65,15 @@ LIBRARIES = (
 # Sure from the start, so that every loss takes part in so few steps.
 MOONS = (
     "--data_dir moons --unlabeled_batch_size 200 --max_steps 12 --warmup_epoch_num 1 --max_lr 0.01"
-    " --threshold 0.5 --student_threshold 0.5"
+    " --threshold 0.5"
 )
 DIGITS = (
     "--data_dir digits --test_percent 0.6 --num_labels 40 --unlabeled_batch_size 250 --max_steps 8"
-    " --augmentation_draws 2 --max_lr 0.01 --threshold 0.2 --student_threshold 0.2"
+    " --augmentation_draws 2 --max_lr 0.01 --threshold 0.2"
 )
 IMAGES = (
     "--data_dir ../../images --num_labels 12 --unlabeled_batch_size 12 --max_steps 6 --augmentation_draws 1"
-    " --max_lr 0.01 --threshold 0.4 --student_threshold 0.4"
+    " --max_lr 0.01 --threshold 0.4"
 )
 NETWORK = "--model_name timm:test_byobnet --weights ../../network.safetensors --num_workers 0"
 BANK = f"{IMAGES} {NETWORK}"
@@ -84,7 +84,7 @@ KILLED = "kill "  # begins a line that is killed by SIGKILL when some checkpoint
 SCENARIOS: dict[str, tuple[str, ...]] = {
     "mpl": (f"--name x {DIGITS} --val_percent 0.2 --show_images",),
     "options": (
-        f"--name x {MOONS} --optimizer SGD --feedback first_order --pseudo_label sample --unsupervised cos --ema 0.9"
+        f"--name x {MOONS} --optimizer SGD --ema 0.9"
         " --grad_clip 1 --grad_accumulation 2 --head_ensemble 2 --head hidden --label_smoothing 0.1 --lambda_u 2",
     ),
     "switch": (f"--name x {MOONS} --switch_mode",),
@@ -93,7 +93,7 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
         "--name b --finetune_mode --load_best --load_path a --data_dir moons --max_steps 6",
     ),
     "cotraining": (f"--name x {DIGITS} --cotrain_mode --algorithm cotraining --views pixels gradients",),
-    "meta": (f"--name x {DIGITS} --cotrain_mode --views pixels gradients --calibration_folds 0 --neighbours 3",),
+    "meta": (f"--name x {DIGITS} --cotrain_mode --views pixels gradients --calibration_folds 0",),
     "views3": (
         f"--name x {IMAGES} --num_workers 0 --cotrain_mode --calibration_folds 0"
         " --views pixels gradients timm:test_byobnet=../../network.safetensors",
@@ -103,14 +103,14 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
         " --views timm:test_byobnet=../../network.safetensors pixels",
     ),
     "bank": (
-        f"--name x {BANK} --head_prior pile --class_shares estimate --neighbours 3",
-        f"--name y {BANK} --head_prior none --class_shares labels --calibration_folds 0",
+        f"--name x {BANK} --head_prior unlabeled --class_prior estimate",
+        f"--name y {BANK} --head_prior none --class_prior labels --calibration_folds 0",
         "--test_mode --load_best --load_path x",
         "--predict_dir ../../unknown --load_path x --min_probability 0.45 --predict_copy sorted",
         "--export onnx --load_path x",
     ),
     "no_cache": (
-        f"--name x {BANK} --head_prior pile --class_shares estimate --neighbours 3 --no_cache --calibration_folds 2",
+        f"--name x {BANK} --head_prior unlabeled --class_prior estimate --no_cache --calibration_folds 2",
     ),
     "unfrozen": (f"--name x {IMAGES} {NETWORK} --num_workers 1 --unfreeze all --image_size 64",),
     "resume": (f"--name x {SLOW}", f"{KILLED}--name y {SLOW}", "--name y --resume"),

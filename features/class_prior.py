@@ -6,27 +6,16 @@ frequent as among the labels, gains where it is true and costs more where it is 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from ..base.folds import dealt_folds
 from ..base.metrics import fit_temperature, tempered
 from .linear_probe import fit_linear_probe
-from .sources import Source, normalized_features
 
 FOLDS = 5
 MOST = 2_000  # labeled images to learn from, and unlabeled ones to predict: more take longer and hardly add anything
 WEIGHT = 0.03  # of the label frequencies: where predictions are unsure, nearly all class priors are equally likely
 STRENGTH = 0.1  # inverse regularization of the logistic regression on features of root mean square 1
-
-
-def features_of(sources: Sequence[Source], rows: np.ndarray) -> np.ndarray:
-    """float32 [n, D]: the rows as heads see them in training, of all sources side by side.
-
-    That is their first weak draw, which a bank holds already, at a root mean square of 1.
-    """
-    return np.concatenate([normalized_features(source, rows, "weak").numpy() for source in sources], axis=1)
 
 
 def stratified_sample(labels: np.ndarray, most: int) -> np.ndarray:

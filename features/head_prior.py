@@ -62,6 +62,11 @@ def fit_axes(views: Iterator[Tensor]) -> Tensor | None:
     return axes * (SCALE / size) if size > 0 else None
 
 
+def in_axes(features: Tensor, center: Tensor, axes: Tensor) -> Tensor:
+    """Features [n, D] as a head with this prior sees them, A (x - center), at a root mean square of about 1 again."""
+    return (features - center) @ axes.T / SCALE
+
+
 def center_of(features: Tensor, labels: np.ndarray) -> Tensor:
     """[D]: the middle between the classes' means of labeled features [n, D].
 

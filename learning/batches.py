@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..features.neighbours import blend
 from ..features.sources import ImageRequest, Source
 from ..utils import generator, to_device
 
@@ -24,8 +23,8 @@ from ..utils import generator, to_device
 class Batch:
     """What one step sees. x are images [B, 3, S, S] in [0, 1], points [B, 2] or features [B, D], on the device.
 
-    weak may be blended with neighbours (neighbours.py). hidden: classes [B] of the unlabeled images where the data set
-    knows them, else -1, as of those that are labeled too; measured, never learned.
+    hidden: classes [B] of the unlabeled images where the data set knows them, else -1, as of those that are labeled
+    too; measured, never learned.
     """
 
     labeled: Tensor
@@ -136,23 +135,13 @@ def _permutation(count: int, *parts: object) -> np.ndarray:
 
 
 class Batches:
-    """`batches(step)`: any step may be asked for; steps in sequence are read ahead.
+    """`batches(step)`: any step may be asked for; steps in sequence are read ahead."""
 
-    near: rows [N, count] of each row's neighbours, with whose features the weak ones are blended (neighbours.py).
-    """
-
-    def __init__(
-        self,
-        sampler: BatchSampler,
-        source: Source,
-        labels: np.ndarray,
-        device: torch.device,
-        near: np.ndarray | None = None,
-    ) -> None:
+    def __init__(self, sampler: BatchSampler, source: Source, labels: np.ndarray, device: torch.device) -> None:
         self.sampler, self.source = sampler, source
         # The stream asks, and then we for the labels. Not a bound method: that would be a circle of references, in
         # which the stream and the processes that decode for it would outlive us.
-        self.requests = functools.lru_cache(maxsize=4)(functools.partial(_with_neighbours, sampler, near))
+        self.requests = functools.lru_cache(maxsize=4)(sampler.requests)
         self.labels = torch.from_numpy(labels).to(device)
         hidden = labels.copy()
         hidden[sampler.labeled] = -1  # what is learned is not hidden, though it may be among the unlabeled ones too
@@ -170,14 +159,5 @@ class Batches:
         if self.sampler.unlabeled is None:
             return Batch(tensors[0], labels)
         hidden = self.hidden[to_device(requests[1].rows, self.labels.device)] if self.knows_hidden else None
-        labeled, weak, strong, *around = tensors
-        return Batch(labeled, labels, blend(weak, around[0]) if around else weak, strong, hidden)
-
-
-def _with_neighbours(sampler: BatchSampler, near: np.ndarray | None, step: int) -> list[ImageRequest]:
-    """What the sampler asks for, and the neighbours of the weak images in the same draw."""
-    requests = sampler.requests(step)
-    if near is None:
-        return requests
-    weak = requests[1]
-    return [*requests, ImageRequest(near[weak.rows].ravel(), weak.draws.repeat(near.shape[1]), weak.view)]
+        labeled, weak, strong = tensors
+        return Batch(labeled, labels, weak, strong, hidden)

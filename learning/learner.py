@@ -73,8 +73,8 @@ class Learner:
     """A network with its own optimizer, step, start and, when wanted, average of weights.
 
     network: what learns; start: the global step at which it begins to learn; total: the global step at which the run
-    ends. `moments` are the running mean and mean square of the feedback that it receives as a teacher, with the bias
-    correction's weight; `marginal` is the running mean of its weak predictions [C], 0 before the first; `class_prior`
+    ends. `moments` are the running mean square of the feedback that it receives as a teacher and the bias correction's
+    weight; `marginal` is the running mean of its weak predictions [C], 0 before the first; `class_prior`
     [C], how frequent the classes are among the unlabeled images, is what they are aligned to;
     `temperature` is tau of its calibration, 1 until it is fitted.
     """
@@ -88,7 +88,7 @@ class Learner:
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self._named = {name: p for name, p in network.named_parameters() if p.requires_grad}
         device = self.parameters[0].device
-        self.moments = torch.zeros(3, device=device)
+        self.moments = torch.zeros(2, device=device)
         self.marginal = torch.zeros(classes, device=device)
         self.class_prior = torch.full((classes,), 1 / classes, device=device)
         self.temperature = torch.ones((), device=device)

@@ -151,7 +151,6 @@ def _what_was_run(summary: Mapping[str, Any], run: FinishedRun) -> Section:
     dataset, split, last = run.dataset, run.split, run.rows[-1] if run.rows else {}
     unlabeled = len(np.setdiff1d(split.unlabeled, split.labeled))
     names = ", ".join(dataset.classes[:CLASSES_NAMED]) + (", ..." if len(dataset.classes) > CLASSES_NAMED else "")
-    near = summary.get("neighbours")
     rows = [
         ("data", dataset.name),
         ("classes", f"{len(dataset.classes)}: {names}"),
@@ -162,7 +161,6 @@ def _what_was_run(summary: Mapping[str, Any], run: FinishedRun) -> Section:
         ("started from", run.mode.load_path or ""),
         ("network", f"{', '.join(run.views)}, {_heads(run.model)}{' each' if len(run.views) > 1 else ''}"),
         ("head prior", "from the unlabeled images" if summary.get("views_with_prior") else ""),
-        ("targets", f"averaged over each image and its nearest neighbours ({near})" if near else ""),
         ("trained", f"{last.get('step', 0)} steps, {len(run.rows)} epochs"),
         ("seed", str(summary["seed"])),
         ("time", _time(summary["seconds"], "since it was resumed, " * run.resumed)),

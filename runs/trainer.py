@@ -133,8 +133,8 @@ class Trainer:
             return given.after_epoch(row) or stop
 
         self.take_statistics()
-        rules = StepConfig(self.learning, self.context.seed, self.context.precision.learning)
-        algorithm, schedule = self.algorithm, self.schedule
+        algorithm, schedule, context = self.algorithm, self.schedule, self.context
+        rules = StepConfig(self.learning, context.seed, context.precision.learning, schedule.warmup_steps)
 
         def warmup_step(learners: Sequence[Learner], batch: Any, step: int) -> dict[str, Tensor]:
             return algorithm.warmup_step(learners, batch, step, rules)
@@ -165,10 +165,7 @@ class Trainer:
     def batches(self) -> Any:
         """`batches(step)`: what a step sees, of the only view or of each."""
         data, device = self.context.data, self.context.device
-        of_views = [
-            Batches(self.sampler, view.source, data.labels, device, neighbours)
-            for view, neighbours in zip(self.views, self.statistics.neighbours, strict=True)
-        ]
+        of_views = [Batches(self.sampler, view.source, data.labels, device) for view in self.views]
         return ViewBatches(of_views) if self.algorithm.by_view else of_views[0]
 
     # --- validation ---------------------------------------------------------------------------------------------------

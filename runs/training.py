@@ -57,8 +57,6 @@ def train(trainer: Trainer, folder: Path, progress: Progress) -> float:
     log.begin(progress.rows)
     board = TensorBoardLog(folder, options.run.tensorboard)
     began = time.monotonic()
-    if options.learning.neighbours and not trainer.statistics.neighbour_count:
-        warn("--neighbours: not used; that takes a frozen backbone and at least two unlabeled images")
 
     def write(row: Row) -> bool:
         log.add(row)
@@ -180,9 +178,9 @@ def learned_from(trainer: Trainer) -> Reference | None:
 def about(trainer: Trainer) -> dict[str, Any]:
     """What the summary says of the views and of what the unlabeled images said.
 
-    Returns {backbones, finetuned_views, class_prior, views_with_prior, neighbours}: the network of each view and the
-    side of its images, files of fine-tuned views, how frequent the classes were taken to be among the unlabeled images,
-    where that was used, the views whose heads had a prior, and how many neighbours a target was averaged with.
+    Returns {backbones, finetuned_views, class_prior, views_with_prior}: the network of each view and the side of its
+    images, files of fine-tuned views, how frequent the classes were taken to be among the unlabeled images, where that
+    was used, and the views whose heads had a prior.
     """
     statistics, views = trainer.statistics, trainer.views
     found: dict[str, Any] = {"backbones": {v.name: f"{v.backbone.name}, {v.backbone.transform.size} px" for v in views}}
@@ -194,7 +192,7 @@ def about(trainer: Trainer) -> dict[str, Any]:
         found["class_prior"] = dict(zip(trainer.context.data.classes, frequencies, strict=True))
     with_prior = zip(trainer.views, statistics.head_priors, strict=True)
     found["views_with_prior"] = [view.name for view, prior in with_prior if prior is not None]
-    return found | {"neighbours": statistics.neighbour_count}
+    return found
 
 
 def draw_samples(trainer: Trainer, path: Path, count: int = 8, draws: int = 3) -> Path:

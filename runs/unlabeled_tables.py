@@ -14,8 +14,8 @@ from ..base.tables import csv_text
 from ..base.written_files import LIST, is_as_written, written_in
 from ..data import Dataset
 from ..features.bank import FeatureBank
-from ..features.class_prior import features_of
 from ..features.label_choice import MOST, most_useful
+from ..features.sources import normalized_features
 from ..utils import generator, warn
 from .context import RunContext
 from .decision import Decision
@@ -75,10 +75,10 @@ def predict_unlabeled(
         chosen = least_sure[useful[least_sure]][:TO_LABEL]
         return UnlabeledPredictions(rows, probabilities, decided, apart, None, chosen)
     labeled = generator(context.seed, "label next", "labeled").permutation(split.labeled)[:MOST]
-    known = features_of([bank], labeled)
+    known = normalized_features(bank, labeled, "weak").numpy()
     some = np.sort(generator(context.seed, "label next").permutation(len(rows))[:MOST])
     some = some[useful[some]]
-    features = features_of([bank], rows[some])
+    features = normalized_features(bank, rows[some], "weak").numpy()
     chosen = most_useful(probabilities[some], features, known, TO_LABEL, decided[some])
     return UnlabeledPredictions(rows, probabilities, decided, apart, _distances(bank, rows, known), some[chosen])
 
@@ -88,7 +88,7 @@ def _distances(bank: FeatureBank, rows: np.ndarray, known: np.ndarray) -> np.nda
     known = known / np.linalg.norm(known, axis=1, keepdims=True)
     parts = []
     for start in range(0, len(rows), MOST):
-        features = features_of([bank], rows[start : start + MOST])
+        features = normalized_features(bank, rows[start : start + MOST], "weak").numpy()
         features /= np.linalg.norm(features, axis=1, keepdims=True)
         parts.append(1 - (features @ known.T).max(axis=1))
     return np.concatenate(parts)

@@ -124,7 +124,7 @@ def test_a_float32_bank_streams_what_is_computed_without_it(
     "mode",
     [
         ("--switch_mode",),
-        *(pytest.param(mode, marks=pytest.mark.slow) for mode in ((), ("--finetune_mode",), ("--neighbours", "3"))),
+        *(pytest.param(mode, marks=pytest.mark.slow) for mode in ((), ("--finetune_mode",))),
     ],
 )
 def test_training_from_a_float32_bank_is_training_without_one(

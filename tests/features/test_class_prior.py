@@ -16,11 +16,11 @@ from transfermpl.data import find_dataset, folds_of, split_dataset
 from transfermpl.features import class_prior
 from transfermpl.features.class_prior import (
     estimate_class_prior,
-    features_of,
     label_frequencies,
     likeliest_prior,
     stratified_sample,
 )
+from transfermpl.features.head_prior import SCALE
 from transfermpl.runs import run as experiment
 from transfermpl.runs import unlabeled
 from transfermpl.runs.prepare import fill_banks, make_trainer
@@ -110,15 +110,36 @@ def training(folder: Path, *words: object) -> Trainer:
 
 
 def test_what_is_estimated_from_is_what_heads_get_in_training(folder: Path) -> None:
+    """Weak features at a root mean square of 1, and where the heads have a prior, in its space."""
     made = training(folder)
     rows = made.context.split.unlabeled[:5]
     [inputs] = made.views.first.source.inputs(rows, "weak")
-    seen = features_of([made.views.first.source] * 2, rows)
     normed = made.learners[0].network.layers[0](inputs)  # type: ignore[index, operator]
-    assert seen[:, : normed.shape[1]] == pytest.approx(normed.numpy(), abs=1e-6)
-    assert seen[:, normed.shape[1] :] == pytest.approx(normed.numpy(), abs=1e-6)
+    [prior] = made.statistics.head_priors
+    seen = [of_unlabeled(made)._compared(rows, (which,)) for which in (None, prior)]
+    assert seen[0] == pytest.approx(normed.numpy(), abs=1e-6)
+    assert seen[1] == pytest.approx(((normed - prior.center) @ prior.axes.T).numpy() / SCALE, abs=1e-4)
     [plain] = made.views.first.source.inputs(rows)
     assert not torch.equal(plain, inputs)
+
+
+def of_unlabeled(made: Trainer) -> unlabeled.UnlabeledImages:
+    return unlabeled.UnlabeledImages(made.context, made.views, made.sampler, made.planned_steps, made.cache)
+
+
+def test_the_estimate_is_made_in_the_space_of_the_heads_priors(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    thirds = np.full(3, 1 / 3)
+    monkeypatch.setattr(unlabeled, "estimate_class_prior", lambda known, *rest: asked.append(known) or thirds)
+    cache = FeatureCache()
+    first, priors = training(folder), []
+    for words in ({}, {"head_prior": "none"}):
+        made = make_trainer(first.options.changed(**words), first.context.data, first.context.split, cache=cache)
+        priors.append(made.statistics.head_priors)
+    labeled = of_unlabeled(first).some_labeled
+    expected = [of_unlabeled(first)._compared(labeled, found) for found in priors]
+    assert len(asked) == 2  # neither takes what the other has found
+    assert all(np.array_equal(*pair) for pair in zip(asked, expected, strict=True))
 
 
 @pytest.mark.slow
@@ -144,7 +165,7 @@ def test_trainings_that_share_their_views_estimate_once(folder: Path, monkeypatc
     asked = []
     thirds = np.full(3, 1 / 3)
     monkeypatch.setattr(
-        unlabeled.UnlabeledImages, "_class_prior", lambda self, how: asked.append(self.context.split) or thirds
+        unlabeled.UnlabeledImages, "_class_prior", lambda self, how, priors: asked.append(self.context.split) or thirds
     )
     cache = FeatureCache()
     first = training(folder)
@@ -178,7 +199,8 @@ def test_shares_are_those_of_the_labels_where_nothing_can_tell(folder: Path, mon
 
 
 def test_features_that_are_not_finite_are_left_to_the_training(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unlabeled, "features_of", lambda sources, rows: np.full((len(rows), 4), np.nan))
+    nothing = torch.full((1, 128), np.nan)
+    monkeypatch.setattr(unlabeled, "normalized_features", lambda source, rows, view: nothing.expand(len(rows), 128))
     made = training(folder)
     assert made.statistics.class_prior == pytest.approx(
         label_frequencies(made.context.data.labels[made.context.split.labeled], 3)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -251,6 +253,30 @@ def test_an_image_is_decoded_once_a_step(
     next(stream)
     asked = {int(row) for request in order_of(dataset).requests(0) for row in request.rows}
     assert sorted(read[: len(asked)]) == sorted(asked)
+
+
+def test_batches_end_their_stream_with_themselves() -> None:
+    """A stream that went on would keep the processes that decode for it, and all that they hold."""
+    ended = []
+
+    class Watched:
+        def stream(self, requests: Callable[[int], list[ImageRequest]], start: int) -> Iterator[list[torch.Tensor]]:
+            try:
+                while True:
+                    yield [torch.from_numpy(request.rows)[:, None] for request in requests(start)]
+                    start += 1
+            finally:
+                ended.append(start)
+
+    gc.disable()
+    try:
+        sampler = BatchSampler(np.arange(3), np.arange(3, 12), 2, 4, seed=0, draws=8)
+        batches = Batches(sampler, Watched(), np.zeros(12), CPU)  # type: ignore[arg-type]
+        batches(0)
+        del batches
+        assert ended == [0]
+    finally:
+        gc.enable()
 
 
 def test_evaluation_shows_the_images_as_they_are(dataset: Dataset, images: ImageSource) -> None:

@@ -159,11 +159,10 @@ def test_what_was_learned_of_unlabeled_images_is_told(tmp_path: Path) -> None:
     prior = {"ant": 0.2, "bee": 0.5, "cat": 0.3}
     options = args.make({"name": "x", "head_ensemble": 4})
     run_ = finished(options=options)
-    learned = {"class_prior": prior, "views_with_prior": ["squeezenet"], "neighbours": 5}
+    learned = {"class_prior": prior, "views_with_prior": ["squeezenet"]}
     words = Page(part(page_of(run_, tmp_path, **learned), "What was run")).words
     assert "class prior 50% bee, 30% cat, 20% ant of the unlabeled images" in words
     assert "head prior from the unlabeled images" in words
-    assert "targets averaged over each image and its nearest neighbours (5)" in words
     assert "squeezenet, an ensemble of 4 linear heads" in words
     plain = Page(part(page_of(finished(), tmp_path), "What was run")).words
     assert not any(name in plain for name in ("class prior", "head prior", "targets"))

@@ -85,18 +85,11 @@ CHANGES: dict[str, list[str]] = {
     "weight_decay": ["5"],
     "grad_clip": ["0.01"],
     "label_smoothing": ["0.2"],
-    "unsupervised": ["cos"],
     "threshold": ["0.51"],
     "temperature": ["0.3"],
     "lambda_u": ["0.2"],
     "uda_steps": ["2"],
     "mpl_weight": ["0"],
-    "feedback": ["first_order"],
-    "feedback_scale": ["none"],
-    "feedback_center": [],
-    "pseudo_label": ["sample"],
-    "pseudo_label_view": ["weak"],
-    "student_threshold": ["0.6"],
     "distribution_alignment": ["1"],
     "head": ["hidden"],
     "head_ensemble": ["3"],
@@ -483,7 +476,7 @@ def test_a_run_is_kept_unless_it_is_overwritten(tmp_path: Path) -> None:
 
 @covers("config")
 def test_a_runs_options_make_the_same_run_again(lab: Lab, tmp_path: Path) -> None:
-    line = (*SURE, "--optimizer", "SGD", "--num_labels_percent", "5%", "--pseudo_label", "sample")
+    line = (*SURE, "--optimizer", "SGD", "--num_labels_percent", "5%")
     first = lab.moons(*line)
     again = run("--config", first.folder() / "commandline_args.txt", cwd=tmp_path)
     assert again.code == 0, again.err
@@ -672,14 +665,6 @@ def test_a_head_without_a_prior_learns_otherwise(lab: Lab) -> None:
     assert not same(given.checkpoint()["models"], plain.checkpoint()["models"])
 
 
-@covers("neighbours")
-@pytest.mark.slow
-def test_targets_without_neighbours_teach_otherwise(lab: Lab) -> None:
-    line = ("--data_dir", lab.data, *FROZEN, "--num_labels", 6, "--max_steps", 6, *SURE)
-    blended, alone = lab.run(*line, "--neighbours", 2), lab.run(*line)
-    assert not same(blended.checkpoint()["models"], alone.checkpoint()["models"])
-
-
 @covers("class_prior")
 @pytest.mark.slow
 def test_a_pile_that_is_not_like_the_labels_is_noticed(lab: Lab, tmp_path: Path) -> None:
@@ -821,7 +806,7 @@ def test_every_option_was_shown_to_have_an_effect() -> None:
 SUMMARY = {
     "name", "mode", "seed", "command", "dataset", "labels_used", "labels_unused", "val", "test", "best_epoch",
     "seconds", "peak_memory_bytes", "versions", "commit", "calibration", "class_prior", "precision", "views_with_prior",
-    "neighbours", "backbones", "cross_validation", "decision",
+    "backbones", "cross_validation", "decision",
 }  # fmt: skip
 
 
@@ -892,7 +877,7 @@ def test_the_metrics_of_a_run(lab: Lab) -> None:
     assert list(rows[0])[:3] == ["epoch", "step", "teacher"]
     assert not [name for name in rows[0] if "second" in name or "time" in name or "memory" in name]
     for row in rows:
-        for name in ("mask_rate", "student_mask_rate", "agreement", "pseudo_label_accuracy"):
+        for name in ("mask_rate", "agreement", "pseudo_label_accuracy"):
             assert row[name] == "" or 0 <= float(row[name]) <= 1
     assert float(rows[-1]["supervised_loss"]) < float(rows[0]["supervised_loss"])
 
@@ -915,13 +900,13 @@ def test_a_checkpoint_is_tensors_and_plain_values_without_wrappers(lab: Lab) -> 
 
 
 def test_no_run_leaves_a_trace_in_the_next(lab: Lab, tmp_path: Path) -> None:
-    alone = lab.moons(*SURE, "--pseudo_label", "sample")
+    alone = lab.moons(*SURE)
     torch.manual_seed(12345)
     np.random.seed(54321)  # noqa: NPY002
     state = torch.get_rng_state()
     threads = torch.get_num_threads()
     run("--name", "other", "--data_dir", lab.data, *FROZEN, "--num_labels", 6, "--max_steps", 3, cwd=tmp_path)
-    after = run("--name", "x", *MOONS, *SURE, "--pseudo_label", "sample", cwd=tmp_path)
+    after = run("--name", "x", *MOONS, *SURE, cwd=tmp_path)
     assert same_run(alone, after)
     assert torch.get_num_threads() == threads
     assert not torch.is_autocast_enabled()
@@ -959,7 +944,7 @@ def resumed(moment: Moment, whole: Outcome, line: tuple[object, ...], cwd: Path)
 @covers("resume")
 @pytest.mark.parametrize("moment", MOMENTS, ids=lambda m: f"{m.function}-{m.count}-{m.when}")
 def test_a_killed_run_goes_on_bit_for_bit(lab: Lab, tmp_path: Path, moment: Moment) -> None:
-    line = (*SURE, "--ema", 0.9, "--pseudo_label", "sample", "--distribution_alignment", 0.5)
+    line = (*SURE, "--ema", 0.9, "--distribution_alignment", 0.5)
     line += ("--head", "hidden", "--head_ensemble", 2)
     resumed(moment, lab.moons(*line), (*MOONS, *line), tmp_path)
 

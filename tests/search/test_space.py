@@ -40,7 +40,7 @@ def test_labels_alone_have_no_use_for_what_belongs_to_the_others() -> None:
 
 def test_any_option_can_be_searched_and_a_single_value_holds_it_fast() -> None:
     words = ("head=linear,mlp", "max_lr=1e-4:1e-2", "batch_size=8:32", "switch_mode=true,false", "ema=0,0.9")
-    base, space = space_of(parsed("--search", *words, "unfreeze=1,all", "mpl_weight=0", "feedback=first_order").flat())
+    base, space = space_of(parsed("--search", *words, "unfreeze=1,all", "mpl_weight=0", "optimizer=SGD").flat())
     assert space["head"].choices == ("linear", "mlp")  # type: ignore[attr-defined]
     assert (space["max_lr"].low, space["max_lr"].high, space["max_lr"].log) == (1e-4, 1e-2, False)  # type: ignore[attr-defined]
     assert (space["batch_size"].low, space["batch_size"].high) == (8, 32)  # type: ignore[attr-defined]
@@ -48,7 +48,7 @@ def test_any_option_can_be_searched_and_a_single_value_holds_it_fast() -> None:
     assert space["ema"].choices == (0.0, 0.9)  # type: ignore[attr-defined]
     assert space["unfreeze"].choices == ("1", "all")  # type: ignore[attr-defined]
     assert "mpl_weight" not in space
-    assert (base["mpl_weight"], base["feedback"]) == (0.0, "first_order")
+    assert (base["mpl_weight"], base["optimizer"]) == (0.0, "SGD")
 
 
 WRONG = [
