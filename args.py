@@ -201,19 +201,11 @@ class Model:
         None, "Train only the head (head), also the last N stages of the backbone (N), or the whole network (all).",
         default_text="head if the backbone is pretrained, else all",
         parse=unfreeze_level, metavar="WHAT", inherited="default")
-    head: str = option(
-        "linear", "Use a linear head, one with a hidden layer of 256 units (hidden), or one with three layers of 1,024 "
-        "units and skip connections (mlp); the last two have batch norms, which assume equal class frequencies among "
-        "labeled and unlabeled images.",
-        choices=("linear", "hidden", "mlp"), inherited="fixed")
     head_prior: str = option(
-        "unlabeled", "Let a linear head on a frozen backbone learn fastest along the feature directions that tell "
+        "unlabeled", "Let the head on a frozen backbone learn fastest along the feature directions that tell "
         "unlabeled images apart but not the augmentations of one image (unlabeled), or equally fast along all "
         "directions (none).",
         choices=("unlabeled", "none"))
-    head_ensemble: int = option(
-        1, "Train N heads as one whose logits are their mean, reduced where the heads disagree.",
-        low=1, high=64, inherited="fixed")
     image_size: int | None = option(
         None, "Show images to the network as squares of this many pixels a side.",
         default_text="the backbone's own size", low=8, high=2048, commands=(*TRAINING, "inspect"), inherited="fixed")

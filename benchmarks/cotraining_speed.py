@@ -5,7 +5,7 @@
     python benchmarks/cotraining_speed.py --stream DIR --steps 300   # 5.2 GB of made features under DIR, then removed
     python benchmarks/cotraining_speed.py --stream DIR --images 320_000   # another size, for the memory
 
-Steps: 2 views of 1,024 features, `--head mlp`, 4,096 unlabeled and 4,096 labeled images a step. The passes of a view:
+Steps: 2 views of 1,024 features, 4,096 unlabeled and 4,096 labeled images a step. The passes of a view:
 one weak forward without a graph, one forward and two backwards on the strong batch, one labeled forward, one labeled
 forward with backward, two optimizer steps. The consistency term needs one more backward, which the second table counts. Step and passes are timed in turn, round by round; the ratio is that of the medians. Target: 1.15.
 
@@ -49,7 +49,7 @@ VIEWS, WIDTH, BATCH, CLASSES = 2, 1024, 4096, 10
 
 
 def learners_on(device: torch.device, learning: args.Learning) -> list[Learner]:
-    heads = [build_head("mlp", WIDTH, CLASSES, seed_key=(view,)).to(device).train() for view in range(VIEWS)]
+    heads = [build_head(WIDTH, CLASSES, seed_key=(view,)).to(device).train() for view in range(VIEWS)]
     return [
         Learner(f"view_{view}", head, learning, classes=CLASSES, start=0, total=100_000)
         for view, head in enumerate(heads)

@@ -28,7 +28,6 @@ from transfermpl.utils import generator, keep_pages
 
 FOLDS = 3
 SPACE: dict[str, tuple] = {
-    "head": ("linear", "hidden"),
     "max_lr": ("log", 3e-4, 1e-2),
     "weight_decay": ("log", 1e-2, 3),
     "temperature": (0.5, 0.7, 0.85, 1.0, 1.05),

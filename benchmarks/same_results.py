@@ -63,10 +63,7 @@ LIBRARIES = (
 )  # fmt: skip
 
 # Sure from the start, so that every loss takes part in so few steps.
-MOONS = (
-    "--data_dir moons --unlabeled_batch_size 200 --max_steps 12 --warmup_epoch_num 1 --max_lr 0.01"
-    " --threshold 0.5"
-)
+MOONS = "--data_dir moons --unlabeled_batch_size 200 --max_steps 12 --warmup_epoch_num 1 --max_lr 0.01 --threshold 0.5"
 DIGITS = (
     "--data_dir digits --test_percent 0.6 --num_labels 40 --unlabeled_batch_size 250 --max_steps 8"
     " --augmentation_draws 2 --max_lr 0.01 --threshold 0.2"
@@ -85,7 +82,7 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
     "mpl": (f"--name x {DIGITS} --val_percent 0.2 --show_images",),
     "options": (
         f"--name x {MOONS} --optimizer SGD --ema 0.9"
-        " --grad_clip 1 --grad_accumulation 2 --head_ensemble 2 --head hidden --label_smoothing 0.1 --lambda_u 2",
+        " --grad_clip 1 --grad_accumulation 2 --label_smoothing 0.1 --lambda_u 2",
     ),
     "switch": (f"--name x {MOONS} --switch_mode",),
     "finetune": (
@@ -109,9 +106,7 @@ SCENARIOS: dict[str, tuple[str, ...]] = {
         "--predict_dir ../../unknown --load_path x --min_probability 0.45 --predict_copy sorted",
         "--export onnx --load_path x",
     ),
-    "no_cache": (
-        f"--name x {BANK} --head_prior unlabeled --class_prior estimate --no_cache --calibration_folds 2",
-    ),
+    "no_cache": (f"--name x {BANK} --head_prior unlabeled --class_prior estimate --no_cache --calibration_folds 2",),
     "unfrozen": (f"--name x {IMAGES} {NETWORK} --num_workers 1 --unfreeze all --image_size 64",),
     "resume": (f"--name x {SLOW}", f"{KILLED}--name y {SLOW}", "--name y --resume"),
     "compare": (f"--name x {MOONS} --compare --repeat 2",),

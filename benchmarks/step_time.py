@@ -37,7 +37,7 @@ CLASSES = 10
 def learner(model: str, side: int, device: torch.device, compiled: bool, seed: int) -> Learner:
     options = args.Model(model_name=model, weights="none", image_size=side)
     backbone = build_backbone(options, native_size=side, points=False, seed=seed, default_name=model)
-    head = build_head("linear", backbone.num_features, CLASSES, seed_key=(seed,))
+    head = build_head(backbone.num_features, CLASSES, seed_key=(seed,))
     network = Network(backbone, head).to(device).to(memory_format=torch.channels_last).train()
     if compiled:
         network.compile()

@@ -40,7 +40,7 @@ class HeadPrior(NamedTuple):
 
 
 class PriorSpaceLinear:
-    """A linear layer that learns v [C, D] and b [C] of logits = v A (x - center) + b (a stack: a dimension more).
+    """A linear layer that learns v [C, D] and b [C] of logits = v A (x - center) + b.
 
     The layer itself always holds the weights v A and the bias b - v A center, which say the same of x: whoever
     evaluates, averages or keeps it need not know. Only for an optimizer's step do v and b lie in it.

@@ -103,8 +103,7 @@ def check_not_learned(backbones: Iterable[Backbone], dataset: Dataset, rows: np.
 
 def make_network(spec: NetworkSpec, name: str, backbone: Backbone, *, frozen: bool) -> nn.Module:
     """A model by its name: the head alone on a frozen backbone, else a network of this backbone and a head."""
-    key_of_head, members = (spec.seed, name, "head"), spec.model.head_ensemble
-    head = build_head(spec.model.head, backbone.num_features, spec.classes, seed_key=key_of_head, members=members)
+    head = build_head(backbone.num_features, spec.classes, seed_key=(spec.seed, name, "head"))
     return head if frozen else Network(backbone, head)
 
 

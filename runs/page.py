@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from .. import args
 from ..base.metrics import most_confused, reliability, wilson_interval
 from ..base.tables import number_of, percent
 from ..reports import charts
@@ -159,7 +158,7 @@ def _what_was_run(summary: Mapping[str, Any], run: FinishedRun) -> Section:
         ("class prior", _class_prior(summary.get("class_prior", {})) if unlabeled else ""),
         ("method", METHODS.get(run.method, run.method)),
         ("started from", run.mode.load_path or ""),
-        ("network", f"{', '.join(run.views)}, {_heads(run.model)}{' each' if len(run.views) > 1 else ''}"),
+        ("network", f"{', '.join(run.views)}, a linear head{' each' if len(run.views) > 1 else ''}"),
         ("head prior", "from the unlabeled images" if summary.get("views_with_prior") else ""),
         ("trained", f"{last.get('step', 0)} steps, {len(run.rows)} epochs"),
         ("seed", str(summary["seed"])),
@@ -184,11 +183,6 @@ def _time(seconds: Mapping[str, float], since: str) -> str:
     parts = [f"{since}{seconds['total']:.0f} s, of which {seconds['training']:.0f} s training"]
     parts += [f"{seconds[part]:.0f} s {part}" for part in ("features", "calibration") if seconds.get(part, 0) >= 1]
     return " and ".join(parts)
-
-
-def _heads(model: args.Model) -> str:
-    count = model.head_ensemble
-    return f"{model.head} head" if count == 1 else f"an ensemble of {count} {model.head} heads"
 
 
 def _again(run: FinishedRun) -> Section:

@@ -35,7 +35,7 @@ from .views import FeatureCache, Views, make_views
 LAYER_DECAY = 0.75  # from stage to stage of a view that is fine-tuned (Bao et al. 2021, BEiT: 0.65 to 0.75)
 # A view is fine-tuned as a run of its own would be that learns from the labels alone.
 FINETUNING: dict[str, Any] = {
-    "cotrain_mode": False, "finetune_mode": True, "finetune_views": False, "unfreeze": "all", "head": "linear",
+    "cotrain_mode": False, "finetune_mode": True, "finetune_views": False, "unfreeze": "all",
     "compile": False, "tensorboard": False,
 }  # fmt: skip
 
@@ -102,13 +102,13 @@ def prepare_views(
 
 
 def views_key(options: Options, split: Split) -> Hashable:
-    """What frozen views depend on, beside the data set: all but the learning and the head."""
+    """What frozen views depend on, beside the data set: all but the learning."""
     learned: Hashable = None  # from labeled images, before a view is frozen
     if options.cotraining.finetune_views:
         learning = options.learning
         learned = (options.cotraining.finetune_steps, learning.layer_decay, learning.grad_accumulation)
         learned += (split.labeled.tobytes(),)
-    model, views = replace(options.model, head="", head_prior=""), options.cotraining.views
+    model, views = replace(options.model, head_prior=""), options.cotraining.views
     return replace(options.run, resume=False), options.data, model, views, learned, options.mode.load_path
 
 

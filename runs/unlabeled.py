@@ -29,8 +29,8 @@ class UnlabeledStatistics:
     """What the unlabeled images say, an entry a view in the tuples.
 
     class_prior: float64 [C], how frequent the classes are among them; None where no prediction is aligned to it.
-    head_priors: center [D] and axes [D, D] of the priors of each view's heads; None without one: where heads are not
-    linear, nothing is frozen, nothing is unlabeled, or the images say nothing.
+    head_priors: center [D] and axes [D, D] of the priors of each view's heads; None without one: where it is not
+    wanted, nothing is frozen, nothing is unlabeled, or the images say nothing.
     """
 
     class_prior: np.ndarray | None
@@ -112,8 +112,7 @@ class UnlabeledImages:
 
     def head_priors(self, model: Model) -> HeadPriors:
         """See `UnlabeledStatistics`."""
-        wanted = model.head == "linear" and model.head_prior == "unlabeled"
-        if not wanted or not self.views.frozen or self.sampler.unlabeled is None:
+        if model.head_prior == "none" or not self.views.frozen or self.sampler.unlabeled is None:
             return (None,) * len(self.views)
         rows, kinds = self._rows_of_axes()
         axes = self.cache.remember(

@@ -268,7 +268,6 @@ WRONG: list[tuple[tuple[str, ...], tuple[str, ...]]] = [
     ((*TUNE, "--data_dir", "other classes"), ("differ in", "give the data")),
     ((*TUNE, "--seed", "3"), ("training images of the loaded run", "leave out --seed")),
     ((*TUNE, "--model_name", "cnn"), ("--model_name mlp", "leave out --model_name")),
-    ((*TUNE, "--head", "mlp"), ("--head linear", "leave out --head")),
     # what can be told before a folder, which may be large, is read
     (("--data_dir", "absent", "--device", "abacus"), ("--device abacus is not available",)),
     (("--data_dir", "absent", "--model_name", "resnet5"), ("--model_name resnet5 is unknown",)),

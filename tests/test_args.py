@@ -42,7 +42,7 @@ VALUES: dict[str, str] = {
     "cache_dir": "my cache", "cache_limit": "1.5", "cache_dtype": "float32", "data_dir": "/a b/ü", "data_root": "there",
     "labels_csv": "t.csv", "num_labels_percent": "10%", "num_labels": "40", "val_percent": "0.1", "test_percent": "50%",
     "label_split": "stratified", "augmentation_draws": "3", "model_name": "timm:test_vit", "weights": "w.safetensors",
-    "unfreeze": "2", "head": "mlp", "head_ensemble": "3", "image_size": "64",
+    "unfreeze": "2", "image_size": "64",
     "num_epochs": "5", "max_steps": "9", "warmup_epoch_num": "0",
     "batch_size": "8", "unlabeled_batch_size": "16", "max_lr": "0.01", "optimizer": "SGD", "weight_decay": "0",
     "grad_clip": "1", "grad_accumulation": "2", "label_smoothing": "0.1", "ema": "0.99", "patience": "3",
@@ -286,7 +286,7 @@ def test_null_in_a_config_file_is_the_default(tmp_path: Path) -> None:
         ("c.json", b'{"seed": 1.5}', "--seed takes a whole number"),
         ("c.json", b'{"seed": true}', "--seed"),
         ("c.json", b'{"seed": [1]}', "--seed"),
-        ("c.json", b'{"head": {"a": 1}}', "--head"),
+        ("c.json", b'{"optimizer": {"a": 1}}', "--optimizer"),
         ("c.json", b'{"switch_mode": "yes"}', "true or false"),
         ("c.json", b'{"switch_mode": 1}', "true or false"),
         ("c.json", b'{"num_labels_percent": 3}', "3%"),
@@ -513,7 +513,7 @@ def test_what_may_change_when_a_run_is_resumed() -> None:
 
 
 def test_what_a_loaded_run_brings() -> None:
-    assert args.inherited("fixed") == {"model_name", "head", "head_ensemble", "image_size"}
+    assert args.inherited("fixed") == {"model_name", "image_size"}
     assert args.inherited("default") == {
         "unfreeze", "num_labels", "num_labels_percent", "val_percent", "test_percent", "label_split", "data_dir",
         "labels_csv", "data_root", "flip", "seed",
@@ -568,8 +568,8 @@ def test_no_name_is_taken_twice() -> None:
 
 
 def test_changed_sets_by_the_flat_name_and_counts_nothing_as_given() -> None:
-    options = parse(["--name", "x"]).changed(seed=5, head="mlp")
-    assert (options.run.seed, options.model.head, options.run.name) == (5, "mlp", "x")
+    options = parse(["--name", "x"]).changed(seed=5, unfreeze="all")
+    assert (options.run.seed, options.model.unfreeze, options.run.name) == (5, "all", "x")
     assert options.given == {"name"}
     with pytest.raises(dataclasses.FrozenInstanceError):
         options.run.seed = 1  # type: ignore[misc]

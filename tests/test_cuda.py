@@ -45,7 +45,7 @@ def test_a_step_never_waits_for_the_device(compiled: bool) -> None:
         backbone = build_backbone(
             args.Model(model_name="wrn28_2"), native_size=32, points=False, seed=seed, default_name=""
         )
-        network = Network(backbone, build_head("linear", backbone.num_features, 10, seed_key=(seed,)))
+        network = Network(backbone, build_head(backbone.num_features, 10, seed_key=(seed,)))
         network = network.to(CUDA).to(memory_format=torch.channels_last).train()
         if compiled:
             network.compile()

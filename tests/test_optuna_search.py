@@ -122,7 +122,7 @@ def test_what_a_search_leaves(tmp_path: Path) -> None:
         "--folds",
         2,
         "--search",
-        "head=linear,hidden",
+        "head_prior=none,unlabeled",
         "--switch_mode",
         "--pruner",
         "none",
@@ -140,13 +140,13 @@ def test_what_a_search_leaves(tmp_path: Path) -> None:
             assert min(image.size) > 150
     rows = table(tmp_path)
     assert list(rows[0]) == [
-        "number", "state", "value", *USUAL, "head", "seconds", "reason", "retry_of",
+        "number", "state", "value", *USUAL, "head_prior", "seconds", "reason", "retry_of",
     ]  # fmt: skip
     assert all(float(row["seconds"]) > 0 for row in rows)
     assert f"optuna-dashboard {Path('results/t/study.journal')}" in outcome.out
     best = max(rows, key=lambda row: (float(row["value"]), -int(row["number"])))
     found = json.loads((folder / "best_args.json").read_text())
-    assert {name: str(found[name]) for name in (*USUAL, "head")} == {name: best[name] for name in (*USUAL, "head")}
+    assert {name: str(found[name]) for name in (*USUAL, "head_prior")} == {name: best[name] for name in (*USUAL, "head_prior")}
     trained = run("--name", "best", "--config", folder / "best_args.json", cwd=tmp_path)
     assert trained.code == 0, trained.err
     stored = json.loads((tmp_path / "results" / "best" / "commandline_args.txt").read_text())

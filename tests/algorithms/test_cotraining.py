@@ -471,7 +471,7 @@ def test_a_killed_run_goes_on_bit_for_bit(lab: Lab, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_co_trained_run_is_tested_and_applied(lab: Lab, tmp_path: Path) -> None:
-    trained = lab.run("--head", "mlp")
+    trained = lab.run()
     tested = run("--test_mode", "--load_path", trained.folder(), cwd=tmp_path)
     assert tested.code == 0, tested.err
     again = json.loads((trained.folder() / "test_summary.json").read_text(encoding="utf-8"))
@@ -525,7 +525,6 @@ CHANGES: dict[str, list[object]] = {
     "weight_decay": [5],
     "batch_size": [4],
     "max_lr": [0.02],
-    "head": ["mlp"],
     "seed": [3],
     "warmup_epoch_num": [0],
 }
@@ -604,10 +603,9 @@ def test_a_view_with_constant_features(tmp_path: Path) -> None:
         assert outcome.summary(algorithm)["test"]["pixels"]["accuracy"] > 0.6
 
 
-@pytest.mark.parametrize("head", ["linear", pytest.param("mlp", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("algorithm", STEPS)
-def test_a_class_missing_from_a_batch(lab: Lab, algorithm: str, head: str) -> None:
-    outcome = lab.run("--algorithm", algorithm, "--batch_size", 2, "--head", head)
+def test_a_class_missing_from_a_batch(lab: Lab, algorithm: str) -> None:
+    outcome = lab.run("--algorithm", algorithm, "--batch_size", 2)
     assert {float(row["step"]) for row in outcome.rows()} >= {8.0}
     assert set(outcome.summary()["test"]) == {"pixels", "gradients", "ensemble"}
 

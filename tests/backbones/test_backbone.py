@@ -48,7 +48,7 @@ def norms(module: nn.Module) -> list[nn.Module]:
 
 
 def test_pretrained_batch_norms_stay_in_eval_mode(resnet_file: tuple[Any, Path]) -> None:
-    network = Network(build("resnet", resnet_file[1], image_size=32), Head("linear", 512, 3)).train()
+    network = Network(build("resnet", resnet_file[1], image_size=32), Head(512, 3)).train()
     assert network.head.training
     assert network.backbone.net.layer1.training
     assert not any(norm.training for norm in norms(network))
@@ -59,7 +59,7 @@ def test_pretrained_batch_norms_stay_in_eval_mode(resnet_file: tuple[Any, Path])
 
 
 def test_a_frozen_backbone_stays_in_eval_mode() -> None:
-    network = Network(build("cnn"), Head("hidden", 128, 3))
+    network = Network(build("cnn"), Head(128, 3))
     models.set_trainable(network.backbone, "head")
     network.train()
     assert not any(module.training for module in network.backbone.modules())

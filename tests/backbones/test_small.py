@@ -21,7 +21,7 @@ def test_small_backbones(name: str, size: int) -> None:
 
 
 def test_wrn28_2_has_the_published_number_of_parameters() -> None:
-    network = Network(build("wrn28_2"), build_head("linear", 128, 10, seed_key=(0,)))
+    network = Network(build("wrn28_2"), build_head(128, 10, seed_key=(0,)))
     assert sum(parameter.numel() for parameter in network.parameters()) == 1_467_610
 
 

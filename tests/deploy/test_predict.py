@@ -576,9 +576,8 @@ def in_a_process_of_its_own(file: Path, images: np.ndarray) -> tuple[dict[str, s
 
 @pytest.fixture(scope="module")
 def unfrozen(base: Outcome) -> Outcome:
-    """A run `u` whose two models have a backbone each, and several heads with norms on it."""
-    heads = ("--head", "mlp", "--head_ensemble", 2)
-    outcome = run("--name", "u", *TINY, "--unfreeze", "all", *heads, "--max_steps", 3, cwd=base.cwd)
+    """A run `u` whose two models have a backbone each."""
+    outcome = run("--name", "u", *TINY, "--unfreeze", "all", "--max_steps", 3, cwd=base.cwd)
     assert outcome.code == 0, outcome.err
     return outcome
 
@@ -671,7 +670,7 @@ def test_a_run_of_several_views_is_predicted_and_packed(base: Outcome, tmp_path:
     outcome = run("--export", "torch_export", "--load_path", "v", cwd=tmp_path)
     assert outcome.code == 2
     assert "one file takes only one kind" in outcome.err
-    digits = (*line[:4], "--data_dir", "digits", "--max_steps", 3, "--calibration_folds", 0, "--head_ensemble", 2)
+    digits = (*line[:4], "--data_dir", "digits", "--max_steps", 3, "--calibration_folds", 0)
     assert run("--name", "w", *digits, "--head_prior", "none", cwd=tmp_path).code == 0
     outcome = run("--export", "torch_export", "--load_path", "w", cwd=tmp_path)
     assert outcome.code == 0, outcome.err

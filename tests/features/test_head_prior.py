@@ -78,8 +78,8 @@ def test_the_center_is_that_of_the_classes_not_of_the_images() -> None:
     torch.testing.assert_close(center_of(features, labels), torch.ones(5))
 
 
-def made_learner(members: int = 1, **learning: object) -> Learner:
-    head = build_head("linear", 6, 3, seed_key=(0,), members=members).double()
+def made_learner(**learning: object) -> Learner:
+    head = build_head(6, 3, seed_key=(0,)).double()
     return Learner("x", head, args.Learning(**learning), classes=3, start=0, total=20)  # type: ignore[arg-type]
 
 
@@ -119,17 +119,6 @@ class Shifted(torch.nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.center) @ self.axes.T
-
-
-def test_the_members_of_an_ensemble_learn_along_it_each() -> None:
-    learner = made_learner(members=3)
-    learner.take_head_prior(a_prior())
-    steps(learner, 3)
-    weight, bias = (learner.network.get_parameter(f"member.layers.1.{name}") for name in ("weight", "bias"))
-    [along], (center, axes) = learner.along, a_prior()
-    for member in range(3):
-        torch.testing.assert_close(weight[member], along.v[member] @ axes)
-        torch.testing.assert_close(bias[member], along.b[member] - weight[member] @ center)
 
 
 @pytest.mark.parametrize("after", [0, 3])
@@ -177,7 +166,6 @@ def test_a_training_with_a_pile_gives_it_to_all_its_heads(folder: Path) -> None:
     "words",
     [
         ("--head_prior", "none"),
-        ("--head", "hidden"),
         ("--finetune_mode",),
         ("--unfreeze", "all"),
         ("--num_labels", 30),
@@ -226,7 +214,7 @@ def test_trials_and_folds_of_a_calibration_share_the_axes_and_have_centers_of_th
     assert not torch.equal(*centers)
 
 
-@pytest.mark.parametrize("words", [(), ("--switch_mode", "--ema", 0.9), ("--head_ensemble", 2)])
+@pytest.mark.parametrize("words", [(), ("--switch_mode", "--ema", 0.9)])
 def test_checkpoints_hold_plain_heads_that_say_what_was_tested(
     folder: Path, tmp_path: Path, words: tuple[object, ...]
 ) -> None:

@@ -206,7 +206,7 @@ def test_a_field_that_is_missing_or_mistyped_is_named(moons: Outcome, which: str
         (("best", "student"), REMOVED, "best does not fit the rest"),
         (("best", "student", "state", "head.layers.1.bias"), torch.zeros(3), "best.student.state.head.layers.1.bias"),
         (("rows", 2), REMOVED, "step does not fit the rest"),
-        (("options", "head"), "none", "last.pt: --head none is unknown"),
+        (("options", "head_prior"), "no", "last.pt: --head_prior no is unknown"),
         (("options", "seed"), 5, "was trained with --seed 5, and commandline_args.txt says 0"),
     ],
     ids=lambda value: ".".join(map(str, value)) if isinstance(value, tuple) else "",

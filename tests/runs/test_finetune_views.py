@@ -65,7 +65,7 @@ def network(*, pretrained: bool = True) -> Network:
     net.register_parameter("table", nn.Parameter(torch.zeros(2, 12)))
     transform = Transform(2, 2, "bilinear", (0.5,) * 3, (0.5,) * 3)
     backbone = Backbone(net, name="x", transform=transform, pretrained=pretrained, num_features=12)
-    return Network(backbone, build_head("linear", 12, 3, seed_key=(0,)))
+    return Network(backbone, build_head(12, 3, seed_key=(0,)))
 
 
 def rates(made: Network, layer_decay: float) -> dict[str, float]:

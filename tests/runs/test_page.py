@@ -149,7 +149,7 @@ def test_what_was_run_is_told(tmp_path: Path) -> None:
     options = args.make({"name": "x", "switch_mode": True, "seed": 3})
     words = page_of(finished(options=options), tmp_path, seed=3).words
     expected = [
-        "3: ant, bee, cat", "Meta Pseudo Labels with switched roles", "squeezenet, linear head", "seed 3",
+        "3: ant, bee, cat", "Meta Pseudo Labels with switched roles", "squeezenet, a linear head", "seed 3",
         "2 steps, 2 epochs", "time 12 s, of which 5 s training and 6 s features", "commit 0123456789ab",
     ]  # fmt: skip
     assert [told for told in expected if told not in words] == []
@@ -157,13 +157,10 @@ def test_what_was_run_is_told(tmp_path: Path) -> None:
 
 def test_what_was_learned_of_unlabeled_images_is_told(tmp_path: Path) -> None:
     prior = {"ant": 0.2, "bee": 0.5, "cat": 0.3}
-    options = args.make({"name": "x", "head_ensemble": 4})
-    run_ = finished(options=options)
     learned = {"class_prior": prior, "views_with_prior": ["squeezenet"]}
-    words = Page(part(page_of(run_, tmp_path, **learned), "What was run")).words
+    words = Page(part(page_of(finished(), tmp_path, **learned), "What was run")).words
     assert "class prior 50% bee, 30% cat, 20% ant of the unlabeled images" in words
     assert "head prior from the unlabeled images" in words
-    assert "squeezenet, an ensemble of 4 linear heads" in words
     plain = Page(part(page_of(finished(), tmp_path), "What was run")).words
     assert not any(name in plain for name in ("class prior", "head prior", "targets"))
 
@@ -185,7 +182,7 @@ def test_co_training_is_named_by_its_algorithm_and_its_views(
     assert f"having learned from {learned}" in page.words
     told = Page(part(page, "What was run")).words
     assert f"method {method} " in told
-    assert "network cnn, gradients, cnn-2, linear head each" in told
+    assert "network cnn, gradients, cnn-2, a linear head each" in told
 
 
 def test_the_command_makes_the_same_options_again(tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def trained(steps: int) -> tuple[Network, float]:
     torch.manual_seed(0)
     transform = Transform(SIDE, SIDE, "bilinear", (0.5,) * 3, (0.25,) * 3)
     backbone = as_backbone(conv_net(), name="net", transform=transform, pretrained=False)
-    network = Network(backbone, build_head("linear", 16, 3, seed_key=(0,)))
+    network = Network(backbone, build_head(16, 3, seed_key=(0,)))
     images, labels = images_of_a_corner(64, 0)
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3)
     for _ in range(steps):
@@ -72,7 +72,7 @@ def test_every_kind_of_backbone_has_a_map(name: str) -> None:
     else:
         backbone = build(name, image_size=None if name == "timm:test_vit" else 64)
     backbone.requires_grad_(False)  # frozen, as under a head that learns on its features
-    head = build_head("linear", backbone.num_features, 3, seed_key=(0,))
+    head = build_head(backbone.num_features, 3, seed_key=(0,))
     side = backbone.transform.size
     images = torch.rand(2, 3, side, side)
     shares = relevance(Part(name, name, backbone, [head]), images, torch.tensor([0, 2]))
@@ -91,9 +91,9 @@ def small(name: str) -> Backbone:
 
 def test_there_is_a_map_for_each_view_or_for_each_network_that_has_learned() -> None:
     views = {"a": small("a"), "b": small("b")}
-    heads: dict[str, nn.Module] = {name: build_head("linear", 16, 2, seed_key=(name,)) for name in views}
+    heads: dict[str, nn.Module] = {name: build_head(16, 2, seed_key=(name,)) for name in views}
     assert [part.name for part in parts_of(TrainedModels(views, heads, frozen=True))] == ["a", "b"]
-    shared = {name: build_head("linear", 16, 2, seed_key=(name,), members=2) for name in ("teacher", "student")}
+    shared = {name: build_head(16, 2, seed_key=(name,)) for name in ("teacher", "student")}
     (part,) = parts_of(TrainedModels({"a": views["a"]}, shared, frozen=True))
     assert (part.name, len(part.heads)) == ("a", 2)
     networks = {name: Network(small(name), shared[name]) for name in shared}

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from runs import CLOCK, COLOURS, FROZEN, MOONS, Moment, Outcome, killed, make_data, make_images, run, same, same_run
-from transfermpl import args, data, models, utils
+from transfermpl import args, data, utils
 from transfermpl.backbones import small
 from transfermpl.learning import checkpoint, learner
 from transfermpl.runs import calibration, context, metrics_log, prepare, trainer
@@ -91,8 +91,6 @@ CHANGES: dict[str, list[str]] = {
     "uda_steps": ["2"],
     "mpl_weight": ["0"],
     "distribution_alignment": ["1"],
-    "head": ["hidden"],
-    "head_ensemble": ["3"],
     "num_labels": ["50"],
     "num_labels_percent": ["10%"],
     "label_split": ["stratified"],
@@ -391,67 +389,23 @@ def test_a_librarys_backbone(lab: Lab, name: str) -> None:
     assert outcome.summary()["test"]["student"]["per_class"].keys() == COLOURS.keys()
 
 
-@covers("head")
-@pytest.mark.slow
-def test_a_head_has_the_layers_of_its_kind(lab: Lab) -> None:
-    def widths(*line: object) -> list[int]:
-        state = lab.images(*line).checkpoint()["models"]["student"]
-        return [len(value) for name, value in state.items() if name.endswith("linear.weight")]
-
-    assert widths("--head", "linear") == []
-    assert widths("--head", "mlp") == [1024] * 3
-    assert widths("--head", "hidden") == [256]
-
-
 def test_a_stored_head_with_other_layers_is_told_in_one_line(lab: Lab, tmp_path: Path) -> None:
-    whole = lab.images("--head", "hidden")
+    whole = lab.images()
     shutil.copytree(whole.folder(), tmp_path / "old")
     path = tmp_path / "old" / "checkpoints" / "best.pt"
     content = torch.load(path, weights_only=True)
     for state in content["models"].values():
-        state["layers.1.weight"] = state.pop("layers.1.linear.weight")
+        state["layers.1.linear.weight"] = state.pop("layers.1.weight")
     torch.save(content, path)
     outcome = run("--test_mode", "--load_best", "--load_path", tmp_path / "old", cwd=whole.cwd)
     assert outcome.code == 2
     assert "other layers than this version" in outcome.err.splitlines()[-1]
 
 
-@covers("head_ensemble")
-@pytest.mark.parametrize("line", [(), ("--unfreeze", "all"), ("--switch_mode",), ("--grad_accumulation", 2)])
-def test_several_heads_learn_as_one(lab: Lab, line: tuple[object, ...]) -> None:
-    """Each way of learning trains, averages and saves them; one of one is the plain head."""
-    outcome = lab.images("--head_ensemble", 3, "--ema", 0.9, *line)
-    name = "model_2" if "--switch_mode" in line else "student"
-    state = outcome.checkpoint()["models"][name]
-    weight = next(value for key, value in state.items() if key.endswith("member.layers.1.weight"))
-    assert weight.shape[0] == 3
-    first = models.build_head("linear", weight.shape[2], 3, seed_key=(0, name, "head"), members=3).state_dict()
-    assert not any(torch.equal(a, b) for a, b in zip(weight, first["member.layers.1.weight"], strict=True))
-    assert outcome.summary()["test"][name]["per_class"].keys() == COLOURS.keys()
-
-
-def test_one_head_of_one_is_the_plain_head(lab: Lab) -> None:
-    assert lab.moons("--head_ensemble", 1).metrics() == lab.moons().metrics()
-
-
-@pytest.mark.slow
-def test_a_loaded_run_brings_its_ensemble(lab: Lab, tmp_path: Path) -> None:
-    line = ("--head", "mlp", "--head_ensemble", 2)
-    assert run("--name", "exp", *MOONS, *line, cwd=tmp_path).code == 0
-    tuned = run("--name", "y", "--finetune_mode", "--load_path", "exp", "--max_steps", 3, cwd=tmp_path)
-    assert tuned.code == 0, tuned.err
-    assert json.loads((tuned.folder("y") / "commandline_args.txt").read_text())["head_ensemble"] == 2
-    tested = run("--test_mode", "--load_path", "exp", cwd=tmp_path)
-    assert tested.code == 0, tested.err
-    other = run("--name", "z", "--finetune_mode", "--load_path", "exp", "--head_ensemble", 3, cwd=tmp_path)
-    assert other.code == 2
-    assert "--head_ensemble 2" in other.complaint()[0]
-
-
-def test_batches_of_one_are_too_small_for_the_mlp_head(lab: Lab, tmp_path: Path) -> None:
+def test_batches_of_one_are_too_small_for_batch_norms_of_vectors(lab: Lab, tmp_path: Path) -> None:
     for line in (("--batch_size", 1), ("--unlabeled_batch_size", 4, "--grad_accumulation", 4)):
-        outcome = run("--name", "x", "--data_dir", lab.data, *FROZEN, "--num_labels", 6, "--head", "mlp", *line,
-                      cwd=tmp_path)  # fmt: skip
+        small = ("--model_name", "resnet", "--weights", "none", "--image_size", 32, "--num_labels", 6)
+        outcome = run("--name", "x", "--data_dir", lab.data, *small, *line, cwd=tmp_path)
         assert outcome.code == 2
         assert "too small for the batch norms" in outcome.complaint()[0]
 
@@ -945,14 +899,7 @@ def resumed(moment: Moment, whole: Outcome, line: tuple[object, ...], cwd: Path)
 @pytest.mark.parametrize("moment", MOMENTS, ids=lambda m: f"{m.function}-{m.count}-{m.when}")
 def test_a_killed_run_goes_on_bit_for_bit(lab: Lab, tmp_path: Path, moment: Moment) -> None:
     line = (*SURE, "--ema", 0.9, "--distribution_alignment", 0.5)
-    line += ("--head", "hidden", "--head_ensemble", 2)
     resumed(moment, lab.moons(*line), (*MOONS, *line), tmp_path)
-
-
-@pytest.mark.slow
-def test_a_killed_run_with_norms_in_its_heads_goes_on_bit_for_bit(lab: Lab, tmp_path: Path) -> None:
-    line = (*SURE, "--ema", 0.9, "--head", "mlp", "--head_ensemble", 2, "--max_steps", 9)
-    resumed(Moment("algorithms.algorithm:mpl_step", 3), lab.moons(*line), (*MOONS, *line), tmp_path)
 
 
 @pytest.mark.slow

@@ -88,7 +88,7 @@ def test_the_test_images_are_never_touched_and_one_bank_serves_all(tmp_path: Pat
 
         blocks: list[Path] = []
         patch.setattr(optuna_search, "open_study", note)
-        tune(*line, "--n_trials", 3, "--search", "head=linear,hidden", cwd=tmp_path)
+        tune(*line, "--n_trials", 3, "--search", "head_prior=none,unlabeled", cwd=tmp_path)
     assert blocks
     assert set((tmp_path / "cache").rglob("*.block")) == set(blocks)
     with contextlib.chdir(tmp_path):

@@ -39,16 +39,16 @@ def test_labels_alone_have_no_use_for_what_belongs_to_the_others() -> None:
 
 
 def test_any_option_can_be_searched_and_a_single_value_holds_it_fast() -> None:
-    words = ("head=linear,mlp", "max_lr=1e-4:1e-2", "batch_size=8:32", "switch_mode=true,false", "ema=0,0.9")
-    base, space = space_of(parsed("--search", *words, "unfreeze=1,all", "mpl_weight=0", "optimizer=SGD").flat())
-    assert space["head"].choices == ("linear", "mlp")  # type: ignore[attr-defined]
+    words = ("optimizer=AdamW,SGD", "max_lr=1e-4:1e-2", "batch_size=8:32", "switch_mode=true,false", "ema=0,0.9")
+    base, space = space_of(parsed("--search", *words, "unfreeze=1,all", "mpl_weight=0", "head_prior=none").flat())
+    assert space["optimizer"].choices == ("AdamW", "SGD")  # type: ignore[attr-defined]
     assert (space["max_lr"].low, space["max_lr"].high, space["max_lr"].log) == (1e-4, 1e-2, False)  # type: ignore[attr-defined]
     assert (space["batch_size"].low, space["batch_size"].high) == (8, 32)  # type: ignore[attr-defined]
     assert space["switch_mode"].choices == (True, False)  # type: ignore[attr-defined]
     assert space["ema"].choices == (0.0, 0.9)  # type: ignore[attr-defined]
     assert space["unfreeze"].choices == ("1", "all")  # type: ignore[attr-defined]
     assert "mpl_weight" not in space
-    assert (base["mpl_weight"], base["optimizer"]) == (0.0, "SGD")
+    assert (base["mpl_weight"], base["head_prior"]) == (0.0, "none")
 
 
 WRONG = [
@@ -65,8 +65,8 @@ WRONG = [
     ("lambda_u=0:1:log", "begins above 0"),
     ("lambda_u=1:2:lin", "'lin'"),
     ("lambda_u=1:2:log:3", "'log:3'"),
-    ("head=linear,cnn", "choose from linear, hidden, mlp"),
-    ("head=linear,", "is empty"),
+    ("optimizer=SGD,cnn", "choose from AdamW, SGD"),
+    ("optimizer=SGD,", "is empty"),
     ("switch_mode=yes", "true or false"),
     ("seed=1,2", "keeps --seed as it is"),
     ("num_labels=10:50", "keeps --num_labels as it is"),
@@ -92,10 +92,10 @@ def test_a_space_of_nothing_is_an_error() -> None:
 
 
 def test_what_the_defaults_lack_becomes_the_nearest_value(capsys: pytest.CaptureFixture[str]) -> None:
-    options = parsed("--search", "max_lr=0.01:0.1", "head=mlp,linear", "batch_size=2,4", "num_epochs=2:5")
+    options = parsed("--search", "max_lr=0.01:0.1", "optimizer=SGD,AdamW", "batch_size=2,4", "num_epochs=2:5")
     _, space = space_of(options.flat())
     first = first_values(options.flat(), space)
-    assert (first["max_lr"], first["head"], first["batch_size"], first["num_epochs"]) == (0.01, "linear", 2, 2)
+    assert (first["max_lr"], first["optimizer"], first["batch_size"], first["num_epochs"]) == (0.01, "AdamW", 2, 2)
     assert capsys.readouterr().err.count("is not among what is searched") == 3
 
 
