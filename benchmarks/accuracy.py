@@ -35,7 +35,7 @@ import numpy as np
 from transfermpl import args
 from transfermpl.base.files import read_json
 from transfermpl.base.metrics import paired_difference
-from transfermpl.comparison.baselines import BASELINES
+from transfermpl.comparison.baselines import BASELINES, baselines_of
 from transfermpl.comparison.compare import JOURNAL, measure
 from transfermpl.comparison.methods import BASE, METHODS, Method
 from transfermpl.comparison.task import Task, prepared
@@ -141,7 +141,7 @@ def train(cell: Cell, given: argparse.Namespace) -> None:
         task = task_of(cell, given, Path(made))
         steps, folder = prepared(task).total_steps, given.folder / cell.folder
         folder.mkdir(parents=True, exist_ok=True)
-        names = [*(method.name for method in OURS), *BASELINES]
+        names = [*(method.name for method in OURS), *baselines_of(task)]
         measure(task, given.seeds or range(cell.seeds), folder, steps=steps, methods=OURS, names=names)
 
 

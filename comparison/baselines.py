@@ -8,16 +8,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor
 from torch.nn import functional
 
 from ..base.folds import stratified_folds
-from ..features.sources import Source
+from ..features.head_prior import in_axes
+from ..features.sources import Source, normalized_features
 from ..utils import generator
 from .task import Task
 
 if TYPE_CHECKING:
     from ..features.linear_probe import LinearProbe
+    from ..learning.learner import HeadPrior
 
 PIXELS = 32  # side to which images are averaged where there are no features
 SPREAD_OVER = 10_000  # unlabeled images that labels are spread over: a graph of very many takes hours
@@ -29,15 +32,22 @@ SHARES = (0.2, 0.4, 0.6, 0.8, 1.0)  # of the unlabeled images that self-training
 
 def baseline_accuracy(name: str, task: Task) -> tuple[float, str]:
     """The test accuracy of one of BASELINES, and what it learned from: features, pixels or points."""
-    sources, what = sources_of(task)
+    baseline, (sources, what) = BASELINES[name], sources_of(task)
     split, labels = task.split, task.dataset.labels
     unlabeled = np.setdiff1d(split.unlabeled, split.labeled)
     if len(unlabeled) > SPREAD_OVER:
         unlabeled = generator(task.options.run.seed, "spread").permutation(unlabeled)[:SPREAD_OVER]
-    baseline = BASELINES[name]
     parts = (split.labeled, unlabeled if baseline.spreads else unlabeled[:0], split.test)
-    labeled, others, test = (inputs(sources, rows) for rows in parts)
-    given = Given(labeled, labels[split.labeled], others, angles=what == "features")
+    told = on_features(task).statistics() if baseline.informed else None
+    labeled, others, test = (inputs(sources, rows, () if told is None else told.head_priors) for rows in parts)
+    given = Given(
+        labeled,
+        labels[split.labeled],
+        others,
+        angles=what == "features",
+        in_prior_space=told is not None,
+        class_prior=None if told is None else told.class_prior,
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that something did not converge, on data that no one has looked at before
         predicted = baseline.fit(given)(test)
@@ -49,19 +59,39 @@ def sources_of(task: Task) -> tuple[list[Source], str]:
 
     Features are those of a frozen or pretrained backbone; of a network from scratch there are only pixels.
     """
-    views = task.views()
-    if not views.frozen and all(view.backbone.pretrained for view in views):
-        views = task.changed(unfreeze="head").views()
+    views = on_features(task).views()
     if views.frozen:
         return [view.source for view in views], "features"
     return [view.images for view in views], "points" if task.dataset.kind == "points" else "pixels"
 
 
-def inputs(sources: Sequence[Source], rows: np.ndarray) -> np.ndarray:
-    """What a baseline sees of the rows, unaugmented: float [n, D], the views of a co-training side by side."""
+def on_features(task: Task) -> Task:
+    """The same task on frozen backbones where they are pretrained, whatever of them is to learn."""
+    views = task.views()
+    pretrained = not views.frozen and all(view.backbone.pretrained for view in views)
+    return task.changed(unfreeze="head") if pretrained else task
+
+
+def baselines_of(task: Task) -> list[str]:
+    """The names of the baselines that have something to learn from here."""
+    frozen = on_features(task).views().frozen
+    return [name for name, baseline in BASELINES.items() if frozen or not baseline.informed]
+
+
+def inputs(sources: Sequence[Source], rows: np.ndarray, priors: Sequence[HeadPrior | None] = ()) -> np.ndarray:
+    """What a baseline sees of the rows, unaugmented: float [n, D], the views of a co-training side by side.
+
+    priors: those of our heads, a source each, in whose space features are to be seen.
+    """
     if not len(rows):
         return np.zeros((0, 1), dtype=np.float32)
-    return np.concatenate([np.concatenate([flat(batch) for batch in s.inputs(rows)]) for s in sources], axis=1)
+    if not priors:
+        return np.concatenate([np.concatenate([flat(batch) for batch in s.inputs(rows)]) for s in sources], axis=1)
+    parts = []
+    for source, prior in zip(sources, priors, strict=True):
+        features = normalized_features(source, rows, "eval")
+        parts.append(features if prior is None else in_axes(features, prior.center.cpu(), prior.axes.cpu()))
+    return torch.cat(parts, dim=1).numpy()
 
 
 def flat(batch: Tensor) -> np.ndarray:
@@ -75,13 +105,17 @@ def flat(batch: Tensor) -> np.ndarray:
 class Given:
     """What a baseline learns from: float [n, D] `labeled` with int `labels` [n], and float [m, D] `unlabeled`.
 
-    angles: whether rows are compared by their direction, as is usual for features.
+    angles: whether rows are compared by their direction, as is usual for features. in_prior_space: whether the head
+    prior has already brought them to where they are compared. class_prior [C]: that of the unlabeled images, where it
+    is estimated.
     """
 
     labeled: np.ndarray
     labels: np.ndarray
     unlabeled: np.ndarray
     angles: bool
+    in_prior_space: bool = False
+    class_prior: np.ndarray | None = None
 
     @property
     def folds(self) -> int:
@@ -90,7 +124,7 @@ class Given:
 
     def scaled(self, rows: np.ndarray) -> np.ndarray:
         """Rows as they are compared: features at a root mean square of 1, so that their direction counts alone."""
-        if not self.angles:
+        if not self.angles or self.in_prior_space:
             return rows
         return rows / np.maximum(np.sqrt((rows**2).mean(axis=1, keepdims=True)), 1e-12)
 
@@ -131,14 +165,14 @@ def nearest_class_mean(given: Given) -> Classifier:
 def self_training(given: Given) -> Classifier:
     """A linear probe that learns from its own predictions of the unlabeled images, more of them in each round.
 
-    Of each class those that it is surest of, in proportion to the label frequencies: the surest of all would soon be of
-    one class.
+    Of each class those that it is surest of, in proportion to the class prior, or where none is estimated to the label
+    frequencies: the surest of all would soon be of one class.
     """
     from ..features.linear_probe import fit_linear_probe
 
     model, strength = logistic_model(given)
     labeled, unlabeled = given.scaled(given.labeled), given.scaled(given.unlabeled)
-    frequencies = np.bincount(given.labels) / len(given.labels)
+    frequencies = np.bincount(given.labels) / len(given.labels) if given.class_prior is None else given.class_prior
     for share in SHARES if len(unlabeled) else ():
         rows, guessed = surest_of_each_class(model.probabilities(unlabeled), frequencies, share)
         both, labels = np.concatenate([labeled, unlabeled[rows]]), np.concatenate([given.labels, guessed])
@@ -224,10 +258,15 @@ class _Neighbours:
 
 @dataclass(frozen=True)
 class Baseline:
-    """A classifier that is cheap to train. spreads: whether it also learns from the unlabeled images."""
+    """A classifier that is cheap to train.
+
+    spreads: whether it also learns from the unlabeled images. informed: whether it is given what these tell our own
+    trainings before they begin: head prior and class prior. So it shows what is left for the training itself.
+    """
 
     fit: Callable[[Given], Classifier]
     spreads: bool = False
+    informed: bool = False
 
 
 BASELINES = {
@@ -236,4 +275,6 @@ BASELINES = {
     "nearest neighbours": Baseline(nearest_neighbours),
     "label spreading": Baseline(label_spreading, spreads=True),
     "self-training": Baseline(self_training, spreads=True),
+    "logistic regression with priors": Baseline(logistic_regression, informed=True),
+    "self-training with priors": Baseline(self_training, spreads=True, informed=True),
 }

@@ -19,7 +19,7 @@ from ..data import write_split
 from ..runs.resume import check_same_images
 from ..runs.run_folder import going_on
 from ..utils import UserError, log_to, say, warn
-from .baselines import BASELINES, baseline_accuracy
+from .baselines import baseline_accuracy, baselines_of
 from .methods import Method, methods_of
 from .page import write_page
 from .seeds import check_seeds, make_folder, seeds_of, summary_of
@@ -82,7 +82,7 @@ def measure(
     if journal.exists():
         done = read_json(journal, JOURNAL, advice="move it away, and --resume compares again")
     methods = methods_of(task.options.cotraining.views) if methods is None else methods
-    wanted = [*(method.name for method in methods), *BASELINES] if names is None else list(names)
+    wanted = [*(method.name for method in methods), *baselines_of(task)] if names is None else list(names)
     check_starts(methods, wanted)
     for index, seed in enumerate(seeds):
         one = OneSeed(task.of_seed(seed), folder / f"seed-{seed}", steps, methods)

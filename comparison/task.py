@@ -28,6 +28,7 @@ from ..runs.resume import check_leaks, inherit, load_run, resumed_options
 from ..runs.run import carry_out
 from ..runs.trainer import Trainer
 from ..runs.training import draw_samples, show_networks, train
+from ..runs.unlabeled import UnlabeledStatistics
 from ..runs.views import Views
 from ..utils import say
 
@@ -67,6 +68,12 @@ class Task:
     def trainer(self) -> Trainer:
         """Its training, not begun. Raises UserError for options that do not fit."""
         return make_trainer(self.options, self.dataset, self.split, self.loaded)
+
+    def statistics(self) -> UnlabeledStatistics:
+        """What its unlabeled images tell before anything is trained."""
+        trainer = self.trainer()
+        fill_banks(trainer)
+        return trainer.statistics
 
     def views(self) -> Views:
         """Its views alone, as features come from them; nothing is trained."""

@@ -146,7 +146,9 @@ def test_what_a_search_leaves(tmp_path: Path) -> None:
     assert f"optuna-dashboard {Path('results/t/study.journal')}" in outcome.out
     best = max(rows, key=lambda row: (float(row["value"]), -int(row["number"])))
     found = json.loads((folder / "best_args.json").read_text())
-    assert {name: str(found[name]) for name in (*USUAL, "head_prior")} == {name: best[name] for name in (*USUAL, "head_prior")}
+    assert {name: str(found[name]) for name in (*USUAL, "head_prior")} == {
+        name: best[name] for name in (*USUAL, "head_prior")
+    }
     trained = run("--name", "best", "--config", folder / "best_args.json", cwd=tmp_path)
     assert trained.code == 0, trained.err
     stored = json.loads((tmp_path / "results" / "best" / "commandline_args.txt").read_text())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from transfermpl.comparison import baselines
 from transfermpl.comparison.baselines import Given
 from transfermpl.comparison.task import Task
 from transfermpl.data import find_dataset, split_dataset
+from transfermpl.features.head_prior import SCALE
 
 
 def task_of(*words: object) -> Task:
@@ -94,6 +96,43 @@ def test_self_training_learns_from_the_unlabeled_images() -> None:
         )
     taught, alone = np.mean(gains, axis=0)
     assert taught > alone + 0.05
+
+
+def test_self_training_gives_each_class_its_part_of_the_unlabeled_images() -> None:
+    """Of one label a class nothing says that nine of ten unlabeled images are of the first; the class prior does."""
+    found = []
+    for seed in range(5):
+        (rows, labels), (others, truth) = cones(1, seed=seed), cones(200, seed=100 + seed)
+        kept = np.flatnonzero((truth == 0) | (np.arange(len(truth)) % 9 == 0))
+        priors = (None, np.bincount(truth[kept]) / len(kept))
+        models = [baselines.self_training(Given(rows, labels, others[kept], True, class_prior=p)) for p in priors]
+        found.append([(model(others[kept]) == truth[kept]).mean() for model in models])
+    without, informed = np.mean(found, axis=0)
+    assert informed > without + 0.1
+
+
+def test_informed_baselines_are_given_what_our_trainings_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Given] = []
+    for name in ("logistic regression", "logistic regression with priors"):
+        real = baselines.BASELINES[name]
+        watched = dataclasses.replace(real, fit=lambda of, real=real: given.append(of) or real.fit(of))
+        monkeypatch.setitem(baselines.BASELINES, name, watched)
+    make_data(tmp_path / "d", 12)
+    line = ("--data_dir", tmp_path / "d", "--cache_dir", tmp_path / "c", "--device", "cpu", *FROZEN, "--num_labels", 9)
+    task = task_of(*line)
+    for name in ("logistic regression", "logistic regression with priors"):
+        baselines.baseline_accuracy(name, task)
+    plain, informed = given
+    told = task.statistics()
+    [prior] = told.head_priors
+    assert prior is not None
+    expected = (torch.from_numpy(plain.scaled(plain.labeled)) - prior.center) @ prior.axes.T / SCALE
+    torch.testing.assert_close(torch.from_numpy(informed.scaled(informed.labeled)), expected, rtol=1e-3, atol=1e-3)
+    assert np.array_equal(informed.class_prior, told.class_prior)
+    assert plain.class_prior is None
+    assert set(baselines.baselines_of(task)) == set(baselines.BASELINES)
+    scratch = task_of("--data_dir", "moons", "--num_labels", 6)
+    assert not any(baselines.BASELINES[name].informed for name in baselines.baselines_of(scratch))
 
 
 def test_the_strength_of_regularisation_is_cross_validated(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -65,7 +65,7 @@ def test_many_comparisons_ask_for_more() -> None:
     fillers = {name: {seed: {"m": 0.3 + NOISE[seed]} for seed in range(5)} for name in BASELINES}
     assert "are more than noise" in verdict.advice({**base, **best})
     said = verdict.advice({**base, **best, **fillers, "UDA": {seed: {"m": 0.2} for seed in range(5)}})
-    assert "likely more than noise, but 5 seeds can't make that sure when it is picked as the best of 8" in said
+    assert "likely more than noise, but 5 seeds can't make that sure when it is picked as the best of 10" in said
 
 
 def test_labels_only_may_be_the_best() -> None:
