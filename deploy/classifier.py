@@ -25,7 +25,7 @@ from ..features.sources import EVALUATION_BATCH
 from ..images.decode import Transform, ValueRanges, fit, open_rgb, quiet_pil, read_content, reason_of, to_rgb
 from ..learning.checkpoint import whole_checkpoint
 from ..runs.context import choose_precisions
-from ..runs.resume import naming, run_of
+from ..runs.resume import recorded_in, run_of
 from ..runs.run_folder import find_checkpoint
 from ..runs.trained_models import restored_models
 from ..utils import UserError, choose_device, warn
@@ -51,7 +51,7 @@ class Classifier:
 
     def __init__(self, path: Path, content: Mapping[str, Any], given: Mapping[str, Any]) -> None:
         self.path, self.classes = path, tuple(content["classes"])
-        with naming(path):
+        with recorded_in(path, content["options"]):
             self.stored = make_options(content["options"])
         if content["model"]["kind"] == "points":
             raise UserError(f"{path} has learned from points, and there are no pictures of points; give another run")

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..args import Mode, Options, Run, changeable_on_resume, inherited
+from ..args import TABLE, Mode, Options, Run, changeable_on_resume, inherited
 from ..args import make as make_options
 from ..base.files import read_json
 from ..base.tables import number_of
@@ -27,7 +27,7 @@ def resumed_options(options: Options) -> Options:
     record = folder / OPTIONS
     advice = "take a good copy of it, or train again under another --name"
     values = read_json(record, {str: object}, advice=advice)
-    with naming(record):
+    with recorded_in(record, values):
         stored = make_options(values)
     free = changeable_on_resume()
     now, then = options.flat(), stored.flat()
@@ -38,8 +38,14 @@ def resumed_options(options: Options) -> Options:
 
 
 @contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Inside, an error of the user's names the file that it comes from."""
+def recorded_in(path: Path, options: Mapping[str, Any]) -> Iterator[None]:
+    """Inside, an error of the user's names the file that holds these options of a run; unknown ones are an error."""
+    unknown = [name for name in options if name not in TABLE.options]
+    if unknown:
+        raise UserError(
+            f"{path} is of another version of the program, with an option --{unknown[0]}; use that version, or train "
+            "again under another --name"
+        )
     try:
         yield
     except UserError as error:
@@ -49,7 +55,7 @@ def naming(path: Path) -> Iterator[None]:
 def load_run(mode: Mode) -> dict[str, Any]:
     """The checkpoint of `--load_path`, with the options of its run."""
     content = whole_checkpoint(find_checkpoint(mode.load_path or "", best=mode.load_best))
-    with naming(content["path"]):
+    with recorded_in(content["path"], content["options"]):
         return {**content, "stored": make_options(content["options"])}
 
 
@@ -101,7 +107,7 @@ def check_leaks(loaded: Mapping[str, Any], dataset: Dataset, split: Split) -> No
 
 def check_same_options(content: Mapping[str, Any], now: Mapping[str, Any]) -> None:
     """A run goes on with the options, here by name, that its checkpoint was written with. Raises UserError."""
-    with naming(content["path"]):
+    with recorded_in(content["path"], content["options"]):
         then = make_options(content["options"]).flat()
     for name in sorted(content["options"].keys() - changeable_on_resume()):
         if now[name] != then[name]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -223,6 +224,19 @@ def test_a_run_does_not_go_on_from_what_is_not_its_state(
     assert len(outcome.complaint()) == 1
     assert "last.pt" in outcome.err
     assert says in outcome.err
+
+
+def test_a_run_of_another_version_says_so(moons: Outcome, tmp_path: Path) -> None:
+    shutil.copytree(moons.folder(), tmp_path / "results" / "x")
+    for name in ("last", "best"):
+        content = moons.checkpoint(name)
+        content["options"]["neighbours"] = 5
+        torch.save(content, tmp_path / "results" / "x" / "checkpoints" / f"{name}.pt")
+    for line in (("--name", "x", "--resume"), ("--test_mode", "--load_path", "x")):
+        outcome = run(*line, cwd=tmp_path)
+        assert outcome.code == 2
+        [told] = outcome.complaint()
+        assert "is of another version of the program, with an option --neighbours; use that version" in told
 
 
 def test_changed_bytes_of_weights_are_never_taken_for_weights(moons: Outcome, tmp_path: Path) -> None:
