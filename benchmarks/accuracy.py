@@ -43,8 +43,9 @@ from transfermpl.comparison.verdict import finals
 from transfermpl.data import find_dataset, split_dataset
 from transfermpl.utils import generator
 
-PRIOR = "labels only, head prior"
-OURS = (*(m for m in METHODS if m.start is None), Method(PRIOR, "", {"mpl_weight": 0.0, "lambda_u": 0.0}))
+PRIOR = "labels only, head prior"  # that is with what the unlabeled images tell before training
+_LABELS, *_REST = (method for method in METHODS if method.start is None)
+OURS = (_LABELS, Method(PRIOR, "", {"mpl_weight": 0.0, "lambda_u": 0.0}), *_REST)
 DEFAULT = "MPL"
 BACKBONES = ("squeezenet1_1", "mobilenet_v2", "lite0")
 MARKS = ("<!-- accuracy.py: from here -->", "<!-- accuracy.py: to here -->")
@@ -176,15 +177,16 @@ def difference(found: Accuracies, one: str, other: str) -> str:
 def table(rows: Sequence[tuple[Cell, list[int], Accuracies]]) -> str:
     """A Markdown table of all cells."""
     ours = [method.name for method in OURS]
-    head = ["data, labels, backbone", "seeds", *ours, "best cheap rival", f"{DEFAULT} over {BASE}"]
-    head += [f"{DEFAULT} over UDA", f"{DEFAULT} over the rival"]
+    steps = ((PRIOR, BASE), ("UDA", PRIOR), (DEFAULT, "UDA"), (DEFAULT, BASE))  # the first three come to the fourth
+    head = ["data, labels, backbone", "seeds", *ours, "best cheap rival"]
+    head += [*(f"{one} over {other}" for one, other in steps), f"{DEFAULT} over the rival"]
     lines = [head, ["---"] * len(head)]
     for cell, seeds, found in rows:
         best = rival(found)
         line = [", ".join(part for part in (cell.data, cell.budget, cell.backbone) if part), str(len(seeds))]
         line += [f"{100 * np.mean(found[name]):.1f}" for name in ours]
         line += [f"{100 * np.mean(found[best]):.1f} {best}"]
-        lines.append(line + [difference(found, DEFAULT, other) for other in (BASE, "UDA", best)])
+        lines.append(line + [difference(found, *pair) for pair in (*steps, (DEFAULT, best))])
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 

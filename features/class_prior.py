@@ -69,7 +69,7 @@ def likeliest_prior(
     learned [C]: the label frequencies among the images that the classifier has learned from; expected [C]: the prior
     that is likely before the unlabeled images are known, which counts as much as `weight` times their number. By
     expectation maximization (Saerens, Latinne and Decaestecker 2002, eq. 2.8): predictions are weighted by the prior,
-    the prior is their mean.
+    the prior is their mean. They are to be calibrated (Alexandari, Kundaje and Shrikumar 2020).
     """
     prior = expected
     for _ in range(rounds):

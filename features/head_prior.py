@@ -3,8 +3,9 @@
 Were the images of a class normal around their mean with the covariance W, and the means themselves normal with the
 covariance B, the best weights of class c would be W^-1 mean_c (Fisher 1936), and so, before a label is seen, normal
 with the covariance W^-1 B W^-1. That is the prior of a head that learns v in logits = v A x with A = B^(1/2) W^-1 and
-whose v decay. Probabilistic discriminant analysis (Ioffe 2006) takes W and B from classes. Here no class is known: W
-is how the views of an image vary among themselves, B how images do. Along the axes of A a head moves easily where
+whose v decay. Probabilistic discriminant analysis (Ioffe 2006) takes W and B from classes, relevant component analysis
+(Bar-Hillel et al. 2003) takes W from small groups of one class each. Here no class is known: the views of an image are
+such a group, W is how they vary among themselves, B how images do. Along the axes of A a head moves easily where
 images differ and their own augmentations do not.
 """
 
