@@ -231,12 +231,6 @@ def micro_batches(views: ViewBatch, count: int) -> list[tuple[list[Batch], float
     return [([part for part, _, _ in row], row[0][1], row[0][2]) for row in rows]
 
 
-def supervised_loss(learner: Learner, batch: Batch, config: StepConfig) -> Tensor:
-    """CE(y, z) of the labeled images."""
-    logits = config.logits(learner.network, batch.labeled)
-    return F.cross_entropy(logits, batch.labels, label_smoothing=config.learning.label_smoothing)
-
-
 def update_and_gain(learner: Learner, batch: Batch, step: int, config: StepConfig) -> tuple[Tensor, Tensor, Tensor]:
     """Update by what lies in `.grad`, then lay the supervised gradient at theta' there; h, scale(h), and that loss.
 
