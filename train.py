@@ -45,7 +45,7 @@ class StepConfig:
     warmup_steps: int = 0  # of the run: those before co-training
 
     def randomness(self, step: int, purpose: str) -> None:
-        """Make dropout and sampling from here on a function of (seed, step, purpose)."""
+        """Make dropout from here on a function of (seed, step, purpose)."""
         seed_torch(key(self.seed, "step", step, purpose))
 
     def logits(self, network: nn.Module, inputs: Tensor) -> Tensor:

@@ -35,13 +35,10 @@ from pathlib import Path
 from typing import Any
 
 # What was renamed since REV: old -> new. A tree gets the new words of a command line if its --help knows them.
-OPTIONS: dict[tuple[str, ...], tuple[str, ...]] = {
-    ("--head_prior", "pile"): ("--head_prior", "unlabeled"),
-    ("--class_shares",): ("--class_prior",),
-}
+OPTIONS: dict[tuple[str, ...], tuple[str, ...]] = {}
 FILES: dict[str, str] = {"timm:test_byobnet_CM.png": "timm_test_byobnet_CM.png"}  # a file that a run leaves
 # A key, a column, a part of a tensor's name or a whole text; None: left out.
-KEYS: dict[str, str | None] = {"class_shares": "class_prior", "pile": "unlabeled"}
+KEYS: dict[str, str | None] = {}
 NEW_FILES = {"run.log", "written.txt", "classify.py"}  # what runs leave since then
 NEW_KEYS = {"ranges", "labels_unused", "digest"}  # and what summaries, checkpoints and exports say
 

@@ -30,7 +30,7 @@ from transfermpl.search.storage import open_journal
 SHARED = ROOT.parent / "shared"
 FLOWERS = [
     "--data_dir", str(SHARED / "data/flowers5"), "--model_name", "squeezenet1_1",
-    "--weights", str(SHARED / "weights/squeezenet1_1.safetensors"), "--head", "linear", "--switch_mode",
+    "--weights", str(SHARED / "weights/squeezenet1_1.safetensors"), "--switch_mode",
     "--max_steps", "300",
 ]  # fmt: skip
 

@@ -674,3 +674,13 @@ JSON: st.SearchStrategy[Any] = st.recursive(
 def test_no_config_breaks_the_options(values: dict[str, Any]) -> None:
     with contextlib.suppress(UserError):
         make({"name": "x", **values})
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "benchmarks").glob("*.py")), ids=lambda file: file.stem)
+def test_the_options_that_a_benchmark_gives_exist(file: Path) -> None:
+    """An option that is gone would show only when somebody runs the benchmark, hours long, again."""
+    text = file.read_text(encoding="utf-8")
+    own = set(re.findall(r'add_argument\(\s*"--([a-z_]+)"', text))
+    given = set(re.findall(r'"--([a-z]+(?:_[a-z]+)*)"', text)) - own
+    known = {*FIELDS, *(f"no_{name}" for name in SWITCHES), "help"}
+    assert given <= known
